@@ -1,0 +1,130 @@
+"""Save and resume a stage: one file, replaced atomically, in a folder that one process holds at a time.
+
+A folder is named after the stage and its fingerprint (command, dependencies, parameters), so a
+change of parameters never resumes stale state. Nothing but tensors and plain values is stored
+(`weights_only`).
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+STATE = "state.pt"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be used; the message says which and what to do."""
+
+
+class Checkpoint:
+    """The checkpoint folder of one run of a stage, locked while it is open.
+
+    Use it as a context manager: `with Checkpoint(root, "train", fingerprint) as checkpoint`.
+
+    Raises:
+        CheckpointError: on entering, if another process holds the folder.
+    """
+
+    def __init__(self, root: Path, stage: str, fingerprint: str) -> None:
+        self.folder = root / ".checkpoints" / f"{stage}-{fingerprint[:16]}"
+
+    def __enter__(self) -> "Checkpoint":
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.folder / "lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise CheckpointError(f"another process is running this stage with the same parameters: it holds {self.folder}/lock") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def save(self, state: dict[str, Any], name: str = STATE) -> None:
+        """Replace the named state; a reader finds the old or the new one whole, whatever happens meanwhile.
+
+        Raises:
+            CheckpointError: if the disk is full.
+        """
+        path, fresh = self.folder / name, self.folder / f"{name}.new"
+        try:
+            with open(fresh, "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
+            fresh.unlink(missing_ok=True)
+            raise _full(error, path) from error
+        os.replace(fresh, path)
+
+    def load(self, name: str = STATE) -> dict[str, Any] | None:
+        """The named state, on the CPU; None where there is none yet.
+
+        Raises:
+            CheckpointError: if the file is damaged.
+        """
+        path = self.folder / name
+        if not path.is_file():
+            return None
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise CheckpointError(
+                f"the checkpoint {path} ({path.stat().st_size} bytes) is damaged ({error}); delete {self.folder} to start this stage anew"
+            ) from error
+
+
+def need_space(folder: Path, bytes_needed: int, what: str) -> None:
+    """Refuse to start long work whose results would not fit.
+
+    Raises:
+        CheckpointError: if the disk has less room than the bytes needed.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < bytes_needed:
+        raise CheckpointError(f"{what} needs {bytes_needed / 2**20:.0f} MiB under {folder.resolve()}, but only {free / 2**20:.0f} MiB are free")
+
+
+def save_weights(path: Path, module: torch.nn.Module) -> None:
+    """The module's parameters and buffers as safetensors: the same weights give the same bytes.
+
+    Raises:
+        CheckpointError: if the disk is full.
+    """
+    data = save({name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()})
+    fresh = path.with_suffix(".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_bytes(data)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise _full(error, path) from error
+    os.replace(fresh, path)
+
+
+def load_weights(path: Path, module: torch.nn.Module) -> None:
+    """Read what `save_weights` wrote, in place.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or of another network.
+    """
+    try:
+        module.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"the weights {path} cannot be read ({error}); run the stage that writes them again: dvc repro -f") from error
+
+
+def _full(error: Exception, path: Path) -> Exception:
+    full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(path.parent).free < 2**20
+    if not full:
+        return error
+    free = shutil.disk_usage(path.parent).free
+    return CheckpointError(f"no space left to write {path}: {free / 2**20:.1f} MiB free; make room and run again, the last checkpoint is kept")
