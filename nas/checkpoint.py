@@ -90,7 +90,9 @@ def need_space(folder: Path, bytes_needed: int, what: str) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < bytes_needed:
-        raise CheckpointError(f"{what} needs {bytes_needed / 2**20:.0f} MiB under {folder.resolve()}, but only {free / 2**20:.0f} MiB are free")
+        raise CheckpointError(
+            f"{what} needs {bytes_needed / 2**20:.0f} MiB under {folder.resolve()}, but only {free / 2**20:.0f} MiB are free"
+        )
 
 
 def save_weights(path: Path, module: torch.nn.Module) -> None:
@@ -127,4 +129,6 @@ def _full(error: Exception, path: Path) -> Exception:
     if not full:
         return error
     free = shutil.disk_usage(path.parent).free
-    return CheckpointError(f"no space left to write {path}: {free / 2**20:.1f} MiB free; make room and run again, the last checkpoint is kept")
+    return CheckpointError(
+        f"no space left to write {path}: {free / 2**20:.1f} MiB free; make room and run again, the last checkpoint is kept"
+    )

@@ -14,6 +14,20 @@ import numpy as np
 import yaml
 
 
+def make_divisible(channels: float, by: int = 8) -> int:
+    """The nearest multiple, at least one of it, and the next one up if rounding down loses more than 10 %.
+
+    Channel counts inside blocks follow this rule, as in the papers' code since MobileNetV2.
+    """
+    rounded = max(by, int(channels + by / 2) // by * by)
+    return rounded if rounded >= 0.9 * channels else rounded + by
+
+
+def hidden_width(c_in: int, expansion: int) -> int:
+    """Channels inside an MBConv block; without an expansion layer those of its input."""
+    return c_in if expansion == 1 else make_divisible(c_in * expansion)
+
+
 @dataclass(frozen=True)
 class StageArch:
     """What one stage of a sub-network looks like."""

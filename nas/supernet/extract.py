@@ -1,22 +1,46 @@
 """A sub-network as a plain torch module of its own: no slicing, no supernet, ready to calibrate, fine-tune and export."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.space import Arch, SearchSpace
-from nas.supernet.layers import BN_EPS, ElasticBatchNorm2d, ElasticConv2d, ElasticMBConv, hidden_width, make_divisible, pool_shortcut, resize
+from nas.space import Arch, SearchSpace, hidden_width, make_divisible
+from nas.supernet.layers import BN_EPS, ElasticBatchNorm2d, ElasticConv2d, ElasticMBConv, pool_shortcut, resize
 from nas.supernet.network import Supernet
+
+Device = torch.device | str | None
+
+
+class _Blank:
+    """On the meta device no weights are drawn: they are about to be replaced."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class Conv2d(_Blank, nn.Conv2d):
+    pass
+
+
+class BatchNorm2d(_Blank, nn.BatchNorm2d):
+    pass
+
+
+class Linear(_Blank, nn.Linear):
+    pass
 
 
 class SqueezeExcite(nn.Module):
     """Squeeze-and-excitation of a fixed width; see `ElasticSqueezeExcite`."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, device: Device = None) -> None:
         super().__init__()
         reduced = make_divisible(channels // 4)
-        self.reduce = nn.Conv2d(channels, reduced, 1)
-        self.expand = nn.Conv2d(reduced, channels, 1)
+        self.reduce = Conv2d(channels, reduced, 1, device=device)
+        self.expand = Conv2d(reduced, channels, 1, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c, H, W) -> the same shape."""
@@ -26,18 +50,20 @@ class SqueezeExcite(nn.Module):
 class MBConv(nn.Module):
     """Inverted residual block of fixed sizes; see `ElasticMBConv`."""
 
-    def __init__(self, c_in: int, c_out: int, kernel: int, expansion: int, stride: int, se: bool) -> None:
+    def __init__(self, c_in: int, c_out: int, kernel: int, expansion: int, stride: int, se: bool, device: Device = None) -> None:
         super().__init__()
         hidden = hidden_width(c_in, expansion)
+        conv = partial(Conv2d, bias=False, device=device)
+        norm = partial(BatchNorm2d, eps=BN_EPS, device=device)
         self.stride = stride
-        self.expand = nn.Conv2d(c_in, hidden, 1, bias=False) if expansion > 1 else None
-        self.expand_bn = nn.BatchNorm2d(hidden, eps=BN_EPS) if expansion > 1 else None
-        self.depthwise = nn.Conv2d(hidden, hidden, kernel, stride, padding=kernel // 2, groups=hidden, bias=False)
-        self.depthwise_bn = nn.BatchNorm2d(hidden, eps=BN_EPS)
-        self.se = SqueezeExcite(hidden) if se else None
-        self.project = nn.Conv2d(hidden, c_out, 1, bias=False)
-        self.project_bn = nn.BatchNorm2d(c_out, eps=BN_EPS)
-        self.shortcut = nn.Conv2d(c_in, c_out, 1, bias=False) if c_in != c_out else None
+        self.expand = conv(c_in, hidden, 1) if expansion > 1 else None
+        self.expand_bn = norm(hidden) if expansion > 1 else None
+        self.depthwise = conv(hidden, hidden, kernel, stride, padding=kernel // 2, groups=hidden)
+        self.depthwise_bn = norm(hidden)
+        self.se = SqueezeExcite(hidden, device) if se else None
+        self.project = conv(hidden, c_out, 1)
+        self.project_bn = norm(c_out)
+        self.shortcut = conv(c_in, c_out, 1) if c_in != c_out else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, ceil(H/stride), ceil(W/stride))."""
@@ -55,26 +81,28 @@ class MBConv(nn.Module):
 class Network(nn.Module):
     """One architecture as a network of its own. Resizes its input to the architecture's resolution."""
 
-    def __init__(self, space: SearchSpace, arch: Arch, classes: int, dropout: float = 0.0) -> None:
+    def __init__(self, space: SearchSpace, arch: Arch, classes: int, dropout: float = 0.0, device: Device = None) -> None:
         super().__init__()
-        self.arch = space.check(arch)
-        self.resolution = arch.resolution
-        self.stem = nn.Conv2d(3, arch.stem, 3, space.stem_stride, padding=1, bias=False)
-        self.stem_bn = nn.BatchNorm2d(arch.stem, eps=BN_EPS)
+        conv = partial(Conv2d, bias=False, device=device)
+        norm = partial(BatchNorm2d, eps=BN_EPS, device=device)
+        self.resolution = space.check(arch).resolution
+        self.stem = conv(3, arch.stem, 3, space.stem_stride, padding=1)
+        self.stem_bn = norm(arch.stem)
         self.stages = nn.ModuleList()
         c_in = arch.stem
         for offered, chosen in zip(space.stages, arch.stages):
-            blocks = nn.Sequential()
+            blocks = []
             for i in range(chosen.depth):
                 stride = offered.stride if i == 0 else 1
-                blocks.append(MBConv(c_in, chosen.width, chosen.kernel, chosen.expansion, stride, offered.se))
+                blocks.append(MBConv(c_in, chosen.width, chosen.kernel, chosen.expansion, stride, offered.se, device))
                 c_in = chosen.width
-            self.stages.append(blocks)
-        self.head_expand = nn.Conv2d(c_in, c_in * space.head_expansion, 1, bias=False)
-        self.head_bn = nn.BatchNorm2d(c_in * space.head_expansion, eps=BN_EPS)
-        self.head_mix = nn.Conv2d(c_in * space.head_expansion, arch.head, 1, bias=False)
+            self.stages.append(nn.Sequential(*blocks))
+        expanded = c_in * space.head_expansion
+        self.head_expand = conv(c_in, expanded, 1)
+        self.head_bn = norm(expanded)
+        self.head_mix = conv(expanded, arch.head, 1)
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(arch.head, classes)
+        self.classifier = Linear(arch.head, classes, device=device)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images -> (B, classes) logits."""
@@ -87,13 +115,6 @@ class Network(nn.Module):
         return self.classifier(self.dropout(x))
 
 
-def blank(space: SearchSpace, arch: Arch, classes: int, device: torch.device | str = "cpu") -> Network:
-    """A network whose weights are still to be loaded: no time is spent on drawing them."""
-    with torch.device("meta"):
-        network = Network(space, arch, classes)
-    return network.to_empty(device=device)
-
-
 @torch.no_grad()
 def extract(supernet: Supernet, arch: Arch) -> Network:
     """The sub-network with copies of its part of the weights, in training mode (batch statistics).
@@ -103,14 +124,17 @@ def extract(supernet: Supernet, arch: Arch) -> Network:
     Raises:
         ValueError: if the architecture is not in the supernet's space.
     """
-    with torch.device("meta"):
-        network = Network(supernet.space, arch, supernet.classes)
+    network = Network(supernet.space, arch, supernet.classes, device="meta")
     parts: dict[str, Tensor] = {}
+    shared = {p.data_ptr() for p in supernet.parameters()}
+
+    def own(weight: Tensor) -> Tensor:
+        return weight.clone() if weight.data_ptr() in shared else weight  # a cut part is a copy already
 
     def take(name: str, weight: Tensor, bias: Tensor | None = None) -> None:
-        parts[f"{name}.weight"] = weight.clone(memory_format=torch.contiguous_format)
+        parts[f"{name}.weight"] = own(weight)
         if bias is not None:
-            parts[f"{name}.bias"] = bias.clone()
+            parts[f"{name}.bias"] = own(bias)
 
     def conv(name: str, module: ElasticConv2d, c_in: int, out: int) -> None:
         take(name, *module.part(c_in, out))
@@ -148,6 +172,11 @@ def extract(supernet: Supernet, arch: Arch) -> Network:
     conv("head_expand", supernet.head_expand, c_in, expanded)
     norm("head_bn", supernet.head_bn, expanded)
     conv("head_mix", supernet.head_mix, expanded, arch.head)
-    take("classifier", supernet.classifier.weight[:, : arch.head], supernet.classifier.bias)
-    network.load_state_dict(parts, assign=True)
+    take("classifier", *supernet.classifier.part(arch.head))
+    for name, module in network.named_modules():  # load_state_dict(assign=True) does this in twice the time
+        for kind in module._parameters:
+            if module._parameters[kind] is not None:
+                module._parameters[kind] = nn.Parameter(parts.pop(f"{name}.{kind}"))
+        for kind in module._buffers:
+            module._buffers[kind] = parts.pop(f"{name}.{kind}")
     return network

@@ -11,13 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas.space import hidden_width, make_divisible
+
 BN_EPS = 1e-5
-
-
-def make_divisible(value: float, divisor: int = 8) -> int:
-    """The nearest multiple of the divisor, at least the divisor, never less than 90 % of the value (MobileNet's rule)."""
-    nearest = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return nearest + divisor if nearest < 0.9 * value else nearest
 
 
 def resize(images: Tensor, side: int) -> Tensor:
@@ -39,13 +35,18 @@ def counted_uniform(keys: Tensor, stream: int, n: int) -> Tensor:
     """
 
     def mix(x: Tensor) -> Tensor:
-        x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9 as a signed number
-        x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
+        x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _signed(0xBF58476D1CE4E5B9)
+        x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _signed(0x94D049BB133111EB)
         return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
-    columns = torch.arange(1, n + 1, device=keys.device, dtype=torch.int64) * -0x61C8864680B583EB  # 0x9E3779B97F4A7C15
-    state = mix(keys + stream * 0x632BE59BD9B4E019)
+    columns = torch.arange(1, n + 1, device=keys.device, dtype=torch.int64) * _signed(0x9E3779B97F4A7C15)
+    state = mix(keys + _signed(stream * 0x632BE59BD9B4E019))
     return ((mix(state[:, None] + columns) >> 40) & 0xFFFFFF).float() / 2**24
+
+
+def _signed(value: int) -> int:
+    """The int64 with the same 64 bits."""
+    return (value + 2**63) % 2**64 - 2**63
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,33 @@ class Regularisation:
         return branch * kept.to(branch.dtype) / (1 - p)
 
 
-def first(weight: Tensor, *sizes: int) -> Tensor:
-    """The leading part of a weight; the weight itself where nothing is cut (no copy in the backward pass)."""
-    for axis, size in enumerate(sizes):
-        if size < weight.shape[axis]:
-            weight = weight.narrow(axis, 0, size)
-    return weight
+class _Part(torch.autograd.Function):
+    """A part of a leaf tensor, as a copy, whose gradient is added to that part of the leaf's `.grad`.
+
+    Autograd's own slicing pads every gradient with zeros to the size of the leaf and adds that: on
+    the paper's space a tenth of a training step. Only `.backward()` sees these gradients,
+    `torch.autograd.grad` does not.
+    """
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, where: tuple[slice, ...]) -> Tensor:
+        ctx.leaf, ctx.where = weight, where
+        return weight[where].contiguous()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[None, None]:
+        leaf = ctx.leaf
+        if leaf.grad is None:
+            leaf.grad = torch.zeros_like(leaf)
+        leaf.grad[ctx.where] += grad
+        return None, None
+
+
+def part(weight: Tensor, *where: slice) -> Tensor:
+    """The named part of a shared weight; the weight itself where nothing is cut."""
+    where = tuple(where)
+    cut = any((s.start or 0) > 0 or s.stop < n for s, n in zip(where, weight.shape))
+    return _Part.apply(weight, where) if cut else weight
 
 
 class ElasticConv2d(nn.Module):
@@ -92,7 +114,7 @@ class ElasticConv2d(nn.Module):
 
     def part(self, c_in: int, out: int) -> tuple[Tensor, Tensor | None]:
         """Weight (out, c_in, k, k) and bias (out,) of a choice."""
-        return first(self.weight, out, c_in), None if self.bias is None else first(self.bias, out)
+        return part(self.weight, slice(out), slice(c_in)), None if self.bias is None else part(self.bias, slice(out))
 
     def forward(self, x: Tensor, out: int) -> Tensor:
         """(B, c, H, W) -> (B, out, ceil(H/stride), ceil(W/stride))."""
@@ -111,8 +133,9 @@ class ElasticDepthwiseConv2d(nn.Module):
 
     def part(self, channels: int, kernel: int) -> Tensor:
         """Weight (channels, 1, kernel, kernel) of a choice."""
-        weight, cut = first(self.weight, channels), (self.weight.shape[-1] - kernel) // 2
-        return weight[:, :, cut : cut + kernel, cut : cut + kernel] if cut else weight
+        cut = (self.weight.shape[-1] - kernel) // 2
+        centre = slice(cut, cut + kernel)
+        return part(self.weight, slice(channels), slice(1), centre, centre)
 
     def forward(self, x: Tensor, kernel: int) -> Tensor:
         """(B, c, H, W) -> (B, c, ceil(H/stride), ceil(W/stride))."""
@@ -129,7 +152,7 @@ class ElasticBatchNorm2d(nn.Module):
 
     def part(self, channels: int) -> tuple[Tensor, Tensor]:
         """Weight and bias (channels,) of a choice."""
-        return first(self.weight, channels), first(self.bias, channels)
+        return part(self.weight, slice(channels)), part(self.bias, slice(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c, H, W) -> the same shape, mean 0 and variance 1 a channel before the affine part."""
@@ -173,7 +196,6 @@ class ElasticMBConv(nn.Module):
         self.project = ElasticConv2d(hidden, c_out)
         self.project_bn = ElasticBatchNorm2d(c_out)
         self.shortcut = ElasticConv2d(c_in, c_out) if shortcut else None
-        nn.init.zeros_(self.project_bn.weight)  # a block starts as its shortcut
 
     def forward(self, x: Tensor, width: int, kernel: int, expansion: int, connect=None) -> Tensor:
         """(B, c, H, W) -> (B, width, ceil(H/stride), ceil(W/stride)).
@@ -192,8 +214,3 @@ class ElasticMBConv(nn.Module):
             y = connect(y)
         short = pool_shortcut(x, self.stride)
         return y + (short if x.shape[1] == width else self.shortcut(short, width))
-
-
-def hidden_width(c_in: int, expansion: int) -> int:
-    """Channels inside a block."""
-    return c_in if expansion == 1 else make_divisible(c_in * expansion)

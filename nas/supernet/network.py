@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.space import Arch, SearchSpace
-from nas.supernet.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticMBConv, Regularisation, first, resize
+from nas.supernet.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticMBConv, Regularisation, part, resize
 
 DROP_CONNECT_STAGES = 2  # the last ones
 
@@ -26,15 +26,27 @@ class ElasticLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(classes))
         nn.init.normal_(self.weight, std=0.01)
 
+    def part(self, features: int) -> tuple[Tensor, Tensor]:
+        """Weight (classes, features) and bias (classes,) of a choice."""
+        return part(self.weight, slice(len(self.weight)), slice(features)), self.bias
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, c) -> (B, classes)."""
-        return F.linear(x, first(self.weight, self.weight.shape[0], x.shape[1]), self.bias)
+        return F.linear(x, *self.part(x.shape[1]))
 
 
 class Supernet(nn.Module):
     """Weights of the largest architecture; `supernet(images, arch)` runs any other on its part of them."""
 
-    def __init__(self, space: SearchSpace, classes: int) -> None:
+    def __init__(self, space: SearchSpace, classes: int, zero_init: bool = True) -> None:
+        """
+        Args:
+            zero_init: every block starts as its shortcut (last batch norm zero), as in the paper;
+                trainings of some hundred steps get further without.
+
+        Raises:
+            ValueError: for fewer than 2 classes.
+        """
         super().__init__()
         if classes < 2:
             raise ValueError(f"{classes} classes: a classifier needs at least 2")
@@ -66,6 +78,9 @@ class Supernet(nn.Module):
         self.head_bn = ElasticBatchNorm2d(c_in * space.head_expansion)
         self.head_mix = ElasticConv2d(c_in * space.head_expansion, space.head_widths[-1])
         self.classifier = ElasticLinear(space.head_widths[-1], classes)
+        if zero_init:
+            for block in (b for blocks in self.stages for b in blocks):
+                nn.init.zeros_(block.project_bn.weight)
 
     def forward(self, images: Tensor, arch: Arch, regularise: Regularisation | None = None) -> Tensor:
         """(B, 3, H, W) normalised images -> (B, classes) logits.

@@ -1,0 +1,1 @@
+"""Each module prints figures that the README quotes: `python -m benchmarks.<name>`."""

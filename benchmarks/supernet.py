@@ -1,0 +1,84 @@
+"""Speed of a sandwich step and of extraction on the paper's space: `python -m benchmarks.supernet [threads]`.
+
+Prints seconds a step at the paper's resolutions and at 224 px, the ratio of a supernet step to the
+same four plain networks' steps (interleaved, medians), and milliseconds to extract a sub-network.
+"""
+
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from nas import space
+from nas.supernet.extract import extract
+from nas.supernet.layers import Regularisation
+from nas.supernet.network import Supernet
+from nas.training.losses import distillation_loss, label_loss
+from nas.training.sandwich import sandwich_step
+
+BATCH = 8
+
+
+def main(threads: int = 2) -> None:
+    torch.set_num_threads(threads)
+    print(f"torch {torch.__version__}, {threads} threads, {platform.processor() or platform.machine()}")
+    code = "import time; t = time.perf_counter(); import nas, nas.space; print(time.perf_counter() - t)"
+    seconds = [float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(5)]
+    print(f"import nas and nas.space: {statistics.median(seconds):.2f} s")
+    paper = space.load("nas/spaces/attentive_nas.yaml")
+    supernet = Supernet(paper, 1000)
+    rng = np.random.default_rng(0)
+
+    times = []
+    for _ in range(30):
+        arch = paper.random(rng)
+        start = time.perf_counter()
+        extract(supernet, arch)
+        times.append(time.perf_counter() - start)
+    print(f"extract a sub-network: {1000 * statistics.median(times):.1f} ms (median of 30)")
+
+    images = torch.randn(BATCH, 3, 224, 224).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(1000, (BATCH,))
+    for title, pinned in (("the paper's resolutions", None), ("224 px", 224)):
+        net = Supernet(_pin(paper, pinned), 1000) if pinned else supernet
+        ours, plain = [], []
+        for turn in range(6):
+            sampled = [net.space.random(rng) for _ in range(2)]
+            regularise = Regularisation(0.2, 0.2, torch.arange(BATCH))
+            networks = [
+                extract(net, a).to(memory_format=torch.channels_last) for a in (net.space.largest(), *sampled, net.space.smallest())
+            ]
+            net.zero_grad(set_to_none=True)
+            runs = [
+                (
+                    ours,
+                    lambda: sandwich_step(net, images, labels, lambda _: sampled, regularise, 0.1, torch.autocast("cpu", enabled=False)),
+                ),
+                (plain, lambda: _plain_step(networks, images, labels)),
+            ]
+            for times, run in runs[:: 1 if turn % 2 else -1]:  # whichever comes second finds the memory warm
+                start = time.perf_counter()
+                run()
+                times.append(time.perf_counter() - start)
+        ratio = statistics.median(a / b for a, b in zip(ours, plain))
+        print(f"sandwich step, {title}, batch {BATCH}: {statistics.median(ours):.2f} s; over four plain networks' steps: {ratio:.3f}")
+
+
+def _plain_step(networks: list[torch.nn.Module], images: torch.Tensor, labels: torch.Tensor) -> None:
+    teacher = networks[0](images)
+    label_loss(teacher, labels, 0.1).backward()
+    for network in networks[1:]:
+        distillation_loss(network(images), teacher).backward()
+
+
+def _pin(paper: space.SearchSpace, side: int) -> space.SearchSpace:
+    return replace(paper, resolutions=(side,))
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

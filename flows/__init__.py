@@ -1,0 +1,8 @@
+"""The pipeline under Prefect: when and where it runs. What runs is DVC's business."""
+
+import os
+
+# Nothing here reports home. Set before any of the three is imported.
+os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")

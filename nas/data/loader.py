@@ -1,0 +1,298 @@
+"""Batches of normalised pictures out of what stage split wrote.
+
+Randomness is counted: the order of epoch e depends on (seed, e) and what is done to picture i in it on (seed, e, i), not
+on batch size, worker processes or what ran before; the caller's random states stay as they were. Augmentation as in
+AttentiveNAS (arXiv:2011.09011), section 4.1: random resized crop, flip, AutoAugment (arXiv:1805.09501); all torchvision's.
+"""
+
+import json
+import multiprocessing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Literal, Self
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from pydantic import Field, field_validator
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from nas.data.sets import EMBEDDED, ArrayPictures, Pictures, Source, fit, open_set
+from nas.data.splits import Parts
+from nas.data.vision import transforms
+from nas.params import Section
+
+
+class Augmentation(Section):
+    """What training does to a picture."""
+
+    crop_scale: tuple[float, float]  # part of the area that a random crop keeps; [1, 1]: no crop, the picture as in evaluation
+    flip: bool  # left-right, every second time
+    policy: Literal["none", "imagenet", "cifar10", "svhn"] = Field("none")  # of AutoAugment
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _in_order(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError("two parts of the area are needed, the smaller first, each above 0 and at most 1")
+        return scale
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One set as stage split left it."""
+
+    key: str
+    title: str
+    pictures: Pictures
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]  # of training pixels in [0, 1], per channel
+    std: tuple[float, float, float]
+    side: int  # pixels
+    parts: Parts
+    search_in_training: bool  # whether the part 'search' is to be trained on too, as in the paper
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) int64."""
+        return self.pictures.labels
+
+    def items(self, *parts: str) -> np.ndarray:
+        """Pictures of these parts together, ascending, int64.
+
+        Raises:
+            ValueError: for a name that is no part, and if there is no such picture.
+        """
+        return self.parts.items(*parts)
+
+
+def keys(folder: Path) -> tuple[str, ...]:
+    """Names of the sets in outputs/split: the main one, then the transfer sets."""
+    found = _described(folder)
+    return found["main"], *found["transfer"]
+
+
+def read(folder: Path, key: str | None = None) -> DataSet:
+    """Open a set that stage split wrote into `folder`; without a key, the main one.
+
+    Raises:
+        FileNotFoundError: if stage split has not run, or the pictures are gone.
+        ValueError: for a key that it does not have, and if the pictures are no longer those that were divided.
+    """
+    found = _described(folder)
+    key = found["main"] if key is None else key
+    if key not in found["sets"]:
+        raise ValueError(f"there is no set {key!r} in {folder}; params.yaml split made {list(found['sets'])}")
+    entry = found["sets"][key]
+    table = pd.read_parquet(folder / "splits.parquet", filters=[("set", "==", key)])
+    labels, classes = table["label"].to_numpy(np.int64), tuple(entry["classes"])
+    source = Source(**entry["source"])
+    if source.name in EMBEDDED:
+        pictures = ArrayPictures(np.load(folder / "pictures" / f"{key}.npy", mmap_mode="r"), labels, classes)
+    else:
+        pictures = open_set(source.model_copy(update={"download": None}), Path(entry["root"]), found["seed"], entry["side"])
+    if len(pictures) != len(labels) or pictures.classes != classes or not np.array_equal(pictures.labels, labels):
+        raise ValueError(
+            f"the pictures of {key!r} have changed since they were divided ({len(labels)} then, {len(pictures)} now); run: dvc repro split"
+        )
+    parts = Parts(table["part"].to_numpy(dtype=str))
+    mean, std = tuple(entry["mean"]), tuple(entry["std"])
+    return DataSet(key, entry["title"], pictures, classes, mean, std, entry["side"], parts, found["search_in_training"])
+
+
+def _described(folder: Path) -> dict:
+    path = folder / "sets.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}; run: dvc repro split")
+    return json.loads(path.read_text())
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures to feed a network."""
+
+    images: Tensor  # (batch, 3, side, side) float32, normalised
+    labels: Tensor  # (batch,) int64
+    items: Tensor  # (batch,) int64, places in the set
+
+    def pin_memory(self) -> Self:
+        return type(self)(self.images.pin_memory(), self.labels.pin_memory(), self.items.pin_memory())
+
+
+class TrainingBatches:
+    """Augmented pictures in a new order each epoch; what does not fill a batch is left out of that epoch."""
+
+    def __init__(
+        self,
+        dataset: DataSet,
+        items: np.ndarray,
+        batch: int,
+        augmentation: Augmentation,
+        seed: int,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        """Batches of `batch` of the pictures `items` (n,), decoded by `workers` processes, or in this one for 0.
+
+        Raises:
+            ValueError: if there are fewer pictures than fill one batch.
+        """
+        if not 1 <= batch <= len(items):
+            raise ValueError(
+                f"recipe.batch {batch}: {dataset.key!r} has {len(items)} pictures to train on; lower recipe.batch in params.yaml"
+            )
+        self.dataset, self.items, self.batch, self.augmentation, self.seed = dataset, np.asarray(items), batch, augmentation, seed
+        self.workers, self.pin_memory = workers, pin_memory
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        return len(self.items) // self.batch
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch, counted from 0."""
+        order = np.random.default_rng([self.seed, crc32(b"order"), epoch]).permutation(self.items)
+        chunks = [order[i * self.batch : (i + 1) * self.batch] for i in range(self.steps)]
+        return iter(_loader(_Augmented(self.dataset, chunks, self.augmentation, self.seed, epoch), self.workers, self.pin_memory))
+
+
+class EvaluationBatches:
+    """Pictures as they are, in the order given, as often as iterated over; decoded once if they fit into `keep_mb`."""
+
+    def __init__(self, dataset: DataSet, items: np.ndarray, batch: int, workers: int = 0, keep_mb: int = 2048) -> None:
+        """Batches of `batch` of the pictures `items` (n,); the last may be smaller.
+
+        Raises:
+            ValueError: if there are no pictures.
+        """
+        if batch < 1 or not len(items):
+            raise ValueError(f"{len(items)} pictures of {dataset.key!r} in batches of {batch}: at least one of each is needed")
+        self.dataset, self.items, self.batch, self.workers = dataset, np.asarray(items), batch, workers
+        self.in_memory = len(items) * dataset.side**2 * 3 <= keep_mb * 2**20
+        self._kept: Tensor | None = None  # (n, 3, side, side) uint8
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(-len(self.items) // self.batch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for chunk, pixels in zip(self._chunks, self._pixels(), strict=True):
+            yield _batch(self.dataset, chunk, pixels)
+
+    @cached_property
+    def _chunks(self) -> list[np.ndarray]:
+        return [self.items[i : i + self.batch] for i in range(0, len(self.items), self.batch)]
+
+    def _pixels(self) -> Iterator[Tensor]:
+        """Each batch's pixels, (batch, 3, side, side) uint8."""
+        if self._kept is not None:
+            yield from self._kept.split(self.batch)
+            return
+        keep = torch.empty((len(self.items), 3, self.dataset.side, self.dataset.side), dtype=torch.uint8) if self.in_memory else None
+        for i, pixels in enumerate(_loader(_Plain(self.dataset, self._chunks), self.workers)):
+            if keep is not None:
+                keep[i * self.batch : i * self.batch + len(pixels)] = pixels
+            yield pixels
+        self._kept = keep
+
+
+@dataclass
+class _Plain(Dataset):
+    """Chunk of items -> uint8 pixels."""
+
+    dataset: DataSet
+    chunks: list[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, n: int) -> Tensor:
+        return _stack([fit(self.dataset.pictures.picture(i), self.dataset.side) for i in self.chunks[n]])
+
+
+@dataclass
+class _Augmented(Dataset):
+    """Chunk of items -> training batch."""
+
+    dataset: DataSet
+    chunks: list[np.ndarray]
+    augmentation: Augmentation
+    seed: int
+    epoch: int
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, n: int) -> Batch:
+        items = self.chunks[n]
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global state
+            pixels = _stack([self._draw(i) for i in items])
+        return _batch(self.dataset, items, pixels)
+
+    def _draw(self, item: int) -> np.ndarray:
+        picture, side = self.dataset.pictures.picture(item), self.dataset.side
+        cropped = self.augmentation.crop_scale != (1.0, 1.0)
+        if not cropped:
+            picture = fit(picture, side)
+        if not self._steps.transforms:
+            return picture
+        counted = np.random.SeedSequence([self.seed, crc32(b"augment"), self.epoch, int(item)])
+        torch.default_generator.manual_seed(int(counted.generate_state(1)[0]))
+        return np.asarray(self._steps(Image.fromarray(picture)))
+
+    @cached_property
+    def _steps(self) -> transforms.Compose:
+        a, steps = self.augmentation, []
+        if a.crop_scale != (1.0, 1.0):
+            steps.append(transforms.RandomResizedCrop(self.dataset.side, scale=a.crop_scale))
+        if a.flip:
+            steps.append(transforms.RandomHorizontalFlip())
+        if a.policy != "none":
+            steps.append(AutoAugment(transforms.AutoAugmentPolicy(a.policy)))
+        return transforms.Compose(steps)
+
+
+class AutoAugment(transforms.AutoAugment):
+    """torchvision's, with its table of magnitudes built once a picture size, not once a picture."""
+
+    def _augmentation_space(self, num_bins: int, image_size: tuple[int, int]) -> dict:
+        return _magnitudes(num_bins, image_size)
+
+
+@lru_cache
+def _magnitudes(bins: int, size: tuple[int, int]) -> dict:
+    return transforms.AutoAugment()._augmentation_space(bins, size)
+
+
+def _stack(pictures: list[np.ndarray]) -> Tensor:
+    """(batch, 3, side, side) uint8, contiguous."""
+    return torch.from_numpy(np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2)))
+
+
+def _batch(dataset: DataSet, items: np.ndarray, pixels: Tensor) -> Batch:
+    mean, std = (torch.tensor(v).view(3, 1, 1) * 255 for v in (dataset.mean, dataset.std))
+    images = pixels.to(torch.float32).sub_(mean).div_(std)
+    return Batch(images, torch.tensor(dataset.labels[items]), torch.tensor(items))
+
+
+def _loader(dataset: Dataset, workers: int, pin_memory: bool = False) -> DataLoader:
+    """One entry of `dataset` at a time, in order, by worker processes or here."""
+    ways = multiprocessing.get_all_start_methods()
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # else it would draw a number from the global one
+        multiprocessing_context=("fork" if "fork" in ways else "spawn") if workers else None,
+    )
+
+
+def _as_it_is(found: object) -> object:
+    return found

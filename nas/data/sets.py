@@ -1,0 +1,362 @@
+"""Sets of labelled pictures by name: drawn, in folders, or through torchvision.
+
+Class count and picture sizes are read off the data. `fit` and `statistics` are the preparation of AttentiveNAS
+(arXiv:2011.09011, section 4.1): the centre 224/256 of a photograph, resized, and normalised per channel.
+"""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, Self
+
+import numpy as np
+from PIL import Image
+from pydantic import Field, model_validator
+
+from nas.data import embedded
+from nas.params import Section
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+EMBEDDED = (*embedded.ALPHABETS, "digits")
+CENTRE = 224 / 256  # part of a photograph's shorter side that is looked at in evaluation
+SAMPLED = 10_000  # pictures that mean and standard deviation are taken over, at most
+
+_TITLES = {
+    "glyphs": "Latin letters",
+    "greek": "Greek letters",
+    "cyrillic": "Cyrillic letters",
+    "digits": "Handwritten digits",
+    "imagenet": "ImageNet",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "fashion_mnist": "Fashion-MNIST",
+    "flowers102": "Oxford Flowers 102",
+    "stanford_cars": "Stanford Cars",
+    "food101": "Food-101",
+}
+_TORCHVISION = {  # name: (class in torchvision.datasets, splits to train on, test split; () stands for train=True/False)
+    "imagenet": ("ImageNet", ("train",), "val"),
+    "cifar10": ("CIFAR10", (True,), False),
+    "cifar100": ("CIFAR100", (True,), False),
+    "fashion_mnist": ("FashionMNIST", (True,), False),
+    "flowers102": ("Flowers102", ("train", "val"), "test"),
+    "stanford_cars": ("StanfordCars", ("train",), "test"),
+    "food101": ("Food101", ("train",), "test"),
+}
+_BY_HAND = {  # sets whose owners let nobody download them by program
+    "imagenet": "put ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into it",
+    "stanford_cars": "put the folder stanford_cars (devkit, cars_train, cars_test, cars_test_annos_withlabels.mat) into it",
+}
+
+
+class Source(Section):
+    """Where a set comes from: one entry of params.yaml split.data or split.transfer."""
+
+    name: Literal[
+        "glyphs", "greek", "cyrillic", "digits", "imagefolder", "imagenet", "cifar10", "cifar100", "fashion_mnist", "flowers102",
+        "stanford_cars", "food101",
+    ]  # fmt: skip
+    images: int | None = Field(None, gt=0)  # drawn sets: how many
+    difficulty: float | None = Field(None, ge=0, le=1)  # drawn sets: default 0.5
+    alphabet: str | None = Field(None, min_length=2)  # drawn sets: one letter a class
+    folder: str | None = None  # imagefolder: its place under the root
+    download: bool | None = None  # torchvision sets: fetch what is missing
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        drawn, named = self.name in embedded.ALPHABETS, self.name in _TORCHVISION
+        allowed = {"images": drawn, "difficulty": drawn, "alphabet": drawn, "folder": self.name == "imagefolder", "download": named}
+        for key, fits in allowed.items():
+            if getattr(self, key) is not None and not fits:
+                raise ValueError(
+                    f"{key} has no meaning for {self.name}; it takes {[k for k, v in allowed.items() if v] or 'no further keys'}"
+                )
+        if drawn and self.images is None:
+            raise ValueError(f"{self.name} is drawn: it needs images, their number")
+        return self
+
+    def key(self, root: Path) -> str:
+        """What the set is called in files: its name, or the folder's for an imagefolder."""
+        return (root / (self.folder or "")).resolve().name if self.name == "imagefolder" else self.name
+
+    def title(self, root: Path) -> str:
+        """What the set is called in text."""
+        return _TITLES.get(self.name, self.key(root))
+
+
+class PictureError(ValueError):
+    """A file is no picture, or a broken one."""
+
+
+class Pictures(Protocol):
+    """Labelled pictures of any size."""
+
+    labels: np.ndarray  # (n,) int64
+    classes: tuple[str, ...]
+    test: np.ndarray | None  # (n,) bool: the test part that the set comes with, if it does
+
+    def __len__(self) -> int: ...
+
+    def picture(self, i: int) -> np.ndarray:
+        """Pixels (height, width, 3) uint8.
+
+        Raises:
+            PictureError: if the file cannot be decoded; names it.
+        """
+
+
+@dataclass(frozen=True)
+class ArrayPictures:
+    """Pictures of one size, in memory or mapped from a file."""
+
+    pixels: np.ndarray  # (n, side, side, 3) uint8
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    test: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def picture(self, i: int) -> np.ndarray:
+        return self.pixels[i]
+
+
+@dataclass(frozen=True)
+class FolderPictures:
+    """Picture files in one folder a class."""
+
+    paths: tuple[Path, ...]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    test: np.ndarray | None = None
+
+    @classmethod
+    def find(cls, root: Path) -> Self:
+        """root/<class>/*.png|jpg|jpeg|webp|bmp, or the same under root/train and root/test (or root/val).
+
+        With both test and val, the pictures of val join those of train. Names that begin with a dot are passed over.
+
+        Raises:
+            FileNotFoundError: if there is no such folder.
+            ValueError: for fewer than two class folders, one without pictures, or other classes in test than in train.
+        """
+        if not root.is_dir():
+            raise FileNotFoundError(f"there is no folder {root}; params.yaml split.root and split.transfer_root say where pictures are")
+        if not (root / "train").is_dir():
+            paths, labels, classes = _walk(root)
+            return cls(paths, labels, classes)
+        names = [name for name in ("train", "val", "test") if (root / name).is_dir()]
+        parts = {name: _walk(root / name) for name in names}
+        classes = parts["train"][2]
+        for name, (_, _, found) in parts.items():
+            if found != classes:
+                odd = sorted(set(found) ^ set(classes))
+                raise ValueError(
+                    f"{root / name} has {len(found)} class folders, {root / 'train'} has {len(classes)}; in one only: {odd[:5]}"
+                )
+        tested = names[-1] if len(names) > 1 else None
+        paths = tuple(path for name in names for path in parts[name][0])
+        labels = np.concatenate([parts[name][1] for name in names])
+        test = np.repeat([name == tested for name in names], [len(parts[name][0]) for name in names])
+        return cls(paths, labels, classes, test if tested else None)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def look(self, i: int) -> None:
+        """Read the file's head only.
+
+        Raises:
+            PictureError: if it is not that of a picture.
+        """
+        try:
+            with Image.open(self.paths[i]):
+                pass
+        except _BROKEN as error:
+            raise PictureError(f"{self.paths[i]} is no picture that can be read: {error}") from None
+
+    def picture(self, i: int) -> np.ndarray:
+        try:
+            with Image.open(self.paths[i]) as image:
+                return _rgb(image)
+        except _BROKEN as error:
+            raise PictureError(f"{self.paths[i]} cannot be decoded: {error}") from None
+
+
+@dataclass(frozen=True)
+class TorchvisionPictures:
+    """A data set of torchvision's, its training splits before its test split."""
+
+    name: str
+    splits: tuple  # of torchvision data sets
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    test: np.ndarray
+
+    @classmethod
+    def find(cls, name: str, root: Path, download: bool) -> Self:
+        """Open the set in `root`.
+
+        Raises:
+            FileNotFoundError: if it is not there, with how to get it.
+        """
+        from nas.data.vision import datasets  # loads torch
+
+        kind, train, test = _TORCHVISION[name]
+        keyword = "train" if isinstance(test, bool) else "split"
+        fetch = {} if name in _BY_HAND else {"download": download}
+        try:
+            splits = tuple(getattr(datasets, kind)(root, **{keyword: part}, **fetch) for part in (*train, test))
+        except (RuntimeError, OSError) as error:
+            way = _BY_HAND.get(name, "set download: true beside its name in params.yaml split to fetch it there")
+            raise FileNotFoundError(f"{name} is not complete in {root} ({error}); {way}") from None
+        labels = [np.asarray(_torchvision_labels(split), dtype=np.int64) for split in splits]
+        is_test = np.repeat([False] * len(train) + [True], [len(part) for part in labels])
+        return cls(name, splits, np.concatenate(labels), _torchvision_classes(splits[0]), is_test)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def picture(self, i: int) -> np.ndarray:
+        place = i
+        for split in self.splits:
+            if place < len(split):
+                try:
+                    return _rgb(split[place][0])
+                except _BROKEN as error:
+                    raise PictureError(f"picture {i} of {self.name} cannot be decoded: {error}") from None
+            place -= len(split)
+        raise IndexError(i)
+
+
+def open_set(source: Source, root: Path, seed: int, side: int) -> Pictures:
+    """The set, drawn or found.
+
+    Args:
+        source: which.
+        root: the folder that holds it; drawn sets and digits need none.
+        seed: of drawn sets.
+        side: pixels; of drawn sets and digits, others keep the sizes of their files.
+
+    Raises:
+        FileNotFoundError, ValueError: if it is not there or not usable.
+    """
+    if source.name in embedded.ALPHABETS:
+        alphabet = source.alphabet or embedded.ALPHABETS[source.name]
+        difficulty = 0.5 if source.difficulty is None else source.difficulty
+        return ArrayPictures(*embedded.draw(source.name, alphabet, source.images, side, seed, difficulty), tuple(alphabet))
+    if source.name == "digits":
+        return ArrayPictures(*embedded.digits(side), tuple("0123456789"))
+    if source.name == "imagefolder":
+        return FolderPictures.find(root / (source.folder or ""))
+    return TorchvisionPictures.find(source.name, root, bool(source.download))
+
+
+def fit(picture: np.ndarray, side: int) -> np.ndarray:
+    """The picture as evaluation sees it, (side, side, 3) uint8.
+
+    (height, width, 3) uint8 in: as it is if it has that size, else its centre, 224/256 of its shorter side, resized.
+    """
+    height, width = picture.shape[:2]
+    if height == width == side:
+        return picture
+    edge = CENTRE * min(height, width)
+    left, top = (width - edge) / 2, (height - edge) / 2
+    box = (left, top, left + edge, top + edge)
+    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR, box=box))
+
+
+def statistics(pictures: Pictures, items: np.ndarray, side: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the pixels of these pictures, per channel, in [0, 1].
+
+    Of at most `SAMPLED` pictures, evenly spaced among them.
+
+    Raises:
+        ValueError: if all pixels of a channel are equal.
+    """
+    chosen = items[:: -(-len(items) // SAMPLED)]
+    total, squares = np.zeros(3), np.zeros(3)
+    for i in chosen:
+        pixels = fit(pictures.picture(i), side).reshape(-1, 3).astype(np.float64)
+        total += pixels.sum(axis=0)
+        squares += (pixels**2).sum(axis=0)
+    mean = total / (len(chosen) * side * side)
+    variance = squares / (len(chosen) * side * side) - mean**2
+    if variance.min() < 1e-6:
+        raise ValueError(
+            f"a colour channel is the same in all pixels of {len(chosen)} training pictures (means {mean}): nothing to learn from"
+        )
+    return [round(float(m) / 255, 6) for m in mean], [round(float(v) ** 0.5 / 255, 6) for v in variance]
+
+
+def check(pictures: Pictures, decode: bool, track: Callable[[range], Iterable[int]] = iter) -> None:
+    """Every file opens and, if asked, decodes.
+
+    Args:
+        pictures: which.
+        decode: read all pixels, not only the files' heads.
+        track: wraps the loop to show progress.
+
+    Raises:
+        PictureError: naming the first broken files and their number.
+    """
+    read = pictures.picture if decode else getattr(pictures, "look", None)
+    if read is None or isinstance(pictures, ArrayPictures):
+        return
+
+    def failure(i: int) -> str | None:
+        try:
+            read(i)
+        except PictureError as error:
+            return str(error)
+        return None
+
+    failures, chunk = [], 1000
+    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
+        for start in track(range(0, len(pictures), chunk)):
+            failures += filter(None, pool.map(failure, range(start, min(start + chunk, len(pictures)))))
+    if failures:
+        listed = "\n".join(f"  {line}" for line in failures[:10])
+        raise PictureError(f"{len(failures)} of {len(pictures)} files are broken; replace or remove them:\n{listed}")
+
+
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises, format by format
+
+
+def _walk(root: Path) -> tuple[tuple[Path, ...], np.ndarray, tuple[str, ...]]:
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(folders) < 2:
+        found = f"only {folders[0].name!r}" if folders else "none"
+        raise ValueError(f"{root} needs a folder of pictures for each of two or more classes; found {found}")
+    inside = [sorted(path for path in folder.iterdir() if _is_picture(path)) for folder in folders]
+    if empty := [str(folder) for folder, paths in zip(folders, inside) if not paths]:
+        raise ValueError(f"no pictures ({', '.join(SUFFIXES)}) in {empty[0]} ({len(empty)} such folders); fill or remove it")
+    labels = np.repeat(np.arange(len(folders), dtype=np.int64), [len(paths) for paths in inside])
+    return tuple(path for paths in inside for path in paths), labels, tuple(folder.name for folder in folders)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """Any mode -> (height, width, 3) uint8; see-through pixels get a white ground, 16-bit grey keeps its high byte."""
+    if image.mode.startswith("I;16") or image.mode == "I":
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _torchvision_labels(split: object) -> Iterable[int]:
+    """Without decoding a picture; each set of torchvision's keeps them under another name."""
+    if hasattr(split, "targets"):
+        return split.targets
+    return [label for _, label in split._samples] if hasattr(split, "_samples") else split._labels
+
+
+def _torchvision_classes(split: object) -> tuple[str, ...]:
+    names = [name[0] if isinstance(name, tuple) else str(name) for name in split.classes]  # ImageNet lists synonyms
+    return tuple(f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names))

@@ -1,0 +1,99 @@
+"""Who sees which picture: a seeded, stratified, disjoint division into parts.
+
+AttentiveNAS (arXiv:2011.09011), section 4: the predictor is fitted on sub-networks measured on a part that was not trained
+on, the search chooses on another, and the final networks are tested on a third. `monitor` is for curves only: never
+trained on, never chosen on.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+PARTS = ("train", "predictor", "search", "monitor", "test")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The part of each picture of a set."""
+
+    parts: np.ndarray  # (n,) of PARTS
+
+    def items(self, *names: str) -> np.ndarray:
+        """Pictures of these parts, ascending, int64.
+
+        Raises:
+            ValueError: for a name that is no part, and if there is no such picture.
+        """
+        if not names or set(names) - set(PARTS):
+            raise ValueError(f"parts {list(names)}: one or more of {list(PARTS)} are needed")
+        found = np.flatnonzero(np.isin(self.parts, names)).astype(np.int64)
+        if not len(found):
+            raise ValueError(f"no picture is in {' or '.join(names)}; this set has {self.counts()}")
+        return found
+
+    def counts(self) -> dict[str, int]:
+        """Number of pictures by part, of the parts that have any."""
+        return {name: n for name in PARTS if (n := int((self.parts == name).sum()))}
+
+
+def split_parts(
+    labels: np.ndarray,
+    *,
+    test: float,
+    predictor: float,
+    search: float,
+    monitor: float,
+    seed: int,
+    own_test: np.ndarray | None = None,
+    classes: tuple[str, ...] | None = None,
+) -> np.ndarray:
+    """Assign each picture to one part.
+
+    Args:
+        labels: class of each picture, (n,).
+        test: fraction of all pictures; not used where `own_test` is given.
+        predictor, search, monitor: fractions of the pictures that are not for testing; 0 makes no such part.
+        seed: the same seed divides the same way.
+        own_test: the test part that the set comes with, (n,) bool.
+        classes: their names, for messages.
+
+    Returns:
+        (n,) names out of `PARTS`.
+
+    Raises:
+        ValueError: if the fractions leave nothing to train on, or a class has too few pictures to be in every part.
+    """
+    fractions = {"predictor": predictor, "search": search, "monitor": monitor}
+    if sum(fractions.values()) >= 1 or (own_test is None and test >= 1):
+        raise ValueError(f"test {test} and {fractions}: nothing is left to train on; lower them in params.yaml split")
+    labels = np.asarray(labels)
+    parts = np.full(len(labels), "train", dtype=object)
+    rest = np.arange(len(labels))
+    if own_test is not None:
+        parts[own_test] = "test"
+        rest = rest[~own_test]
+    sizes = {"test": round(test * len(labels))} if own_test is None and test else {}
+    left = len(rest) - sum(sizes.values())
+    sizes |= {name: max(1, round(fraction * left)) for name, fraction in fractions.items() if fraction}
+
+    present, counts = np.unique(labels[rest], return_counts=True)
+    low = counts.argmin()
+    too_few = ValueError(
+        f"class {_name(present[low], classes)} has {counts[low]} pictures to divide into train ({len(rest) - sum(sizes.values())} of "
+        f"{len(rest)} pictures), {', '.join(f'{name} ({size})' for name, size in sizes.items())}: too few for a picture of each of the "
+        f"{len(present)} classes in every part; add pictures of it, leave it out, or raise the fractions in params.yaml split"
+    )
+    for name, size in sizes.items():
+        try:
+            rest, taken = train_test_split(rest, test_size=size, random_state=seed, stratify=labels[rest])
+        except ValueError:  # scikit-learn found a class or a part too small
+            raise too_few from None
+        parts[taken] = name
+    if any(len(np.setdiff1d(labels, labels[parts == name])) for name in {"train", *sizes}):
+        raise too_few
+    return parts.astype(str)
+
+
+def _name(label: int, classes: tuple[str, ...] | None) -> str:
+    return repr(classes[label]) if classes else str(label)

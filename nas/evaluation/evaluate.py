@@ -1,0 +1,120 @@
+"""Accuracy of sub-networks: extracted, batch norm calibrated, then counted on held-out pictures.
+
+AttentiveNAS (arXiv:2011.09011), section 4.2: a supernet keeps no batch-norm statistics, so before
+any evaluation those of the sub-network are estimated anew on training pictures.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nas.data.loader import Batch, EvaluationBatches
+from nas.space import Arch
+from nas.supernet.extract import Network, extract
+from nas.supernet.layers import resize
+from nas.supernet.network import Supernet
+
+
+@torch.no_grad()
+def calibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
+    """Set every batch norm's statistics to the mean of those of the given batches; leaves the network in eval mode.
+
+    Args:
+        images: batches (B, 3, H, W) of training pictures.
+
+    Raises:
+        ValueError: if there is no batch.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+    network.train()
+    for m in network.modules():
+        if isinstance(m, nn.Dropout):
+            m.eval()
+    seen = 0
+    for batch in images:
+        network(batch)
+        seen += 1
+    if not seen:
+        raise ValueError(
+            "batch norm cannot be calibrated on no pictures; look at the split's part 'train' and evaluation.calibration_batches"
+        )
+    network.eval()
+
+
+class Scorer:
+    """Top-1 of sub-networks of one supernet on fixed pictures, calibrated on fixed training pictures.
+
+    The pictures stay on the device, resized once to each resolution that occurs.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        calibration: EvaluationBatches,
+        held_out: EvaluationBatches,
+        device: torch.device,
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> None:
+        """
+        Args:
+            calibration: training pictures for the batch-norm statistics.
+            held_out: pictures to count on.
+        """
+        self.supernet = supernet
+        self.device = device
+        self.memory_format = memory_format
+        self._calibration = calibration
+        self._held_out = held_out
+        self._resized: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
+
+    def network(self, arch: Arch) -> Network:
+        """The sub-network, extracted and calibrated, in eval mode."""
+        network = extract(self.supernet, arch).to(memory_format=self.memory_format)
+        calibrate(network, (images for images, _ in self._batches("calibration", arch.resolution)))
+        return network
+
+    def top1(self, arch: Arch) -> float:
+        """Percent of the held-out pictures that the calibrated sub-network names rightly."""
+        return self.top1_of(self.network(arch))
+
+    def top1_of(self, network: Network) -> float:
+        """Percent of the held-out pictures that a network in eval mode on the same device names rightly."""
+        return top1(network, self._batches("held_out", network.resolution))
+
+    def __call__(self, archs: Sequence[Arch]) -> list[float]:
+        return [self.top1(arch) for arch in archs]
+
+    def _batches(self, which: str, side: int) -> Iterable[tuple[Tensor, Tensor]]:
+        source = self._calibration if which == "calibration" else self._held_out
+        if not source.in_memory:  # streamed
+            return (self._place(b, side) for b in source)
+        if (which, side) not in self._resized:
+            self._resized[which, side] = [self._place(b, side) for b in source]
+        return self._resized[which, side]
+
+    def _place(self, batch: Batch, side: int) -> tuple[Tensor, Tensor]:
+        images = batch.images.to(self.device, non_blocking=True, memory_format=self.memory_format)
+        return resize(images, side).contiguous(memory_format=self.memory_format), batch.labels.to(self.device)
+
+
+@torch.no_grad()
+def top1(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Percent of pictures whose largest logit is the label's.
+
+    Args:
+        batches: (images (B, 3, H, W), labels (B,)).
+
+    Raises:
+        ValueError: if there is no picture.
+    """
+    right = total = 0
+    for images, labels in batches:
+        right += (network(images).argmax(1) == labels).sum().item()
+        total += len(labels)
+    if not total:
+        raise ValueError("no pictures to evaluate on: look at the fractions of the section split")
+    return 100 * right / total

@@ -1,0 +1,214 @@
+"""Where a stage's run comes from: its DVC fingerprint, the git commit, the processes above it.
+
+DVC decides by (cmd, hashes of deps, params) whether a stage has to run. `fingerprint` is the sha256 of
+the same three, known before the stage runs; `fingerprint_from_lock` gives it from dvc.lock afterwards.
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def project_root() -> Path:
+    """Root of the project that checkpoints and mlflow.db belong to.
+
+    `dvc exp run --temp` and the queue run stages in a copy below .dvc/tmp/exps; DVC_ROOT, which DVC
+    sets for every command, names the project that the copy was made from.
+
+    Raises:
+        RuntimeError: outside a DVC project.
+    """
+    if root := os.environ.get("DVC_ROOT"):
+        return Path(root).resolve()
+    return workspace()
+
+
+def workspace() -> Path:
+    """The folder whose dvc.yaml and params.yaml are in force: the project, or a copy made for an experiment.
+
+    Raises:
+        RuntimeError: outside a DVC project.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / ".dvc").is_dir():
+            return folder
+    raise RuntimeError(f"{here} is not inside a DVC project (no .dvc folder here or above); run from the project's root")
+
+
+def require_git(folder: Path | None = None) -> None:
+    """Check that the project is under git, without which DVC does nothing.
+
+    Raises:
+        RuntimeError: if it is not; says what to do.
+    """
+    folder = folder or workspace()
+    if _git("rev-parse", "--git-dir", folder=folder) is None:
+        raise RuntimeError(
+            f"{folder} is not a git repository, and DVC needs one: run `git init && git add -A && git commit -m start` there"
+        )
+
+
+def git_state() -> tuple[str | None, bool]:
+    """(commit, dirty); (None, False) without git, (None, True) before the first commit.
+
+    dvc.lock and outputs/ don't make a tree dirty: every finished stage of a running pipeline rewrites them.
+    """
+    status = _git("status", "--porcelain", "--", ":/", ":(top,exclude,glob)**/dvc.lock", ":(top,exclude)outputs")
+    if status is None:
+        return None, False
+    return _git("rev-parse", "--verify", "--quiet", "HEAD"), bool(status)
+
+
+def inputs(stage: str) -> dict[str, str]:
+    """Path -> md5 of every file or folder that the stage depends on, as DVC computes them (a folder's ends in .dir).
+
+    Args:
+        stage: a DVC address, `train` or `pipelines/tf_nas/dvc.yaml:train`.
+
+    Raises:
+        RuntimeError: outside git or DVC, or if a dependency is missing.
+        ValueError: if dvc.yaml has no such stage.
+    """
+    return _inputs(_load(stage))
+
+
+def fingerprint(stage: str) -> str:
+    """sha256 over the stage's command, the md5 of its dependencies and its parameters, hexadecimal.
+
+    It needs none of DVC's locks, so it works inside `dvc repro` as well as by hand; unchanged files are
+    not read again (DVC's state cache knows them by inode, size and time).
+
+    Raises:
+        RuntimeError: outside git or DVC, or if a dependency or parameter is missing.
+        ValueError: if dvc.yaml has no such stage.
+    """
+    from dvc.dependency import ParamsDependency
+    from dvc.exceptions import DvcException
+
+    found = _load(stage)
+    try:
+        params = {d.def_path: d.get_hash().value for d in found.deps if isinstance(d, ParamsDependency)}
+    except DvcException as error:
+        raise RuntimeError(f"stage {stage!r}: {error}") from None
+    return _digest(found.cmd, _inputs(found), params)
+
+
+def fingerprint_from_lock(stage: str) -> str:
+    """The fingerprint that dvc.lock holds for a stage that ran: equal to `fingerprint` while nothing has changed.
+
+    Raises:
+        RuntimeError: outside git or DVC.
+        ValueError: if dvc.yaml has no such stage, or the stage has not run.
+    """
+    from dvc.utils.serialize import load_yaml
+
+    found = _load(stage)
+    lock = Path(found.dvcfile.path).with_suffix(".lock")
+    entry = load_yaml(str(lock))["stages"].get(found.name) if lock.is_file() else None
+    if entry is None:
+        raise ValueError(f"{lock} has no entry for stage {stage!r}: it has not run yet")
+    return _digest(entry["cmd"], {d["path"]: d["md5"] for d in entry.get("deps", [])}, entry.get("params", {}))
+
+
+def process_token(pid: int | None = None) -> str:
+    """`host:pid:start`, which names one process for good, where a bare pid is soon used again."""
+    import psutil
+
+    process = psutil.Process(pid)
+    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
+
+
+def alive(token: str) -> bool:
+    """Whether the process of a `process_token` still runs; taken for alive on another host, where nobody can tell."""
+    import psutil
+
+    host, pid, start = token.rsplit(":", 2)
+    if host != socket.gethostname():
+        return True
+    try:
+        process = psutil.Process(int(pid))
+        return f"{process.create_time():.2f}" == start and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def dvc_process() -> str | None:
+    """Token of the DVC process that runs this stage, None when a stage is run by hand.
+
+    DVC sets DVC_STAGE for its commands and not for itself, so it is the nearest ancestor without it;
+    shells and launchers such as torchrun lie between and inherit the variable.
+    """
+    import psutil
+
+    if "DVC_STAGE" not in os.environ:
+        return None
+    for process in psutil.Process().parents():
+        try:
+            if "DVC_STAGE" not in process.environ():
+                return process_token(process.pid)
+        except psutil.Error:
+            return None
+    return None
+
+
+def die_with_parent() -> None:
+    """Have the kernel send SIGTERM to this process when its parent ends (Linux; elsewhere nothing happens).
+
+    A killed `dvc` would otherwise leave its stage running. The setting survives exec, not fork.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it ended just before
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _git(*args: str, folder: Path | None = None) -> str | None:
+    """What git prints, stripped; None if it fails or is not there."""
+    try:
+        done = subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True)
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        return None
+    return done.stdout.strip()
+
+
+def _load(stage: str):
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    root = workspace()
+    require_git(root)
+    try:
+        return Repo(root).stage.load_one(*_address(root, stage))
+    except DvcException as error:
+        raise ValueError(f"no stage {stage!r} in {root}: {error}") from None
+
+
+def _address(root: Path, stage: str) -> tuple[str, str]:
+    """Path of the dvc.yaml and name of the stage in it."""
+    path, _, name = stage.rpartition(":")
+    return str(root / (path or "dvc.yaml")), name
+
+
+def _inputs(stage) -> dict[str, str]:
+    from dvc.dependency import ParamsDependency
+    from dvc.exceptions import DvcException
+
+    try:
+        return {d.def_path: d.get_hash().value for d in stage.deps if not isinstance(d, ParamsDependency)}
+    except (DvcException, FileNotFoundError) as error:
+        raise RuntimeError(f"stage {stage.addressing!r}: a dependency is missing: {error}; run the stages before it") from None
+
+
+def _digest(cmd: str | list[str], deps: dict[str, str], params: dict) -> str:
+    return hashlib.sha256(json.dumps([cmd, deps, params], sort_keys=True).encode()).hexdigest()

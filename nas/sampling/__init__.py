@@ -1,0 +1,1 @@
+"""Which architectures to train: uniform, under a cost target, and attentive to a Pareto front."""

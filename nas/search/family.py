@@ -1,0 +1,87 @@
+"""From evaluated architectures to a family: the most accurate for its cost, spread over the costs.
+
+AttentiveNAS (arXiv:2011.09011), section 4.5 and Table 1: A0 to A6 are such a family.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from nas import encoding, pareto
+from nas.search.evolution import Evaluated
+from nas.space import Arch
+
+
+@dataclass(frozen=True)
+class Member:
+    """An architecture that nothing found beats at its cost."""
+
+    name: str  # e.g. "glyphs-a0", the cheapest
+    arch: Arch
+    mflops: float
+    top1_search: float  # percent, on the pictures it was chosen on: optimistic
+
+
+def family(evaluated: Evaluated, prefix: str, *, size: int | None = None, targets: Sequence[float] | None = None) -> list[Member]:
+    """Members of the front of everything evaluated, cost and accuracy both ascending.
+
+    With `size`, that many (or all, if the front is smaller), from the front's cheapest to its dearest, evenly
+    spread in the logarithm of cost: accuracy rises by about the same amount for each doubling, so each step
+    up is worth taking. With `targets`, the most accurate within each budget; budgets that the same member
+    serves best share it.
+
+    Args:
+        evaluated: what was searched.
+        prefix: of the names.
+        size: number of members, >= 1; either this or `targets`.
+        targets: budgets, MFLOPs.
+
+    Raises:
+        ValueError: if not exactly one of size and targets is given, or a target is below the cheapest network.
+    """
+    if (size is None) == (targets is None):
+        raise ValueError("params.yaml search: either size or targets is needed, and not both")
+    front = pareto.best_front(evaluated.cost, evaluated.score)  # cost ascending
+    chosen = front[_spread(evaluated.cost[front], size) if targets is None else _within(evaluated.cost[front], targets)]
+    archs = encoding.from_rows(evaluated.rows[chosen])
+    numbers = zip(evaluated.cost[chosen].tolist(), evaluated.score[chosen].tolist())
+    return [Member(f"{prefix}-a{i}", arch, cost, score) for i, (arch, (cost, score)) in enumerate(zip(archs, numbers))]
+
+
+def _spread(costs: np.ndarray, size: int) -> np.ndarray:
+    """Places of `size` distinct costs, as near as can be to evenly spaced ones in log scale."""
+    if size < 1:
+        raise ValueError(f"params.yaml search: size {size}: a family has at least one member")
+    wanted = np.geomspace(costs[0], costs[-1], min(size, len(costs)))
+    distance = np.log(costs[None, :] / wanted[:, None]) ** 2
+    return np.sort(linear_sum_assignment(distance)[1])
+
+
+def _within(costs: np.ndarray, targets: Sequence[float]) -> np.ndarray:
+    """Places of the dearest cost within each target, each once."""
+    if not len(targets):
+        raise ValueError("params.yaml search: targets is empty; list budgets in MFLOPs")
+    places = np.searchsorted(costs, np.asarray(targets, dtype=np.float64), side="right") - 1
+    if (places < 0).any():
+        raise ValueError(
+            f"params.yaml search: target {min(targets):g} MFLOPs: the cheapest network found costs {costs[0]:.3f}; "
+            f"those worth having lie between {costs[0]:.3f} and {costs[-1]:.3f}"
+        )
+    return np.unique(places)
+
+
+def hypervolume(cost: np.ndarray, top1: np.ndarray, largest_cost: float, chance: float) -> float:
+    """Area that the front dominates, in [0, 1]; larger is better.
+
+    The axes are cost / largest_cost and top1 / 100, the reference point is (1, chance / 100). A network that
+    is free and always right would reach 1 - chance / 100.
+
+    Args:
+        cost: (n,), MFLOPs.
+        top1: (n,), percent.
+        largest_cost: of the space's largest network, MFLOPs.
+        chance: top-1 of guessing, percent, 100 / classes.
+    """
+    return pareto.hypervolume(np.asarray(cost) / largest_cost, np.asarray(top1) / 100, 1.0, chance / 100)

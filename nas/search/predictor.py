@@ -1,0 +1,166 @@
+"""A random forest from architecture to accuracy, compiled to arrays: 50 predictions in well under a millisecond.
+
+AttentiveNAS (arXiv:2011.09011), section 4.3: 100 trees of depth 15 on the raw choices of an architecture.
+Fitted by scikit-learn. Its choices take few values, so all trees together ask few distinct questions
+"gene > threshold": they are answered once a row, and a tree is then walked on the answers alone.
+"""
+
+import zipfile
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from scipy import stats
+
+CHUNK = 512  # rows walked at once: 512 x 100 trees keep the node numbers in the processor's cache
+
+
+@dataclass(frozen=True, eq=False)
+class Forest:
+    """Regression trees as arrays; siblings stand side by side, a leaf is its own left child.
+
+    Node numbers count through all trees. `question` of a leaf is the last one, which nobody answers with yes.
+    """
+
+    genes: np.ndarray  # (), length of a row
+    question_gene: np.ndarray  # (questions,) int64, place in the row
+    question_threshold: np.ndarray  # (questions,) float64, "yes" is gene > threshold
+    roots: np.ndarray  # (trees,) int64, first node of each tree
+    depth: np.ndarray  # (), steps from a root to the deepest leaf
+    left: np.ndarray  # (nodes,) int64, child for "no"; the child for "yes" is the next one
+    question: np.ndarray  # (nodes,) int64
+    value: np.ndarray  # (nodes,) float64, percent
+
+    @classmethod
+    def fit(cls, rows: np.ndarray, top1: np.ndarray, *, trees: int = 100, max_depth: int = 15, seed: int = 0) -> Self:
+        """Fit to measured sub-networks.
+
+        Args:
+            rows: architectures, (n, genes), see `nas.encoding.to_rows`.
+            top1: their accuracy, (n,), percent.
+            trees: number of trees.
+            max_depth: of each tree.
+            seed: of bootstrap samples and ties.
+
+        Raises:
+            ValueError: for shapes that do not match, fewer than two sub-networks, or numbers that are not finite.
+        """
+        from sklearn.ensemble import RandomForestRegressor  # half a second to import, and only fitting needs it
+
+        rows, top1 = np.asarray(rows), np.asarray(top1, dtype=np.float64)
+        if rows.ndim != 2 or top1.shape != rows.shape[:1] or len(rows) < 2:
+            raise ValueError(
+                f"rows {rows.shape} and top1 {top1.shape}: (n, genes) and (n,) with n >= 2 are needed; "
+                "raise params.yaml pretrain.subnetworks if too few were measured"
+            )
+        if not np.isfinite(top1).all():
+            raise ValueError(f"top1 of sub-network {int(np.flatnonzero(~np.isfinite(top1))[0])} is not a finite number")
+        model = RandomForestRegressor(n_estimators=trees, max_depth=max_depth, random_state=seed, n_jobs=1).fit(rows, top1)
+        return cls.compile(model)
+
+    @classmethod
+    def compile(cls, model) -> Self:
+        """Arrays of a fitted sklearn.ensemble.RandomForestRegressor with one output."""
+        trees = [e.tree_ for e in model.estimators_]
+        asked = np.unique(
+            np.concatenate([np.stack([t.feature, t.threshold], 1)[t.children_left >= 0] for t in trees] or [np.empty((0, 2))]), axis=0
+        )
+        number = {(gene, threshold): i for i, (gene, threshold) in enumerate(asked.tolist())}
+        left, question, value, roots = [], [], [], []
+        first = 0
+        for t in trees:
+            inner = np.flatnonzero(t.children_left >= 0)
+            place = np.zeros(t.node_count, dtype=np.int64)  # the root stays first, then pairs of siblings
+            place[t.children_left[inner]] = 1 + 2 * np.arange(len(inner))
+            place[t.children_right[inner]] = 2 + 2 * np.arange(len(inner))
+            child = np.arange(t.node_count)
+            child[place[inner]] = place[t.children_left[inner]]
+            ask = np.full(t.node_count, len(asked))
+            ask[place[inner]] = [number[key] for key in zip(t.feature[inner].tolist(), t.threshold[inner].tolist())]
+            mean = np.empty(t.node_count)
+            mean[place] = t.value[:, 0, 0]
+            roots.append(first)
+            left.append(first + child)
+            question.append(ask)
+            value.append(mean)
+            first += t.node_count
+        return cls(
+            genes=np.array(model.n_features_in_),
+            question_gene=asked[:, 0].astype(np.int64),
+            question_threshold=asked[:, 1],
+            roots=np.array(roots),
+            depth=np.array(max(t.max_depth for t in trees)),
+            left=np.concatenate(left),
+            question=np.concatenate(question),
+            value=np.concatenate(value),
+        )
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """(n, genes) -> (n,) float64, percent: the mean over the trees, as scikit-learn's own.
+
+        Raises:
+            ValueError: if the rows have another length than those it was fitted to.
+        """
+        return self._reduce(rows, np.mean)
+
+    def spread(self, rows: np.ndarray) -> np.ndarray:
+        """(n, genes) -> (n,) standard deviation over the trees, percentage points: how much they disagree."""
+        return self._reduce(rows, np.std)
+
+    def _reduce(self, rows: np.ndarray, over_trees) -> np.ndarray:
+        rows = np.asarray(rows)
+        if rows.ndim != 2 or rows.shape[1] != self.genes:
+            raise ValueError(f"rows of shape {rows.shape}; this predictor was fitted to (n, {int(self.genes)}): another space?")
+        out = np.empty(len(rows))
+        for start in range(0, len(rows), CHUNK):
+            part = slice(start, start + CHUNK)
+            out[part] = over_trees(self._leaves(rows[part]), axis=1)
+        return out
+
+    def _leaves(self, rows: np.ndarray) -> np.ndarray:
+        """(n, genes) -> (n, trees) value of the leaf that each row ends in."""
+        answers = np.zeros((len(rows), len(self.question_gene) + 1), dtype=np.int64)
+        np.greater(rows[:, self.question_gene], self.question_threshold, out=answers[:, :-1], casting="unsafe")
+        answers, start = answers.ravel(), np.arange(len(rows))[:, None] * answers.shape[1]
+        node = np.broadcast_to(self.roots, (len(rows), len(self.roots)))
+        for _ in range(int(self.depth)):
+            step = self._steps.take(node)
+            node = (step >> 32) + answers.take((step & 0xFFFFFFFF) + start)
+        return self.value.take(node)
+
+    @cached_property
+    def _steps(self) -> np.ndarray:
+        """(nodes,) left child and question in one number: one look-up a level instead of two."""
+        return self.left << 32 | self.question
+
+    def save(self, path: str | Path) -> None:
+        """Write as npz; the same forest gives the same bytes."""
+        np.savez(path, **asdict(self))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is not a whole predictor file.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as found:
+                return cls(**{name: found[name] for name in cls.__dataclass_fields__})
+        except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is not a whole predictor file ({error}); make it anew: dvc repro --force fit_predictor") from None
+
+
+def kendall_tau(a: np.ndarray, b: np.ndarray) -> float:
+    """Kendall's rank correlation tau-b of two columns, (n,) each, in [-1, 1].
+
+    Raises:
+        ValueError: if there is no ranking: fewer than two values, or all of a column equal.
+    """
+    tau = float(stats.kendalltau(a, b).statistic)
+    if np.isnan(tau):
+        raise ValueError(f"no rank correlation of {len(a)} and {len(b)} values: two different ones at least are needed in each")
+    return tau

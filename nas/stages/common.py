@@ -1,0 +1,129 @@
+"""What the stages share: opening a run, the sections that several of them read, and building the supernet."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from nas import params, provenance, seeding, space, tracking
+from nas.checkpoint import Checkpoint, CheckpointError
+from nas.data.loader import DataSet, EvaluationBatches
+from nas.evaluation.evaluate import Scorer
+from nas.space import SearchSpace
+from nas.supernet.network import Supernet
+from nas.tracking import StageRun, TrackingError
+from nas.training.recipe import Recipe, Runtime
+
+OUTPUTS = Path("outputs")
+MIB = 2**20
+
+
+class Evaluation(params.Section):
+    """Section `evaluation`: how sub-networks are measured."""
+
+    batch: Annotated[int, Field(ge=2)]  # pictures at once
+    calibration_batches: Annotated[int, Field(ge=1)]  # training batches for the batch-norm statistics; 64 in the paper
+
+
+def seed() -> int:
+    """The top-level `seed` of params.yaml.
+
+    Raises:
+        ParamsError: if it is no whole number from 0 on.
+    """
+    found = params.value("seed")
+    if type(found) is not int or found < 0:
+        raise params.ParamsError(f"{params.FILE}: seed: a whole number from 0 on is needed; found {found!r}")
+    return found
+
+
+def search_space() -> SearchSpace:
+    """The search space that params.yaml names."""
+    return space.load(str(params.value("space")))
+
+
+def shared() -> tuple[Recipe, Runtime, Evaluation]:
+    """The sections `recipe`, `runtime` and `evaluation`."""
+    return params.read("recipe", Recipe), params.read("runtime", Runtime), params.read("evaluation", Evaluation)
+
+
+@contextmanager
+def stage(name: str, parameters: dict[str, Any], strategy: str | None = None) -> Iterator[tuple[StageRun, Checkpoint]]:
+    """An MLflow run and a locked checkpoint folder for the stage; makes its output folder."""
+    out = OUTPUTS / name
+    out.mkdir(parents=True, exist_ok=True)
+    with (
+        tracking.stage_run(name, parameters, strategy) as run,
+        Checkpoint(provenance.project_root(), name, provenance.fingerprint(name)) as checkpoint,
+    ):
+        yield run, checkpoint
+
+
+def run(main: Callable[[], object]) -> None:
+    """Call a stage; a mistake of the user's is told in a line, not in a traceback (NAS_DEBUG=1 shows it)."""
+    try:
+        main()
+    except (ValueError, CheckpointError, TrackingError, FileNotFoundError, OSError, FloatingPointError, RuntimeError) as error:
+        if os.environ.get("NAS_DEBUG"):
+            raise
+        print(f"\nerror: {error}\n(NAS_DEBUG=1 shows where)", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def new_supernet(searched: SearchSpace, classes: int, number: int, zero_init: bool = True) -> Supernet:
+    """A supernet with weights drawn from the seed; torch's global random state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seeding.key(number, "weights"))
+        return Supernet(searched, classes, zero_init)
+
+
+def calibration(data: DataSet, evaluation: Evaluation, number: int, *parts: str) -> EvaluationBatches:
+    """Batches of training pictures, without augmentation, for batch-norm statistics; fewer if there are not so many."""
+    items = data.items(*parts)
+    n = min(len(items), evaluation.batch * evaluation.calibration_batches)
+    chosen = seeding.generator(number, "calibration").choice(items, n, replace=False)
+    return EvaluationBatches(data, chosen, evaluation.batch)
+
+
+def scorer(
+    supernet: Supernet, data: DataSet, part: str, evaluation: Evaluation, runtime: Runtime, device: torch.device, number: int
+) -> Scorer:
+    """Top-1 on one part of the data, calibrated on pictures of the part `train`."""
+    held_out = EvaluationBatches(data, data.items(part), evaluation.batch)
+    return Scorer(supernet, calibration(data, evaluation, number, "train"), held_out, device, runtime.memory_format)
+
+
+def ends(score: Scorer) -> tuple[float, float]:
+    """Top-1 of the smallest and the largest sub-network, percent."""
+    searched = score.supernet.space
+    return score.top1(searched.smallest()), score.top1(searched.largest())
+
+
+def write_json(path: Path, found: object) -> None:
+    """JSON that a person can read and git can compare."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=2, ensure_ascii=False, default=_plain) + "\n")
+
+
+def finish(name: str, metrics: dict[str, float], run: StageRun) -> None:
+    """Write outputs/<stage>/metrics.json and log the same figures to MLflow."""
+    rounded = {key: value if isinstance(value, int) else round(float(value), 6) for key, value in metrics.items()}
+    write_json(OUTPUTS / name / "metrics.json", rounded)
+    run.summary(rounded, name)
+    print(f"{name}: " + ", ".join(f"{key} {value:g}" for key, value in rounded.items()), flush=True)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON")

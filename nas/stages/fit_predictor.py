@@ -1,0 +1,60 @@
+"""Stage fit_predictor: a random forest from architecture to accuracy (AttentiveNAS, section 4.3 and Figure 4).
+
+params   params.yaml: seed, space, fit_predictor
+reads    outputs/pretrain/measured.parquet
+writes   outputs/fit_predictor/forest.npz
+         outputs/fit_predictor/predictions.parquet   mflops, measured, predicted, part (fit | test)
+         outputs/fit_predictor/metrics.json          {"kendall_tau", "kendall_tau_flops", "subnetworks"}, on the half not fitted to
+"""
+
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from nas import params, seeding
+from nas.search.predictor import Forest, kendall_tau
+from nas.stages import common
+
+OUT = common.OUTPUTS / "fit_predictor"
+MEASURED = common.OUTPUTS / "pretrain" / "measured.parquet"
+
+
+class FitPredictor(params.Section):
+    """Section `fit_predictor`."""
+
+    trees: Annotated[int, Field(ge=1)]
+    max_depth: Annotated[int, Field(ge=1)]
+
+
+def main() -> None:
+    p = params.read("fit_predictor", FitPredictor)
+    seed, space = common.seed(), common.search_space()
+    with common.stage("fit_predictor", {"seed": seed, "space": space.name, "fit_predictor": p}) as (run, _):
+        measured = pd.read_parquet(MEASURED)
+        run.dataset(MEASURED.as_posix(), "fitting", subnetworks=len(measured))
+        rows = measured[[g.name for g in space.genes]].to_numpy()
+        order = seeding.generator(seed, "fit_predictor").permutation(len(rows))
+        fit, test = np.split(order, [len(rows) // 2])
+        forest = Forest.fit(rows[fit], measured["top1"].to_numpy()[fit], trees=p.trees, max_depth=p.max_depth, seed=seed)
+        forest.save(OUT / "forest.npz")
+
+        part = np.full(len(rows), "fit")
+        part[test] = "test"
+        predictions = pd.DataFrame(
+            {"mflops": measured["mflops"], "measured": measured["top1"], "predicted": forest.predict(rows), "part": part.astype(object)}
+        )
+        predictions.to_parquet(OUT / "predictions.parquet", index=False)
+        run.table(predictions, "predictions.json")
+        tested = predictions.iloc[test]
+        metrics = {
+            "kendall_tau": kendall_tau(tested["predicted"], tested["measured"]),
+            "kendall_tau_flops": kendall_tau(tested["mflops"], tested["measured"]),
+            "subnetworks": len(rows),
+        }
+        common.finish("fit_predictor", metrics, run)
+
+
+if __name__ == "__main__":
+    common.run(main)

@@ -1,0 +1,111 @@
+"""Stage pretrain: constraint-free supernet training with uniform sampling, then the accuracy of random sub-networks.
+
+AttentiveNAS (arXiv:2011.09011), section 4.3: 30 epochs on 90 % of the training pictures; 1024
+sub-networks measured on the other 10 %.
+
+params   params.yaml: seed, space, recipe, runtime, evaluation, pretrain
+reads    outputs/split/
+writes   outputs/pretrain/weights.safetensors, history.csv
+         outputs/pretrain/measured.parquet   one column a gene, mflops, top1 (percent, part `predictor`)
+         outputs/pretrain/metrics.json       {"top1_smallest", "top1_largest"}  percent, part `monitor`
+"""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from nas import encoding, params, seeding
+from nas.checkpoint import Checkpoint, need_space, save_weights
+from nas.cost import flops
+from nas.data import loader
+from nas.evaluation.evaluate import Scorer
+from nas.progress import progress
+from nas.sampling.attentive import Uniform
+from nas.sampling.uniform import Unconstrained
+from nas.space import SearchSpace
+from nas.stages import common, split
+from nas.training import loop
+
+OUT = common.OUTPUTS / "pretrain"
+SAVE_EVERY = 16  # sub-networks measured between two checkpoints
+
+
+class Pretrain(params.Section):
+    """Section `pretrain`."""
+
+    epochs: Annotated[int, Field(ge=1)]
+    subnetworks: Annotated[int, Field(ge=8)]  # measured for the predictor
+
+
+def main() -> None:
+    p = params.read("pretrain", Pretrain)
+    recipe, runtime, evaluation = common.shared()
+    seed, space = common.seed(), common.search_space()
+    sections = {"seed": seed, "space": space.name, "recipe": recipe, "runtime": runtime, "evaluation": evaluation, "pretrain": p}
+    with common.stage("pretrain", sections) as (run, checkpoint):
+        device = runtime.start()
+        data = loader.read(split.OUT)
+        supernet = common.new_supernet(space, len(data.classes), seed, recipe.zero_init)
+        need_space(OUT, 8 * sum(t.nbytes for t in supernet.parameters()), "stage pretrain")
+        run.dataset("outputs/split/splits.parquet", "training", pictures=len(data.items("train")))
+        parts = ("train", "search") if data.search_in_training else ("train",)
+        batches = loader.TrainingBatches(
+            data, data.items(*parts), recipe.batch, recipe.augmentation, seed, runtime.workers, pin_memory=device.type == "cuda"
+        )
+        monitor = common.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
+        history = loop.train(
+            supernet,
+            batches,
+            Uniform(Unconstrained(space)),
+            p.epochs,
+            seed,
+            "pretrain",
+            recipe,
+            runtime,
+            device,
+            checkpoint,
+            lambda: common.ends(monitor),
+            lambda row: run.log({f"pretrain/{key}": value for key, value in asdict(row).items() if key != "epoch"}, row.epoch),
+        )
+        save_weights(OUT / "weights.safetensors", supernet)
+        pd.DataFrame(asdict(row) for row in history).to_csv(OUT / "history.csv", index=False)
+
+        rows = distinct_rows(space, p.subnetworks, seed)
+        top1 = measure(rows, common.scorer(supernet, data, "predictor", evaluation, runtime, device, seed), checkpoint)
+        measured = pd.DataFrame(rows, columns=[g.name for g in space.genes])
+        measured["mflops"] = flops.table(space, len(data.classes)).costs(rows)
+        measured["top1"] = top1
+        measured.to_parquet(OUT / "measured.parquet", index=False)
+        run.table(measured, "measured.json")
+        common.finish("pretrain", {"top1_smallest": history[-1].top1_smallest, "top1_largest": history[-1].top1_largest}, run)
+
+
+def distinct_rows(space: SearchSpace, n: int, seed: int) -> np.ndarray:
+    """n different architectures, uniform over the space: (n, genes).
+
+    Raises:
+        ValueError: if the space has fewer.
+    """
+    if n > space.size:
+        raise ValueError(f"params.yaml: pretrain.subnetworks: {n} different ones asked for, space {space.name!r} has {space.size}")
+    rng, found = seeding.generator(seed, "pretrain", "measured"), {}
+    while len(found) < n:
+        found |= dict.fromkeys(map(tuple, encoding.random_rows(space, n, rng).tolist()))
+    return np.array(list(found)[:n], dtype=np.int64)
+
+
+def measure(rows: np.ndarray, score: Scorer, checkpoint: Checkpoint) -> list[float]:
+    """Top-1 (percent) of each architecture, going on where a stopped run was."""
+    done = (checkpoint.load("measured.pt") or {"top1": []})["top1"]
+    for arch in progress(encoding.from_rows(rows[len(done) :]), "pretrain: sub-networks measured", len(rows), len(done)):
+        done.append(score.top1(arch))
+        if len(done) % SAVE_EVERY == 0:
+            checkpoint.save({"top1": done}, "measured.pt")
+    return done
+
+
+if __name__ == "__main__":
+    common.run(main)

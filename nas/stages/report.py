@@ -1,0 +1,112 @@
+"""Stage report: the family on the test pictures, every figure, and one page that opens offline.
+
+The only stage that reads the test part of the main data set, and it chooses nothing.
+
+params   params.yaml: seed, space, runtime, evaluation, train, report
+reads    the outputs of all other stages
+writes   outputs/report/family.csv       the family with its test accuracy, percent
+         outputs/report/trials.csv       trials per sample by cost target (Figure 8)
+         outputs/report/*.png            pareto, search, predictor, accuracy, loss, sampling, transfer
+         outputs/report/index.html       all of it
+         outputs/report/metrics.json     {"top1_<member>", "top1_smallest", "top1_largest"}  percent, test
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+from pydantic import Field
+
+from nas import encoding, params, seeding
+from nas.checkpoint import load_weights
+from nas.cost import flops
+from nas.data import loader
+from nas.reports import curves, page, pareto, predictor, sampling, style
+from nas.reports import search as progress_chart
+from nas.reports import transfer as transfer_chart
+from nas.sampling.study import trials_study
+from nas.stages import common, fit_predictor, search, split
+from nas.stages import transfer as transfer_stage
+from nas.stages.train import Train
+
+OUT = common.OUTPUTS / "report"
+
+
+class Report(params.Section):
+    """Section `report`."""
+
+    trial_samples: Annotated[int, Field(ge=2)]  # architectures drawn per cost target for the sampling figure
+
+
+def main() -> None:
+    p, trained = params.read("report", Report), params.read("train", Train)
+    _, runtime, evaluation = common.shared()
+    seed, space = common.seed(), common.search_space()
+    sections = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "report": p}
+    with common.stage("report", sections, trained.strategy) as (run, _):
+        device = runtime.start()
+        data = loader.read(split.OUT)
+        run.dataset("outputs/split/splits.parquet", "test", pictures=len(data.items("test")))
+        supernet = common.new_supernet(space, len(data.classes), seed).to(device)
+        load_weights(search.TRAINED / "weights.safetensors", supernet)
+        test = common.scorer(supernet, data, "test", evaluation, runtime, device, seed)
+        table = flops.table(space, len(data.classes))
+
+        family = pd.DataFrame(json.loads((search.OUT / "family.json").read_text()))
+        networks = [search.load_member(entry, space, len(data.classes)) for entry in family.to_dict("records")]
+        family["top1_test"] = [test.top1_of(network.to(device)) for network in networks]
+        smallest, largest = common.ends(test)
+        ends = pd.DataFrame(
+            {"mflops": table.costs(encoding.to_rows([space.smallest(), space.largest()])), "top1_test": [smallest, largest]}
+        )
+        rng = seeding.generator(seed, "report", "trials")
+        trials = trials_study(table, trained.bucket_mflops, trained.pool, p.trial_samples, rng)
+        found = page.Findings(
+            dataset=data.title,
+            classes=len(data.classes),
+            images=data.parts.counts(),
+            space=space.name,
+            architectures=space.size,
+            strategy=trained.strategy,
+            largest_mflops=table.largest,
+            family=family,
+            ends=ends,
+            evaluated=pd.read_parquet(search.OUT / "evaluated.parquet"),
+            predictions=pd.read_parquet(fit_predictor.OUT / "predictions.parquet"),
+            pretrain=pd.read_csv(common.OUTPUTS / "pretrain" / "history.csv"),
+            train=pd.read_csv(common.OUTPUTS / "train" / "history.csv"),
+            transfer=pd.read_parquet(transfer_stage.OUT / "results.parquet"),
+            trials=trials,
+            params=params.FILE.read_text(),
+        )
+        family.drop(columns="arch").to_csv(OUT / "family.csv", index=False)
+        trials.to_csv(OUT / "trials.csv", index=False)
+        pictures(found, OUT)
+        (OUT / "index.html").write_text(page.page(found))
+        for path in sorted(OUT.glob("*.png")):
+            run.artifact(path, "plots")
+        run.artifact(OUT / "index.html")
+        run.table(family.drop(columns="arch"), "family.json")
+        metrics = {f"top1_{name.rpartition('-')[2]}": value for name, value in zip(family["name"], family["top1_test"])}
+        common.finish("report", metrics | {"top1_smallest": smallest, "top1_largest": largest}, run)
+        run.close_pipeline()
+
+
+def pictures(found: page.Findings, out: Path) -> None:
+    """Every figure of the page as a PNG."""
+    charts = {
+        "pareto": [pareto.chart(found.family, found.ends, found.evaluated)],
+        "search": [progress_chart.chart(found.evaluated, found.largest_mflops, 100 / found.classes)],
+        "predictor": predictor.charts(found.predictions),
+        "accuracy": [curves.accuracy(found.pretrain, found.train)],
+        "loss": [curves.loss(found.train)],
+        "sampling": [sampling.chart(found.trials)],
+        "transfer": [transfer_chart.chart(found.transfer)],
+    }
+    for name, chart in charts.items():
+        style.save(style.picture(*chart), out / f"{name}.png")
+
+
+if __name__ == "__main__":
+    common.run(main)

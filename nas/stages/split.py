@@ -1,0 +1,129 @@
+"""Stage split: who sees which picture, and the pixels of the sets that are drawn.
+
+params   params.yaml: seed, split, search.weights
+reads    the folders split.root and split.transfer_root
+writes   outputs/split/sets.json        for each set: title, classes, mean and std of training pixels, counts by part, source
+         outputs/split/splits.parquet   set, item, label, part
+         outputs/split/pictures/        <set>.npy uint8 (n, side, side, 3) of each embedded set; files elsewhere stay there
+         outputs/split/metrics.json     {"images", "classes", "<set>_images", "<set>_classes"}
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import ConfigDict, Field
+
+from nas import params
+from nas.data import sets
+from nas.data.splits import Parts, split_parts
+from nas.params import ParamsError, Section
+from nas.progress import progress
+
+OUT = Path("outputs/split")
+
+
+class Split(Section):
+    """params.yaml: split. Fractions: test of all pictures, the others of the rest."""
+
+    root: str  # file or folder that the main set comes from
+    data: sets.Source
+    transfer_root: str  # folder that holds the transfer sets
+    transfer: tuple[sets.Source, ...]
+    side: int = Field(ge=8)  # pixels
+    test: float = Field(gt=0, lt=1)
+    predictor: float = Field(gt=0, lt=1)
+    search: float = Field(gt=0, lt=1)
+    monitor: float = Field(gt=0, lt=1)
+    check_files: bool  # decode every file now
+
+
+class SearchWeights(Section):
+    """The one key of params.yaml: search that matters here."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    weights: Literal["early", "final"]
+
+
+def main() -> dict[str, int]:
+    """Run the stage in the current directory; returns the metrics that it also wrote."""
+    p = params.read("split", Split)
+    seed = params.value("seed")
+    if type(seed) is not int or seed < 0:
+        raise ParamsError(f"{params.FILE}: seed: a whole number from 0 on is needed; found {seed!r}")
+    # Where the search images are trained on too, as in the paper, the search scores with early weights.
+    return divide(p, seed, params.read("search", SearchWeights).weights == "early", OUT)
+
+
+def divide(p: Split, seed: int, search_in_training: bool, out: Path) -> dict[str, int]:
+    """Draw or find every set, divide it, and write the stage's outputs to `out`.
+
+    Raises:
+        ParamsError: if two sets share a name.
+        FileNotFoundError, ValueError, OSError: for a set that is missing, broken, too small or larger than the disk.
+    """
+    root, transfer_root = Path(p.root), Path(p.transfer_root)
+    asked = [(p.data, root), *((source, transfer_root) for source in p.transfer)]
+    keys = [source.key(place) for source, place in asked]
+    if doubled := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ParamsError(f"{params.FILE}: split.data and split.transfer name the set {doubled[0]!r} twice")
+    (out / "pictures").mkdir(parents=True, exist_ok=True)
+
+    described, tables, metrics = {}, [], {}
+    fractions = {"test": p.test, "predictor": p.predictor, "search": p.search, "monitor": p.monitor}
+    for key, (source, place) in zip(keys, asked):
+        main_set = key == keys[0]
+        pictures = sets.open_set(source, place, seed, p.side)
+        sets.check(pictures, p.check_files, partial(_shown, f"checking files of {key}, by the thousand"))
+        shares = fractions if main_set else {**dict.fromkeys(fractions, 0.0), "test": p.test}
+        part = split_parts(pictures.labels, **shares, seed=seed, own_test=pictures.test, classes=pictures.classes)
+        mean, std = sets.statistics(pictures, Parts(part).items("train"), p.side)
+        if source.name in sets.EMBEDDED:
+            _save(out / "pictures" / f"{key}.npy", pictures.pixels)
+        described[key] = {
+            "name": key,
+            "title": source.title(place),
+            "classes": list(pictures.classes),
+            "mean": mean,
+            "std": std,
+            "side": p.side,
+            "counts": Parts(part).counts(),
+            "source": source.model_dump(exclude_none=True),
+            "root": place.as_posix(),
+        }
+        tables.append(pd.DataFrame({"set": key, "item": np.arange(len(pictures)), "label": pictures.labels, "part": part}))
+        prefix = "" if main_set else f"{key}_"
+        metrics |= {f"{prefix}images": len(pictures), f"{prefix}classes": len(pictures.classes)}
+
+    top = {"main": keys[0], "transfer": keys[1:], "search_in_training": search_in_training, "seed": seed, "sets": described}
+    _write(out / "sets.json", top)
+    pd.concat(tables, ignore_index=True).to_parquet(out / "splits.parquet", index=False)
+    _write(out / "metrics.json", metrics)
+    return metrics
+
+
+def _shown(what: str, chunks: range) -> Iterator[int]:
+    return progress(chunks, what, len(chunks))
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if pixels.nbytes > free:
+        raise OSError(
+            f"{path} needs {pixels.nbytes / 2**20:.1f} MiB, the disk has {free / 2**20:.1f} MiB left; free some or lower split images"
+        )
+    np.save(path, pixels)
+
+
+def _write(path: Path, found: dict) -> None:
+    path.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Stage train: attentive training of the supernet (AttentiveNAS, Algorithm 1).
+
+params   params.yaml: seed, space, recipe, runtime, evaluation, train
+reads    outputs/split/, outputs/fit_predictor/forest.npz (strategies that end in -acc)
+writes   outputs/train/weights.safetensors
+         outputs/train/early.safetensors   the weights after epoch `search_epoch`
+         outputs/train/history.csv
+         outputs/train/metrics.json        {"top1_smallest", "top1_largest"}  percent, part `monitor`
+"""
+
+import shutil
+from dataclasses import asdict
+from typing import Annotated, Literal
+
+import pandas as pd
+from pydantic import Field
+
+from nas import params, seeding
+from nas.checkpoint import need_space, save_weights
+from nas.cost import flops
+from nas.cost.table import CostTable
+from nas.data import loader
+from nas.sampling.attentive import Strategy, Uniform, parse, strategy
+from nas.sampling.flops import ExactSampler, FactorisedSampler
+from nas.sampling.target import UnderTarget
+from nas.sampling.uniform import Unconstrained
+from nas.search.predictor import Forest
+from nas.stages import common, split
+from nas.training import loop
+
+OUT = common.OUTPUTS / "train"
+FOREST = common.OUTPUTS / "fit_predictor" / "forest.npz"
+
+
+class Train(params.Section):
+    """Section `train`."""
+
+    epochs: Annotated[int, Field(ge=1)]
+    search_epoch: Annotated[int, Field(ge=1)]  # whose weights are kept for search.weights: early; 30 of 360 in the paper
+    strategy: str  # uniform, bestup-3-loss, worstup-50-acc, bestup-1m-acc, ...
+    targets: Literal["prior", "uniform"]  # cost targets as often as the space has them (the paper), or all buckets alike
+    sampler: Literal["exact", "paper"]  # how architectures under a target are drawn
+    bucket_mflops: Annotated[float, Field(gt=0)]  # costs are rounded to this; 25 in the paper
+    pool: Annotated[int, Field(ge=1)]  # architectures behind the paper's sampler, m; 1e6 in the paper
+
+
+def main() -> None:
+    p = params.read("train", Train)
+    recipe, runtime, evaluation = common.shared()
+    seed, space = common.seed(), common.search_space()
+    if p.search_epoch > p.epochs:
+        raise params.ParamsError(f"params.yaml: train.search_epoch: {p.search_epoch} is after the last of train.epochs: {p.epochs}")
+    sections = {"seed": seed, "space": space.name, "recipe": recipe, "runtime": runtime, "evaluation": evaluation, "train": p}
+    with common.stage("train", sections, p.strategy) as (run, checkpoint):
+        device = runtime.start()
+        data = loader.read(split.OUT)
+        supernet = common.new_supernet(space, len(data.classes), seed, recipe.zero_init)
+        need_space(OUT, 10 * sum(t.nbytes for t in supernet.parameters()), "stage train")
+        parts = ("train", "predictor", "search") if data.search_in_training else ("train", "predictor")
+        items = data.items(*parts)
+        run.dataset("outputs/split/splits.parquet", "training", pictures=len(items))
+        batches = loader.TrainingBatches(
+            data, items, recipe.batch, recipe.augmentation, seed, runtime.workers, pin_memory=device.type == "cuda"
+        )
+        monitor = common.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
+        early = checkpoint.folder / "early.safetensors"
+
+        def on_epoch(row: loop.Epoch) -> None:
+            run.log({f"train/{key}": value for key, value in asdict(row).items() if key != "epoch"}, row.epoch)
+            if row.epoch == p.search_epoch:
+                save_weights(early, supernet)
+
+        history = loop.train(
+            supernet,
+            batches,
+            sampling(p, flops.table(space, len(data.classes)), seed),
+            p.epochs,
+            seed,
+            "train",
+            recipe,
+            runtime,
+            device,
+            checkpoint,
+            lambda: common.ends(monitor),
+            on_epoch,
+        )
+        save_weights(OUT / "weights.safetensors", supernet)
+        shutil.copyfile(early, OUT / "early.safetensors")
+        pd.DataFrame(asdict(row) for row in history).to_csv(OUT / "history.csv", index=False)
+        common.finish("train", {"top1_smallest": history[-1].top1_smallest, "top1_largest": history[-1].top1_largest}, run)
+
+
+def sampling(p: Train, table: CostTable, seed: int) -> Strategy:
+    """The strategy of the parameters, with its proposal and, where it needs one, its predictor."""
+    form = parse(p.strategy)
+    if form.rule == "uniform":
+        return Uniform(Unconstrained(table.space))
+    rng = seeding.generator(seed, "train", "pool")
+    exact = ExactSampler(table, p.bucket_mflops)
+    sampler = exact if p.sampler == "exact" else FactorisedSampler(table, p.bucket_mflops, p.pool, rng)
+    prior = sampler.prior() if p.targets == "prior" else sampler.prior().flat()
+    predict = Forest.load(FOREST).predict if form.needs_predictor else None
+    offline = seeding.generator(seed, "train", "offline set")
+    return strategy(p.strategy, UnderTarget(sampler, prior), table=table, predict=predict, rng=offline)
+
+
+if __name__ == "__main__":
+    common.run(main)

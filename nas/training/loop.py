@@ -1,0 +1,113 @@
+"""Train a supernet for some epochs: sandwich steps, one checkpoint an epoch, the same weights however often it is stopped."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from nas import seeding
+from nas.checkpoint import Checkpoint
+from nas.data.loader import TrainingBatches
+from nas.progress import progress
+from nas.sampling.ahead import RunAhead
+from nas.sampling.attentive import Strategy
+from nas.supernet.layers import Regularisation
+from nas.supernet.network import Supernet
+from nas.training.recipe import Recipe, Runtime, learning_rate, optimizer
+from nas.training.sandwich import sandwich_step
+
+AHEAD = 16  # steps whose candidates are drawn before they are needed
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to; a row of history.csv."""
+
+    epoch: int  # from 1
+    learning_rate: float  # of the last step
+    loss_largest: float  # mean cross-entropy, nats
+    loss_sampled: float  # mean KL to the largest network, nats
+    loss_smallest: float  # mean KL to the largest network, nats
+    top1_smallest: float  # percent, on the part `monitor`
+    top1_largest: float  # percent, on the part `monitor`
+
+
+class Monitor(Protocol):
+    """Top-1 (percent) of the smallest and the largest sub-network on pictures that nothing is chosen on."""
+
+    def __call__(self) -> tuple[float, float]: ...
+
+
+def train(
+    supernet: Supernet,
+    batches: TrainingBatches,
+    strategy: Strategy,
+    epochs: int,
+    seed: int,
+    place: str,
+    recipe: Recipe,
+    runtime: Runtime,
+    device: torch.device,
+    checkpoint: Checkpoint,
+    monitor: Monitor,
+    on_epoch: Callable[[Epoch], None],
+) -> list[Epoch]:
+    """Train in place, from the checkpoint where there is one.
+
+    Args:
+        place: name that all randomness is counted under, e.g. the stage's.
+        on_epoch: called after each epoch, before its checkpoint is written.
+
+    Raises:
+        FloatingPointError: if a loss is no longer finite; the last checkpoint stays.
+    """
+    supernet.to(device)
+    sgd = optimizer(supernet, recipe)
+    history: list[Epoch] = []
+    if (state := checkpoint.load()) is not None:
+        supernet.load_state_dict(state["weights"])
+        sgd.load_state_dict(state["optimizer"])
+        history = [Epoch(**row) for row in state["history"]]
+
+    base = recipe.learning_rate * recipe.batch / 256
+    first_step = len(history) * batches.steps
+
+    def candidates(step: int) -> list:
+        rng = seeding.generator(seed, place, "architectures", step)
+        return [strategy.candidates(rng) for _ in range(recipe.sampled)]
+
+    with RunAhead(candidates, start=first_step, ahead=AHEAD) as drawn:
+        for epoch in progress(range(len(history), epochs), f"{place}: epochs", epochs, len(history)):
+            sums, rate = torch.zeros(3, device=device), 0.0
+            mask_key = seeding.key(seed, place, "regularisation", epoch)
+            for i, batch in enumerate(batches.epoch(epoch)):
+                rate = learning_rate(epoch * batches.steps + i, batches.steps, epochs, base, recipe.warmup_epochs)
+                for group in sgd.param_groups:
+                    group["lr"] = rate
+                groups = next(drawn)
+                sgd.zero_grad(set_to_none=True)
+                losses = sandwich_step(
+                    supernet,
+                    batch.images.to(device, non_blocking=True, memory_format=runtime.memory_format),
+                    batch.labels.to(device, non_blocking=True),
+                    lambda score, groups=groups: [strategy.choose(group, score) for group in groups],
+                    Regularisation(recipe.dropout, recipe.drop_connect, batch.items.to(device) + mask_key),
+                    recipe.label_smoothing,
+                    runtime.autocast(device),
+                )
+                torch.nn.utils.clip_grad_value_(supernet.parameters(), recipe.clip_value)
+                sgd.step()
+                sums += torch.stack([losses.largest, losses.sampled, losses.smallest])
+            means = (sums / batches.steps).tolist()
+            if not np.isfinite(means).all():
+                raise FloatingPointError(
+                    f"{place}: the losses of epoch {epoch + 1} are {means}; the weights of epoch {epoch} are kept. "
+                    "Lower params.yaml recipe.learning_rate or recipe.clip_value, or lengthen recipe.warmup_epochs"
+                )
+            smallest, largest = monitor()
+            history.append(Epoch(epoch + 1, rate, *means, smallest, largest))
+            on_epoch(history[-1])
+            checkpoint.save({"weights": supernet.state_dict(), "optimizer": sgd.state_dict(), "history": [asdict(row) for row in history]})
+    return history

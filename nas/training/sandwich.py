@@ -1,0 +1,67 @@
+"""One training step of a supernet by the sandwich rule with in-place distillation.
+
+BigNAS (arXiv:2003.11142) and AttentiveNAS (arXiv:2011.09011), Eq. 3, Algorithm 1 line 10 and
+appendix A: the largest network learns from the labels, with dropout and drop-connect; the sampled
+ones and the smallest learn from the largest one's answers of this very step. Each is propagated
+backward at once, so the gradients add up and the memory is that of one network.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nas.space import Arch
+from nas.supernet.layers import Regularisation
+from nas.supernet.network import Supernet
+from nas.training.losses import distillation_loss, label_loss
+
+Choose = Callable[[Callable[[Sequence[Arch]], list[float]]], list[Arch]]
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """Losses of one step, in nats: cross-entropy for the largest network, KL to it for the others."""
+
+    largest: Tensor  # scalar
+    sampled: Tensor  # scalar, mean over the sampled sub-networks
+    smallest: Tensor  # scalar
+
+
+def sandwich_step(
+    supernet: Supernet,
+    images: Tensor,
+    labels: Tensor,
+    choose: Choose,
+    regularise: Regularisation,
+    smoothing: float,
+    autocast: torch.autocast,
+) -> StepLosses:
+    """Add the gradients of the largest, the chosen and the smallest sub-network to the supernet's.
+
+    Args:
+        images: (B, 3, H, W), normalised.
+        labels: (B,) int64.
+        choose: gets a score (minus the loss on this batch, higher is better) and returns the
+            sub-networks to train; strategies that need no score do not call it.
+        smoothing: label smoothing, of the largest network's loss and of the score.
+    """
+
+    @torch.no_grad()
+    def score(archs: Sequence[Arch]) -> list[float]:
+        with autocast:
+            return [-label_loss(supernet(images, arch), labels, smoothing).item() for arch in archs]
+
+    sampled = choose(score)
+    with autocast:
+        teacher = supernet(images, supernet.space.largest(), regularise)
+        largest = label_loss(teacher, labels, smoothing)
+    largest.backward()
+    losses = []
+    for arch in [*sampled, supernet.space.smallest()]:
+        with autocast:
+            loss = distillation_loss(supernet(images, arch), teacher)
+        loss.backward()
+        losses.append(loss.detach())
+    return StepLosses(largest.detach(), torch.stack(losses[:-1]).mean(), losses[-1])

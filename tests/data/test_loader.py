@@ -1,0 +1,255 @@
+"""Batches depend on seed, epoch and picture only."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nas.data.loader import Augmentation, AutoAugment, DataSet, EvaluationBatches, TrainingBatches, keys, read
+from nas.data.sets import ArrayPictures, FolderPictures, PictureError
+from nas.data.splits import Parts
+from nas.data.vision import transforms
+from nas.params import ParamsError, check
+from nas.stages.split import Split, divide
+
+PLAIN = Augmentation(crop_scale=(1.0, 1.0), flip=False, policy="none")
+FULL = Augmentation(crop_scale=(0.4, 1.0), flip=True, policy="svhn")
+
+
+@pytest.fixture(scope="module")
+def dataset() -> DataSet:
+    """60 noise pictures of 12 px, 3 classes; all for training."""
+    pixels = np.random.default_rng(0).integers(256, size=(60, 12, 12, 3), dtype=np.uint8)
+    pictures = ArrayPictures(pixels, np.arange(60, dtype=np.int64) % 3, ("a", "b", "c"))
+    parts = Parts(np.full(60, "train"))
+    return DataSet("noise", "Noise", pictures, pictures.classes, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), 12, parts, search_in_training=False)
+
+
+def by_item(batches) -> dict[int, torch.Tensor]:
+    """Picture number -> its image."""
+    return {int(item): image for batch in batches for item, image in zip(batch.items, batch.images)}
+
+
+def test_a_plain_batch_is_the_normalised_pixels(dataset):
+    """Without augmentation an image is (pixel / 255 - mean) / std of its item, channel by channel, with its label."""
+    for batch in TrainingBatches(dataset, np.arange(60), 20, PLAIN, seed=0).epoch(0):
+        pixels = dataset.pictures.pixels[batch.items.numpy()] / 255
+        expected = ((pixels - dataset.mean) / dataset.std).transpose(0, 3, 1, 2)
+        assert batch.images.dtype == torch.float32 and batch.images.is_contiguous()
+        assert np.allclose(batch.images, expected, atol=1e-5)
+        assert batch.labels.tolist() == (batch.items % 3).tolist() and batch.labels.dtype == torch.int64
+
+
+def test_an_epoch_shows_each_picture_once_and_drops_the_rest(dataset):
+    """60 pictures in batches of 25: two batches of 25 different pictures, others in another order next time."""
+    batches = TrainingBatches(dataset, np.arange(60), 25, PLAIN, seed=0)
+    first, second = (list(batches.epoch(e)) for e in (0, 1))
+    assert batches.steps == 2 and [len(b.items) for b in first] == [25, 25]
+    assert len(by_item(first)) == 50
+    assert list(by_item(first)) != list(by_item(second)) and by_item(first).keys() != by_item(second).keys()
+
+
+def test_an_epoch_does_not_depend_on_earlier_ones(dataset):
+    """Epoch 3 is the same after epochs 0 to 2 and right at the start, and differs from epoch 2."""
+    through, resumed = (TrainingBatches(dataset, np.arange(60), 16, FULL, seed=5) for _ in range(2))
+    epochs = [list(through.epoch(e)) for e in range(4)]
+    again = list(resumed.epoch(3))
+    assert all(torch.equal(a.images, b.images) and torch.equal(a.items, b.items) for a, b in zip(epochs[3], again, strict=True))
+    before, after = by_item(epochs[2]), by_item(epochs[3])
+    assert any(not torch.equal(before[i], after[i]) for i in before.keys() & after.keys())
+
+
+def test_batch_size_does_not_change_a_picture(dataset):
+    """In one epoch a picture is augmented in the same way whether it comes in a batch of 10 or of 30."""
+    small, large = (by_item(TrainingBatches(dataset, np.arange(60), size, FULL, seed=1).epoch(2)) for size in (10, 30))
+    assert small.keys() == large.keys()
+    assert all(torch.equal(small[i], large[i]) for i in small)
+
+
+def test_workers_do_not_change_batches(dataset):
+    """Two worker processes give what none gives, in the same order, in training and in evaluation."""
+    for here, there in (
+        (TrainingBatches(dataset, np.arange(60), 16, FULL, 1, workers=n).epoch(1) for n in (0, 2)),
+        (EvaluationBatches(dataset, np.arange(60), 16, workers=n) for n in (0, 2)),
+    ):
+        for a, b in zip(here, there, strict=True):
+            assert torch.equal(a.images, b.images) and torch.equal(a.items, b.items) and torch.equal(a.labels, b.labels)
+
+
+def test_seeds_differ(dataset):
+    """Another seed gives another order and another augmentation."""
+    one, two = (by_item(TrainingBatches(dataset, np.arange(60), 60, FULL, seed).epoch(0)) for seed in (1, 2))
+    assert list(one) != list(two)
+    assert sum(not torch.equal(one[i], two[i]) for i in one) > 50
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_global_random_states_stay_as_they_were(dataset, workers):
+    """Loading augmented pictures draws nothing from the caller's generators."""
+    torch.manual_seed(3)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    list(TrainingBatches(dataset, np.arange(60), 20, FULL, seed=0, workers=workers).epoch(0))
+    list(EvaluationBatches(dataset, np.arange(60), 20, workers=workers))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
+
+
+@pytest.mark.parametrize("policy", ["imagenet", "cifar10", "svhn"])
+def test_policies_are_torchvisions(dataset, policy):
+    """Over 60 pictures, the quicker AutoAugment gives what torchvision's gives from the same random state."""
+    ours, theirs = (kind(transforms.AutoAugmentPolicy(policy)) for kind in (AutoAugment, transforms.AutoAugment))
+    for i in range(60):
+        image = Image.fromarray(dataset.pictures.picture(i))
+        results = []
+        for augment in (ours, theirs):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(i)
+                results.append(np.asarray(augment(image)))
+        assert np.array_equal(*results)
+
+
+def test_flips_come_every_second_time(dataset):
+    """With flips alone, each picture is itself or its mirror image, both in 20 to 40 of 60 cases."""
+    flipped = 0
+    for i, image in by_item(TrainingBatches(dataset, np.arange(60), 60, PLAIN.model_copy(update={"flip": True}), 0).epoch(0)).items():
+        plain = by_item(EvaluationBatches(dataset, np.array([i]), 1))[i]
+        mirrored = torch.equal(image, plain.flip(2))
+        assert mirrored or torch.equal(image, plain)
+        flipped += mirrored
+    assert 20 <= flipped <= 40
+
+
+def test_too_few_pictures_for_a_batch_stop(dataset):
+    """The message has the key, the set and the number of pictures."""
+    with pytest.raises(ValueError, match=r"recipe\.batch 64: 'noise' has 60 pictures"):
+        TrainingBatches(dataset, np.arange(60), 64, PLAIN, seed=0)
+
+
+@pytest.mark.parametrize("scale", [[0.5, 0.2], [0, 1], [0.5, 1.5]])
+def test_impossible_crops_stop(scale):
+    """Scales are parts of the area in ascending order."""
+    with pytest.raises(ParamsError, match=r"a\.crop_scale: two parts of the area"):
+        check({"a": {"crop_scale": scale, "flip": False, "policy": "none"}}, "a", Augmentation)
+
+
+def test_evaluation_goes_in_order_and_again(dataset):
+    """Given items come in the order given, the last batch smaller, and a second pass is the same as the first."""
+    items = np.array([5, 3, 40, 41, 7])
+    batches = EvaluationBatches(dataset, items, 2)
+    passes = [list(batches) for _ in range(2)]
+    assert len(batches) == 3
+    for found in passes:
+        assert [b.items.tolist() for b in found] == [[5, 3], [40, 41], [7]]
+        assert all(torch.equal(a.images, b.images) for a, b in zip(found, passes[0]))
+
+
+@pytest.mark.parametrize(("keep_mb", "decoded"), [(1, 60), (0, 180)])
+def test_pictures_are_decoded_once_where_they_fit(dataset, keep_mb, decoded):
+    """Three passes over 60 pictures decode 60 when they may be kept, else 180; an unfinished pass keeps nothing."""
+    seen = []
+
+    class Counted(ArrayPictures):
+        def picture(self, i):
+            seen.append(i)
+            return super().picture(i)
+
+    counted = DataSet(**{**vars(dataset), "pictures": Counted(dataset.pictures.pixels, dataset.labels, dataset.classes)})
+    batches = EvaluationBatches(counted, np.arange(60), 25, keep_mb=keep_mb)
+    next(iter(batches))
+    seen.clear()
+    for _ in range(3):
+        assert len(by_item(batches)) == 60
+    assert len(seen) == decoded
+
+
+def test_no_pictures_to_evaluate_stop(dataset):
+    """An accuracy over nothing is not 0."""
+    with pytest.raises(ValueError, match="0 pictures of 'noise'"):
+        EvaluationBatches(dataset, np.array([], dtype=np.int64), 8)
+
+
+# From outputs/split on disk
+
+
+def split(out: Path, **changes) -> dict[str, int]:
+    entries = {
+        "root": "nas/data",
+        "data": {"name": "glyphs", "images": 600, "alphabet": "ABCDE"},
+        "transfer_root": "nas/data",
+        "transfer": [{"name": "greek", "images": 105}],
+        "side": 12,
+        "test": 0.25,
+        "predictor": 0.1,
+        "search": 0.15,
+        "monitor": 0.05,
+        "check_files": True,
+        **changes,
+    }
+    return divide(check({"split": entries}, "split", Split), 0, False, out)
+
+
+def picture_folder(root: Path, rng: np.random.Generator, each: int = 40) -> Path:
+    """Noise of different sizes, PNG and JPEG, in two classes."""
+    for label in ("cat", "dog"):
+        (root / label).mkdir(parents=True)
+        for i in range(each):
+            pixels = rng.integers(256, size=(20 + i % 3, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / label / f"{i:03d}.{'png' if i % 2 else 'jpg'}")
+    return root
+
+
+def test_read_gives_back_what_split_wrote(tmp_path):
+    """The main set without a key, a transfer set by its key, with parts, pictures and statistics that fit together."""
+    split(tmp_path)
+    assert keys(tmp_path) == ("glyphs", "greek")
+    main, greek = read(tmp_path), read(tmp_path, "greek")
+    assert (main.key, main.classes, main.side, len(main.pictures)) == ("glyphs", tuple("ABCDE"), 12, 600)
+    assert greek.parts.counts() == {"train": 79, "test": 26}
+    images = torch.cat([b.images for b in EvaluationBatches(main, main.items("train"), 50)])
+    assert torch.allclose(images.mean((0, 2, 3)), torch.zeros(3), atol=1e-3)
+    assert torch.allclose(images.std((0, 2, 3)), torch.ones(3), atol=1e-3)
+
+
+def test_an_unknown_set_is_answered_with_those_there_are(tmp_path):
+    """A key that split did not make stops with the list of keys; before split there is a word on how to run it."""
+    with pytest.raises(FileNotFoundError, match="run: dvc repro split"):
+        read(tmp_path)
+    split(tmp_path)
+    with pytest.raises(ValueError, match=r"no set 'cyrillic'.*\['glyphs', 'greek'\]"):
+        read(tmp_path, "cyrillic")
+
+
+@pytest.mark.parametrize("augmentation", [PLAIN, FULL])
+def test_own_pictures_train(tmp_path, rng, augmentation):
+    """PNG and JPEG files of several sizes come out as batches of one side, and each file is in one part."""
+    root = picture_folder(tmp_path / "pets", rng)
+    split(tmp_path / "out", root=str(root), data={"name": "imagefolder"}, side=16)
+    dataset = read(tmp_path / "out")
+    assert isinstance(dataset.pictures, FolderPictures) and dataset.key == "pets" and dataset.classes == ("cat", "dog")
+    shapes = [b.images.shape for b in TrainingBatches(dataset, dataset.items("train"), 8, augmentation, seed=0).epoch(0)]
+    assert shapes == [(8, 3, 16, 16)] * (len(dataset.items("train")) // 8)
+
+
+def test_pictures_changed_since_the_split_stop(tmp_path, rng):
+    """A file that was added later would shift all numbers."""
+    root = picture_folder(tmp_path / "pets", rng)
+    split(tmp_path / "out", root=str(root), data={"name": "imagefolder"})
+    Image.new("RGB", (20, 20)).save(root / "cat" / "late.png")
+    with pytest.raises(ValueError, match=r"'pets' have changed since .*\(80 then, 81 now\)"):
+        read(tmp_path / "out")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_broke_later_is_named(tmp_path, rng, workers):
+    """A file cut after the split stops the epoch with its path, from a worker process too."""
+    root = picture_folder(tmp_path / "pets", rng)
+    split(tmp_path / "out", root=str(root), data={"name": "imagefolder"})
+    dataset = read(tmp_path / "out")
+    path = dataset.pictures.paths[dataset.items("train")[0]]
+    path.write_bytes(path.read_bytes()[:200])
+    batches = TrainingBatches(dataset, dataset.items("train"), len(dataset.items("train")), PLAIN, seed=0, workers=workers)
+    with pytest.raises(PictureError, match=path.name):
+        list(batches.epoch(0))

@@ -1,0 +1,23 @@
+"""torchvision beside any build of torch."""
+
+import subprocess
+import sys
+
+
+def test_vision_imports_in_a_fresh_process():
+    """Transforms, data sets and models work, whether or not torchvision's operators fit the torch beside them."""
+    code = (
+        "from nas.data.vision import datasets, models, transforms; import torch; "
+        "print(transforms.CenterCrop(2)(torch.zeros(3, 4, 4)).shape, datasets.CIFAR10.__name__, "
+        "models.resnet18(num_classes=5)(torch.zeros(2, 3, 32, 32)).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "torch.Size([3, 2, 2]) CIFAR10 torch.Size([2, 5])"
+
+
+def test_sets_do_without_torch():
+    """Drawing, finding and dividing pictures does not load torch."""
+    code = "import sys, nas.stages.split, nas.data.sets, nas.data.splits, nas.data.embedded; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "False", done.stderr

@@ -1,0 +1,282 @@
+"""The flow on a small DVC project: what it ran is read from the files that the stages leave, and asked of `dvc`."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows import pipeline as flow
+
+CODE = """
+import json, os, pathlib, sys
+name, value, source, *rest = sys.argv[1:]
+print("working on", name, flush=True)
+number = int(pathlib.Path(source).read_text())
+pathlib.Path(f"{name}.txt").write_text(str(number + int(value)))
+pathlib.Path(f"{name}.json").write_text(json.dumps({"total": number + int(value), "name": name}))
+if number < 0:
+    sys.exit(f"{name}: {number} is negative; change start.txt")
+with (pathlib.Path(os.environ["DVC_ROOT"]) / "calls.log").open("a") as log:
+    print(name, os.environ.get("NAS_PIPELINE"), os.environ.get("PREFECT__FLOW_RUN_ID"), file=log)
+"""
+STAGE = """
+  {name}:
+    cmd: {python} work.py {name} ${{{name}.add}} {source}
+    deps: [work.py, {source}]
+    params: [{name}]
+    outs: [{name}.txt]
+    metrics: [{name}.json: {{cache: false}}]
+"""
+
+
+def dvc(*args: str) -> str:
+    return subprocess.run([sys.executable, "-m", "dvc", *args], check=True, capture_output=True, text=True).stdout
+
+
+def git(*args: str) -> str:
+    return subprocess.run(["git", *args], check=True, capture_output=True, text=True).stdout
+
+
+def calls() -> list[str]:
+    """The stages that really ran, in order."""
+    log = Path("calls.log")
+    return [line.split()[0] for line in log.read_text().splitlines()] if log.exists() else []
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory) -> Path:
+    """Stages m <- z and k <- z, named so that neither the alphabet nor the file gives the order away."""
+    folder = tmp_path_factory.mktemp("template") / "project"
+    folder.mkdir()
+    (folder / "work.py").write_text(CODE)
+    (folder / "start.txt").write_text("1")
+    (folder / "params.yaml").write_text("m: {add: 10}\nz: {add: 100}\nk: {add: 1000}\n")
+    sources = {"m": "z.txt", "z": "start.txt", "k": "z.txt"}
+    stages = [STAGE.format(name=name, python=sys.executable, source=source) for name, source in sources.items()]
+    (folder / "dvc.yaml").write_text("stages:" + "".join(stages))
+    (folder / ".gitignore").write_text("calls.log\n*.txt\n!start.txt\n__pycache__/\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        git("init", "-q")
+        dvc("init", "-q")
+        dvc("config", "core.analytics", "false")
+        git("add", "-A")
+        git("-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "-m", "start")
+    return folder
+
+
+@pytest.fixture
+def project(template, tmp_path, monkeypatch) -> Path:
+    """A copy of it, the current folder."""
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "t")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "t@example.org")
+    for key in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "NAS_PIPELINE", "NAS_PIPELINE_OWNER"):
+        monkeypatch.delenv(key, raising=False)
+    folder = shutil.copytree(template, tmp_path / "project")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server():
+    """Prefect's own, with a database of its own; it takes seconds to start, so once for all."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=180):
+        yield
+
+
+def rows() -> list[dict]:
+    """The table that the last flow run left."""
+    from prefect.artifacts import Artifact
+
+    return json.loads(Artifact.get("pipeline").data)
+
+
+def results() -> dict[str, str]:
+    return {row["stage"]: row["result"] for row in rows()}
+
+
+def test_the_plan_follows_the_edges(project):
+    """A stage comes after those it depends on; a target brings them along and nothing else."""
+    assert [stage.address for stage in flow.plan([])] == ["z", "k", "m"]
+    assert [(s.address, s.metrics) for s in flow.plan(["m"])] == [("z", ("z.json",)), ("m", ("m.json",))]
+
+
+def test_an_unknown_target_is_named(project):
+    """With the stages that there are."""
+    with pytest.raises(ValueError, match=r"tarin.*\['k', 'm', 'z'\]"):
+        flow.plan(["tarin"])
+
+
+def test_settings_need_a_value(project):
+    """`--set epochs` says what is missing, before anything starts."""
+    from typer.testing import CliRunner
+
+    result = CliRunner().invoke(flow.app, ["--set", "epochs"])
+
+    assert result.exit_code == 2 and "KEY=VALUE" in result.output
+
+
+def test_flow_and_dvc_agree(server, project):
+    """After the flow `dvc repro` has nothing to do, after `dvc repro` the flow; a target's siblings are left alone."""
+    flow.pipeline(targets=["m"])
+    assert calls() == ["z", "m"] and results() == {"z": "ran", "m": "ran"}
+
+    dvc("repro")
+    assert calls() == ["z", "m", "k"]
+
+    flow.pipeline()
+    assert calls() == ["z", "m", "k"] and results() == {"z": "cached", "k": "cached", "m": "cached"}
+    assert {row["stage"]: row["metrics"] for row in rows()} == {"z": "total 101", "k": "total 1101", "m": "total 111"}
+
+
+def test_force_and_the_run_that_stages_belong_to(server, project):
+    """`force` runs what is up to date; all stages of a run learn its id, for MLflow."""
+    dvc("repro", "z")
+
+    flow.pipeline(targets=["m"], force=True)
+
+    log = [line.split() for line in Path("calls.log").read_text().splitlines()]
+    assert [line[0] for line in log] == ["z", "z", "m"]
+    (_, pipeline, flow_run), last = log[1:]
+    assert len(pipeline) == 36 and pipeline == flow_run and last[1:] == [pipeline, flow_run] and log[0][1] == "None"
+
+
+def test_a_failed_stage_fails_the_flow(server, project, caplog):
+    """With the stage's last words; its lines are in the log, the table shows what didn't run, and a fixed stage goes on."""
+    Path("start.txt").write_text("-1")
+
+    with pytest.raises(flow.StageFailed, match=r"z: -1 is negative; change start\.txt"):
+        flow.pipeline()
+    assert results() == {"z": "failed", "k": "not run", "m": "not run"}
+    assert "working on z" in caplog.messages
+
+    Path("start.txt").write_text("5")
+    flow.pipeline(targets=["z"])
+    assert results() == {"z": "ran"}
+
+
+def test_overrides_run_beside_the_workspace(server, project):
+    """An experiment with its figures in the table; parameters and outputs here stay as they were."""
+    dvc("repro")
+    git("add", "-A")
+    git("commit", "-q", "-m", "done")
+
+    flow.pipeline(targets=["m"], overrides={"m.add": 20})
+
+    whole, *stages = rows()
+    assert (whole["result"], whole["seconds"] > 0) == ("ran", True)
+    assert [(row["stage"], row["result"], row["metrics"]) for row in stages] == [("z", "cached", "total 101"), ("m", "ran", "total 121")]
+    assert calls() == ["z", "m", "k", "m"] and json.loads(Path("m.json").read_text())["total"] == 111
+    assert git("status", "--porcelain") == "" and whole["stage"].split()[1] in dvc("exp", "list", "--name-only")
+
+
+@pytest.mark.slow
+def test_another_machine_takes_over_through_the_remote(server, project, tmp_path, monkeypatch):
+    """What one machine ran, a fresh clone without dvc.lock gets from the remote; a changed stage runs there on fetched inputs."""
+    dvc("remote", "add", "-d", "store", str(tmp_path / "store"))
+    git("commit", "-qam", "remote")
+    git("clone", "-q", ".", str(tmp_path / "clone"))
+    flow.pipeline(targets=["m"])
+    assert results() == {"z": "ran", "m": "ran"}
+
+    monkeypatch.chdir(tmp_path / "clone")
+    flow.pipeline(targets=["m"])
+    assert results() == {"z": "cached", "m": "cached"} and calls() == []
+    assert json.loads(Path("m.json").read_text())["total"] == 111
+
+    Path("z.json").unlink()  # a metrics file is in no remote's dvc.lock
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("10}", "30}"))
+    flow.pipeline(targets=["m"])
+    assert calls() == ["m"] and Path("m.txt").read_text() == "131" and Path("z.json").exists()
+
+
+def install(project: Path) -> dict[str, str]:
+    """Put flow code, deployment and settings into the project as they are in this repository; the environment to use it."""
+    root = Path(flow.__file__).parents[1]
+    for name in ("flows", "nas"):
+        shutil.copytree(root / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(root / "prefect.yaml", project)
+    Path("pyproject.toml").write_text("[tool.prefect.server.ephemeral]\nstartup_timeout_seconds = 180\n")
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "PYTHONPATH"))}
+    return clean | {"PREFECT_HOME": str(project.parent / "prefect"), "DO_NOT_TRACK": "true"}
+
+
+def wait_for(url: str) -> None:
+    import httpx
+
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(url, timeout=2).is_success:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise TimeoutError(f"nothing at {url}")
+
+
+@pytest.mark.slow
+def test_server_deployment_and_worker(project):
+    """The commands of prefect.yaml, each as a process: the deployed flow completes, unscheduled, and `dvc repro` has nothing left."""
+    environment = install(project)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
+
+    def call(*args: str) -> str:
+        return subprocess.run([*prefect, *args], check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
+
+    started = []
+    try:
+        started.append(subprocess.Popen([*prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port)], env=environment))
+        wait_for(f"http://127.0.0.1:{port}/api/health")
+        call("work-pool", "create", "local", "--type", "process")
+        call("deploy", "--all")
+        started.append(subprocess.Popen([*prefect, "worker", "start", "--pool", "local", "--limit", "1"], env=environment))
+
+        call("deployment", "run", "pipeline/full", "--watch")
+
+        deployed = json.loads(call("deployment", "inspect", "pipeline/full", "--output", "json"))
+        assert [schedule["active"] for schedule in deployed["schedules"]] == [False]
+        assert "COMPLETED" in call("flow-run", "ls", "--output", "json") and calls() == ["z", "k", "m"]
+        assert yaml.safe_load(Path("dvc.lock").read_text())["stages"].keys() == {"z", "k", "m"}
+        dvc("repro")
+        assert calls() == ["z", "k", "m"]
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait()
+
+
+@pytest.mark.slow
+def test_without_a_server_and_cancelled(project):
+    """`python -m flows.pipeline` needs no set-up; SIGTERM to it ends the stage too, and the next call finishes."""
+    environment = install(project)
+    slow = CODE.replace("number = int(", "import time\ntime.sleep(0 if pathlib.Path('go').exists() else 60)\nnumber = int(")
+    Path("work.py").write_text(slow.replace('print("working on"', 'pathlib.Path("pid").write_text(str(os.getpid()))\nprint("working on"'))
+    command = [sys.executable, "-m", "flows.pipeline", "--target", "m"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            if "working on z" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+    assert process.returncode != 0 and calls() == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(Path("pid").read_text()), 0)
+
+    Path("go").touch()
+    subprocess.run(command, env=environment, check=True)
+    assert calls() == ["z", "m"]

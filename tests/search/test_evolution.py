@@ -1,0 +1,210 @@
+"""Evolution and random search on an oracle whose whole space can be enumerated."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from nas import encoding
+from nas.search import evolution
+from nas.search.evolution import Bounds, Evaluated, Settings
+from nas.space import Arch, SearchSpace, StageSpace
+
+SPACE = SearchSpace(
+    name="toy",
+    resolutions=(8, 12, 16),
+    stem_widths=(4, 8),
+    stem_stride=1,
+    stages=(
+        StageSpace("a", widths=(8, 16), depths=(1, 2), kernels=(3, 5), expansions=(1, 2), stride=1, se=False),
+        StageSpace("b", widths=(16, 24), depths=(1, 2, 3), kernels=(3, 5), expansions=(2, 4), stride=2, se=True),
+    ),
+    head_widths=(32, 48),
+    head_expansion=1,
+)
+EVERY = np.array(list(product(*(g.choices for g in SPACE.genes))))  # all 4608 architectures
+LOW, HIGH = EVERY.min(axis=0), EVERY.max(axis=0)
+GAIN = np.array([9, 1, 2, 4, 3, 2, 5, 1, 2, 3, 1])  # percent of top-1 between a gene's ends
+PRICE = np.array([6, 1, 2, 3, 1, 3, 6, 1, 1, 4, 2])  # cost between a gene's ends
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (np.asarray(rows) - LOW) / (HIGH - LOW)
+
+
+def cost(rows: np.ndarray) -> np.ndarray:
+    return 2 + (unit(rows) * PRICE).sum(axis=1)
+
+
+def top1(rows: np.ndarray) -> np.ndarray:
+    return 50 + (np.sqrt(unit(rows)) * GAIN).sum(axis=1)
+
+
+def draw(n: int, rng: np.random.Generator) -> list[Arch]:
+    return [SPACE.random(rng) for _ in range(n)]
+
+
+class Oracle:
+    """Scores from the closed form, and a list of every architecture it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[Arch] = []
+
+    def __call__(self, archs: list[Arch]) -> list[float]:
+        self.asked += archs
+        return top1(encoding.to_rows(archs)).tolist()
+
+
+def run(oracle=None, *, seed=0, population=60, mutants=40, crossovers=40, rounds=9, bucket=0.5, **more) -> Evaluated:
+    settings = Settings(
+        population=population, mutants=mutants, crossovers=crossovers, rounds=rounds, mutation_probability=0.2, bucket=bucket
+    )
+    return evolution.evolve(SPACE, settings, score=oracle or Oracle(), mflops=cost, draw=draw, seed=seed, **more)
+
+
+def run_random(oracle=None, *, n=300, block=64, seed=0, **more) -> Evaluated:
+    return evolution.random_search(SPACE, n, block=block, score=oracle or Oracle(), mflops=cost, draw=draw, seed=seed, **more)
+
+
+def steps(costs: np.ndarray, scores: np.ndarray, budgets: np.ndarray) -> np.ndarray:
+    """Best score within each budget."""
+    return np.array([scores[costs <= b].max() for b in budgets])
+
+
+def same(a: Evaluated, b: Evaluated) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(a.to_arrays().values(), b.to_arrays().values()))
+
+
+BUDGETS = np.arange(2.0, 33.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_true_front_is_found(seed):
+    """For every budget, the best of all 4608 architectures is among the 1180 that evolution evaluates."""
+    found = run(seed=seed, rounds=14)
+    assert steps(found.cost, found.score, BUDGETS).tolist() == steps(cost(EVERY), top1(EVERY), BUDGETS).tolist()
+    assert len(found) == 1180
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_evolution_beats_random_search_with_the_same_budget(seed):
+    """Averaged over the budgets, random search misses the true front by more than twice as much."""
+    true = steps(cost(EVERY), top1(EVERY), BUDGETS)
+    evolved, drawn = run(seed=seed), run_random(n=780, seed=seed)
+    lost = [(true - steps(e.cost, e.score, BUDGETS)).mean() for e in (evolved, drawn)]
+    assert lost[1] > 2 * lost[0]
+
+
+def test_evaluations_are_counted_once():
+    """60 + 9 * (40 + 40) = 780 distinct architectures, and the oracle was asked for each exactly once."""
+    oracle = Oracle()
+    found = run(oracle)
+    assert len(oracle.asked) == len(set(oracle.asked)) == len(found) == 780
+    assert np.bincount(found.round).tolist() == [60] + [80] * 9
+
+
+def test_costs_and_scores_are_those_of_the_rows():
+    """Columns stay together: cost and score computed anew from the rows are equal."""
+    found = run(rounds=3)
+    assert np.array_equal(found.cost, cost(found.rows))
+    assert np.array_equal(found.score, top1(found.rows))
+
+
+def test_the_smallest_network_is_in_the_population():
+    """Both searches begin with it, drawn or not."""
+    assert run(rounds=0).archs[0] == run_random().archs[0] == SPACE.smallest()
+
+
+def test_bounds_hold():
+    """Nothing outside 10 to 14 is evaluated, in any round."""
+    oracle = Oracle()
+    bounds = Bounds(10, 14, (2, 32))
+    found, drawn = run(oracle, bounds=bounds, rounds=4), run_random(oracle, bounds=bounds)
+    costs = cost(encoding.to_rows(oracle.asked))
+    assert len(costs) == len(found) + len(drawn) and costs.min() >= 10 and costs.max() <= 14
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1.9), (32.1, 99), (14, 10)])
+def test_bounds_that_nothing_meets_raise_at_once(low, high):
+    """The costs that there are and the place to change the bounds are named; nothing is evaluated."""
+    with pytest.raises(ValueError, match=r"the space has 2\.000 to 32\.000.*params\.yaml search"):
+        Bounds(low, high, (2, 32))
+
+
+def test_a_gap_in_the_costs_raises_after_a_bounded_search():
+    """No sum of prices lies between 2.1 and 2.2, though 2 to 32 is achievable: an error, not an endless loop."""
+    with pytest.raises(ValueError, match=r"no architecture between 2\.1 and 2\.2 MFLOPs"):
+        run(bounds=Bounds(2.1, 2.2, (2, 32)))
+
+
+def test_an_exhausted_region_ends_the_search_with_what_there_is():
+    """32 architectures cost at most 4: all are evaluated, none twice, and the search ends before its rounds do."""
+    bounds = Bounds(2, 4, (2, 32))
+    there = {tuple(r) for r in EVERY[cost(EVERY) <= 4]}
+    found = run(bounds=bounds, rounds=1000)
+    assert {tuple(r) for r in found.rows} == there and len(found) == len(there)
+    assert found.round.max() < 1000
+
+
+def test_random_search_of_more_than_there_is_ends():
+    """Asked for 1000 in a region of a few, it evaluates those few."""
+    bounds = Bounds(2, 4, (2, 32))
+    assert len(run_random(n=1000, bounds=bounds)) == (cost(EVERY) <= 4).sum()
+
+
+@pytest.mark.parametrize("stop", [0, 3, 8])
+def test_a_resumed_evolution_ends_as_the_undisturbed_one(stop):
+    """From the arrays that `on_round` saw after any round, the rest comes out bit for bit the same."""
+    saved = {}
+    whole = run(seed=5, on_round=lambda evaluated, number: saved.update({number: evaluated.to_arrays()}))
+    oracle = Oracle()
+    resumed = run(oracle, seed=5, evaluated=Evaluated(**saved[stop]))
+    assert same(whole, resumed)
+    assert len(oracle.asked) == 80 * (9 - stop)
+
+
+def test_a_resumed_random_search_ends_as_the_undisturbed_one():
+    """Stopped after block 2 of 64, 64, 64, 64, 44; the last blocks are drawn as they would have been."""
+    saved = {}
+    whole = run_random(on_block=lambda evaluated, number: saved.update({number: evaluated}))
+    assert same(whole, run_random(evaluated=saved[2]))
+    assert np.bincount(whole.round).tolist() == [64, 64, 64, 64, 44]
+
+
+def test_a_finished_search_evaluates_nothing_more():
+    """Resumed after its last round, it returns what it was given and does not ask the oracle."""
+    whole, oracle = run(), Oracle()
+    assert same(run(oracle, evaluated=whole), whole) and oracle.asked == []
+
+
+def test_the_seed_decides():
+    """The same seed gives the same search, another seed another one."""
+    assert same(run(seed=1, rounds=2), run(seed=1, rounds=2))
+    assert not same(run(seed=1, rounds=2), run(seed=2, rounds=2))
+
+
+def test_parents_are_the_best_of_each_bucket():
+    """Width 10: 4 and -4 are around 0, 5 to 14 around 10; of equals the first evaluated."""
+    evaluated = Evaluated(np.zeros((6, 11)), np.array([4, 3, 5, 14, 9, 31.0]), np.array([1, 2, 7, 7, 6, 3.0]), np.zeros(6))
+    assert evolution.parents(evaluated, 10).tolist() == [1, 2, 5]
+
+
+def test_frames_hold_everything():
+    """To a frame with one column a gene, and back."""
+    whole = run(rounds=2)
+    frame = whole.to_frame(SPACE)
+    assert list(frame)[:3] == ["resolution", "stem.width", "a.width"] and list(frame)[-3:] == ["mflops", "top1", "round"]
+    assert same(Evaluated.from_frame(frame.assign(method="evolution"), SPACE), whole)
+
+
+def test_a_frame_of_another_space_is_refused():
+    """The first missing column is named."""
+    with pytest.raises(ValueError, match=r"'b\.depth' is missing"):
+        Evaluated.from_frame(run(rounds=0).to_frame(SPACE).drop(columns="b.depth"), SPACE)
+
+
+@pytest.mark.parametrize(("scores", "message"), [([np.nan] * 60, "diverged"), ([1.0], "one number each")])
+def test_broken_scores_stop_the_search(scores, message):
+    """A NaN or a missing score never becomes part of a ranking."""
+    with pytest.raises(ValueError, match=message):
+        run(lambda archs: scores)

@@ -1,0 +1,85 @@
+"""The family picked from a front, and the hypervolume, on numbers small enough to do by hand."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.search import family
+from nas.search.evolution import Evaluated
+from nas.space import Arch, StageArch
+
+
+def evaluated(cost: list[float], score: list[float]) -> Evaluated:
+    """Architectures told apart by their resolution: 1, 2, ..."""
+    rows = np.array([Arch(i + 1, 8, (StageArch(8, 1, 3, 1),), 8).genes for i in range(len(cost))])
+    return Evaluated(rows, np.array(cost, float), np.array(score, float), np.zeros(len(cost), int))
+
+
+#                   1   2   3   4   5   6    front: 1 2 4 6 (3 is worse than 2 and dearer, 5 no better than 4)
+SEARCHED = evaluated([1, 2, 3, 4, 6, 16], [50, 60, 55, 70, 70, 80])
+
+
+def test_targets_give_the_most_accurate_within_each():
+    """Budgets 3 and 15 buy the networks of 2 and 4 MFLOPs."""
+    members = family.family(SEARCHED, "toy", targets=[3, 15])
+    assert [(m.name, m.arch.resolution, m.mflops, m.top1_search) for m in members] == [("toy-a0", 2, 2, 60), ("toy-a1", 4, 4, 70)]
+
+
+def test_a_budget_met_exactly_is_met():
+    """The network of 4 MFLOPs fits a budget of 4."""
+    assert [m.mflops for m in family.family(SEARCHED, "toy", targets=[4])] == [4]
+
+
+def test_budgets_that_share_a_network_give_it_once():
+    """5, 6 and 15 MFLOPs all buy the network of 4."""
+    assert [m.mflops for m in family.family(SEARCHED, "toy", targets=[15, 5, 6])] == [4]
+
+
+def test_a_size_spreads_over_doublings():
+    """Three of 1, 2, 4, 16: the ends and the one next to their geometric mean, 4."""
+    assert [m.mflops for m in family.family(SEARCHED, "toy", size=3)] == [1, 4, 16]
+
+
+def test_a_small_front_is_taken_whole():
+    """Ten members asked for, four worth having."""
+    assert [m.arch.resolution for m in family.family(SEARCHED, "toy", size=10)] == [1, 2, 4, 6]
+
+
+@given(
+    points=st.lists(st.tuples(st.floats(1, 1000), st.floats(0, 100)), min_size=1, max_size=40),
+    size=st.integers(1, 9),
+)
+def test_a_family_is_ascending_distinct_and_beaten_by_nobody(points, size):
+    """Whatever was evaluated: cost and accuracy both rise, and no evaluated network is as cheap and better."""
+    cost, score = map(list, zip(*points))
+    members = family.family(evaluated(cost, score), "toy", size=size)
+    assert all(a.mflops < b.mflops and a.top1_search < b.top1_search for a, b in pairwise(members))
+    assert not any(c <= m.mflops and s > m.top1_search for m in members for c, s in points)
+    assert 1 <= len(members) <= size
+
+
+def test_a_target_below_the_cheapest_names_the_range():
+    """0.5 MFLOPs: found were 1 to 16."""
+    with pytest.raises(ValueError, match=r"target 0\.5 MFLOPs.*between 1\.000 and 16\.000"):
+        family.family(SEARCHED, "toy", targets=[0.5, 4])
+
+
+@pytest.mark.parametrize("wrong", [{}, {"size": 3, "targets": [4]}, {"size": 0}, {"targets": []}])
+def test_a_choice_that_is_none_is_refused(wrong):
+    """Neither, both, zero members, no budgets: params.yaml search is named."""
+    with pytest.raises(ValueError, match=r"params\.yaml search"):
+        family.family(SEARCHED, "toy", **wrong)
+
+
+def test_hypervolume_by_hand():
+    """Largest 10 MFLOPs, chance 10 %: (1 - 0.2) * 0.4 for (2, 50 %) and (1 - 0.6) * 0.2 more for (6, 70 %)."""
+    assert family.hypervolume(np.array([2, 6]), np.array([50, 70]), 10, 10) == pytest.approx(0.8 * 0.4 + 0.4 * 0.2)
+
+
+def test_hypervolume_ends():
+    """Free and always right is 1 - chance; the largest network alone, or guessing, is worth nothing."""
+    assert family.hypervolume(np.array([0]), np.array([100]), 10, 4) == pytest.approx(0.96)
+    assert family.hypervolume(np.array([10, 1]), np.array([90, 4]), 10, 4) == 0

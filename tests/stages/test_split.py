@@ -1,0 +1,171 @@
+"""Stage split from params.yaml to outputs/split."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from nas.data.sets import PictureError
+from nas.params import ParamsError
+from nas.stages import split
+
+PARAMS = {
+    "seed": 0,
+    "split": {
+        "root": "nas/data",
+        "data": {"name": "glyphs", "images": 600, "alphabet": "ABCDE", "difficulty": 0.3},
+        "transfer_root": "nas/data",
+        "transfer": [{"name": "cyrillic", "images": 120}, {"name": "digits"}],
+        "side": 12,
+        "test": 0.25,
+        "predictor": 0.1,
+        "search": 0.15,
+        "monitor": 0.05,
+        "check_files": True,
+    },
+    "search": {"weights": "final", "population": 64},
+}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run the stage in an empty folder with entries of params.yaml changed; returns its metrics."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(seed: object = 0, weights: str = "final", **changes) -> dict[str, int]:
+        found = PARAMS | {"seed": seed, "split": PARAMS["split"] | changes, "search": {"weights": weights, "population": 64}}
+        Path("params.yaml").write_text(yaml.safe_dump(found))
+        return split.main()
+
+    return run
+
+
+def hashes() -> dict[str, str]:
+    return {str(p): hashlib.md5(p.read_bytes()).hexdigest() for p in sorted(split.OUT.rglob("*")) if p.is_file()}
+
+
+def save_noise(path: Path, rng: np.random.Generator) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(256, size=(16, 16, 3), dtype=np.uint8)).save(path)
+
+
+def test_metrics_count_images_and_classes(run):
+    """600 drawn letters of 5, 120 of 27, and scikit-learn's 1797 digits of 10."""
+    expected = {
+        "images": 600, "classes": 5, "cyrillic_images": 120, "cyrillic_classes": 27, "digits_images": 1797, "digits_classes": 10,
+    }  # fmt: skip
+    assert run() == expected
+    assert json.loads((split.OUT / "metrics.json").read_text()) == expected
+
+
+def test_a_second_run_writes_the_same_bytes(run):
+    """Every output, the parquet file too; another seed changes pictures and parts."""
+    run()
+    first = hashes()
+    shutil.rmtree(split.OUT)
+    run()
+    assert hashes() == first
+    run(seed=1)
+    changed = {name for name, value in hashes().items() if first[name] != value}
+    assert {"outputs/split/pictures/glyphs.npy", "outputs/split/splits.parquet"} <= changed
+
+
+def test_the_table_has_every_picture_once_with_its_part(run):
+    """The main set: 150 for testing, of the other 450 a tenth, 15 % and 5 %; transfer sets: train and test only."""
+    run()
+    table = pd.read_parquet(split.OUT / "splits.parquet")
+    assert list(table.columns) == ["set", "item", "label", "part"]
+    assert not table.duplicated(["set", "item"]).any()
+    counts = table.groupby(["set", "part"]).size()
+    assert counts["glyphs"].to_dict() == {"train": 315, "predictor": 45, "search": 68, "monitor": 22, "test": 150}
+    assert counts["cyrillic"].to_dict() == {"train": 90, "test": 30}
+    assert json.loads((split.OUT / "sets.json").read_text())["sets"]["glyphs"]["counts"] == counts["glyphs"].to_dict()
+
+
+def test_pictures_and_statistics_are_of_the_training_part(run):
+    """The stored mean and deviation are numpy's over the stored training pictures; the file maps into memory."""
+    run()
+    table = pd.read_parquet(split.OUT / "splits.parquet", filters=[("set", "==", "glyphs"), ("part", "==", "train")])
+    pixels = np.load(split.OUT / "pictures" / "glyphs.npy", mmap_mode="r")[table["item"]] / 255
+    entry = json.loads((split.OUT / "sets.json").read_text())["sets"]["glyphs"]
+    assert pixels.shape == (315, 12, 12, 3)
+    assert np.allclose(entry["mean"], pixels.mean(axis=(0, 1, 2)), atol=1e-6)
+    assert np.allclose(entry["std"], pixels.std(axis=(0, 1, 2)), atol=1e-6)
+
+
+@pytest.mark.parametrize(("weights", "trained_on"), [("early", True), ("final", False)])
+def test_early_search_weights_mean_that_search_images_are_trained_on(run, weights, trained_on):
+    """search.weights is recorded with the sets; the parts are the same."""
+    run(weights=weights, transfer=[])
+    assert json.loads((split.OUT / "sets.json").read_text())["search_in_training"] is trained_on
+
+
+def test_own_pictures_stay_where_they_are(run, tmp_path, rng):
+    """A folder set is divided and described, and nothing of it is copied; its own test folder is the test part."""
+    for part, each in (("train", 40), ("test", 5)):
+        for label in ("cat", "dog"):
+            for i in range(each):
+                save_noise(tmp_path / "pets" / part / label / f"{i}.{'png' if i % 2 else 'jpg'}", rng)
+    assert run(root="pets", data={"name": "imagefolder"}, transfer=[]) == {"images": 90, "classes": 2}
+    assert list((split.OUT / "pictures").iterdir()) == []
+    entry = json.loads((split.OUT / "sets.json").read_text())["sets"]["pets"]
+    assert entry["counts"] == {"train": 56, "predictor": 8, "search": 12, "monitor": 4, "test": 10}
+    assert (entry["classes"], entry["root"]) == (["cat", "dog"], "pets")
+
+
+def test_a_folder_is_a_transfer_set_by_its_name(run, tmp_path, rng):
+    """transfer_root/<folder> becomes the set <folder>."""
+    for label in ("cat", "dog"):
+        for i in range(10):
+            save_noise(tmp_path / "mine" / "pets" / label / f"{i}.png", rng)
+    metrics = run(transfer_root="mine", transfer=[{"name": "imagefolder", "folder": "pets"}])
+    assert metrics["pets_images"] == 20 and metrics["pets_classes"] == 2
+
+
+@pytest.mark.parametrize("check_files", [True, False])
+def test_broken_files_stop_the_stage(run, tmp_path, rng, check_files):
+    """A file cut in the middle is found by check_files, an empty one in any case."""
+    for label in ("cat", "dog"):
+        for i in range(40):
+            save_noise(tmp_path / "pets" / label / f"{i}.png", rng)
+    broken = tmp_path / "pets" / "cat" / "7.png"
+    broken.write_bytes(broken.read_bytes()[:200] if check_files else b"")
+    with pytest.raises(PictureError, match=r"1 of 80 files are broken(.|\n)*pets/cat/7\.png"):
+        run(root="pets", data={"name": "imagefolder"}, check_files=check_files)
+
+
+def test_one_name_for_two_sets_stops(run):
+    """Two sets of one name would overwrite each other."""
+    with pytest.raises(ParamsError, match="'digits' twice"):
+        run(transfer=[{"name": "digits"}, {"name": "digits"}])
+
+
+def test_a_full_disk_stops_before_writing(run, monkeypatch):
+    """600 pictures of 12 px are 0.247 MiB; with 0.095 MiB left, the message has both figures."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**5))
+    with pytest.raises(OSError, match=r"glyphs\.npy needs 0\.2 MiB, the disk has 0\.1 MiB left"):
+        run()
+    assert not (split.OUT / "pictures" / "glyphs.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"side": 4}, r"split\.side"),
+        ({"sides": 28}, "split.sides is not a known key; did you mean 'side'"),
+        ({"predictor": 0.0}, r"split\.predictor: .*greater than 0"),
+        ({"transfer": [{"name": "digits", "images": 3}]}, r"split\.transfer\.0: images has no meaning for digits"),
+        ({"seed": "one"}, "seed: a whole number"),
+        ({"weights": "late"}, r"search\.weights: .*'early' or 'final'"),
+    ],
+)
+def test_wrong_parameters_stop(run, changes, message):
+    """Each message has the key to change."""
+    with pytest.raises(ParamsError, match=message):
+        run(**changes)

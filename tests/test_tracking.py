@@ -1,0 +1,402 @@
+"""Stages as MLflow runs, read back with MLflow's client from a real database."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nas import provenance, tracking
+
+SETTINGS = tracking.Settings(uri="sqlite:///mlflow.db", experiment="test", system_metrics=False)
+STAGES = "stages:\n" + "".join(f"  {s}: {{cmd: echo {s}, deps: [data.txt], params: [{s}]}}\n" for s in ("train", "search", "report"))
+OPEN = "import sys\nfrom nas import tracking\nwith tracking.stage_run(sys.argv[1], {}) as run: run.log({'x': 1}, 0)\n"
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> Path:
+    """Its creation takes seconds, so the tests start from copies."""
+    import mlflow
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory) -> Path:
+    """A DVC project, to be copied."""
+    folder = tmp_path_factory.mktemp("template") / "project"
+    folder.mkdir()
+    (folder / "data.txt").write_text("x")
+    settings = "".join(f"  {key}: {str(value).lower()}\n" for key, value in SETTINGS.model_dump().items())
+    (folder / "params.yaml").write_text("train: {epochs: 2}\nsearch: 1\nreport: 1\ntracking:\n" + settings)
+    (folder / "dvc.yaml").write_text(STAGES)
+    subprocess.run(["git", "init", "-q"], check=True, cwd=folder)
+    subprocess.run([sys.executable, "-m", "dvc", "-q", "init"], check=True, cwd=folder, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def bare(template, tmp_path, monkeypatch) -> Path:
+    """A DVC project without a database."""
+    for key in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "NAS_PIPELINE", "NAS_PIPELINE_OWNER", "RANK", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(key, raising=False)
+    folder = shutil.copytree(template, tmp_path / "project")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def project(bare, empty_database, monkeypatch) -> Path:
+    """A DVC project with an empty database, and this process as its pipeline."""
+    shutil.copy(empty_database, bare / "mlflow.db")
+    start_pipeline(monkeypatch, "one", provenance.process_token())
+    return bare
+
+
+@pytest.fixture
+def dead_token() -> str:
+    """Of a process that was."""
+    process = subprocess.Popen(["sleep", "60"])
+    token = provenance.process_token(process.pid)
+    process.kill()
+    process.wait()
+    return token
+
+
+def start_pipeline(monkeypatch, key: str, owner: str) -> None:
+    monkeypatch.setenv("NAS_PIPELINE", key)
+    monkeypatch.setenv("NAS_PIPELINE_OWNER", owner)
+
+
+def database() -> str:
+    """MLflow keeps a store open by its address, so that must differ between tests."""
+    return f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def client():
+    import mlflow
+
+    return mlflow.MlflowClient(database())
+
+
+def read(run_id: str):
+    return client().get_run(run_id)
+
+
+def status(run_id: str) -> str:
+    return read(run_id).info.status
+
+
+def go(stage: str, **options) -> tracking.StageRun:
+    """A stage that has nothing to do."""
+    with tracking.stage_run(stage, {}, **options) as run:
+        pass
+    return run
+
+
+def interrupt(stage: str, error: BaseException) -> tracking.StageRun:
+    """A stage that stops half-way."""
+    with pytest.raises(type(error)), tracking.stage_run(stage, {}) as run:
+        raise error
+    return run
+
+
+def test_import_is_light():
+    """Neither mlflow nor torch comes with the module."""
+    code = "import sys, nas.tracking, nas.provenance; print({'mlflow', 'torch', 'dvc'} & set(sys.modules))"
+    environment = os.environ | {"PYTHONPATH": str(Path(tracking.__file__).parents[1])}
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment).stdout == "set()\n"
+
+
+def test_a_run_holds_what_the_stage_logged(project):
+    """Parameters flat, every step, data by its md5, a table, a file, tags; final figures also on the pipeline's run."""
+    import hashlib
+
+    import pandas as pd
+
+    with tracking.stage_run("train", {"train": {"epochs": 2, "sets": ["a", "b"]}, "seed": 0}, strategy="bestup-3-loss") as run:
+        run.log({"train/loss": 2}, step=0)
+        run.log({"train/loss": 1.5}, step=1)
+        run.summary({"top1": 70}, "train")
+        run.dataset("data.txt", "training", images=6000)
+        run.table(pd.DataFrame({"flops": [1, 2]}), "family.json")
+        run.table(pd.DataFrame({"flops": [3]}), "family.json")
+        run.artifact("params.yaml", "settings")
+        run.tag(device="cpu")
+
+    found, parent = read(run.id), read(run.parent_id)
+    assert found.info.status == "FINISHED"
+    assert found.info.artifact_uri.startswith((project / "mlartifacts").as_uri())
+    assert found.data.params == parent.data.params == {"train.epochs": "2", "train.sets": "['a', 'b']", "seed": "0"}
+    assert [(m.step, m.value) for m in client().get_metric_history(run.id, "train/loss")] == [(0, 2), (1, 1.5)]
+    assert parent.data.metrics == {"train/top1": 70} and found.data.metrics["seconds"] > 0
+    data = found.inputs.dataset_inputs[0]
+    assert (data.dataset.digest, data.dataset.name) == (hashlib.md5(b"x").hexdigest(), "data.txt")
+    assert {t.key: t.value for t in data.tags} == {"images": "6000", "mlflow.data.context": "training"}
+    assert client().load_table(found.info.experiment_id, "family.json", [run.id])["flops"].tolist() == [3]
+    assert Path(client().download_artifacts(run.id, "settings/params.yaml")).read_text() == Path("params.yaml").read_text()
+    tags = found.data.tags
+    assert tags["dvc.fingerprint"] == provenance.fingerprint("train") and tags["dvc.stage"] == "train"
+    assert (tags["git.dirty"], tags["nas.strategy"], tags["device"]) == ("true", "bestup-3-loss", "cpu")
+
+
+def test_many_parameters(project):
+    """MLflow takes 100 in one call."""
+    with tracking.stage_run("train", {"a": {str(i): i for i in range(250)}}) as run:
+        pass
+
+    assert len(read(run.id).data.params) == 250
+
+
+def test_data_that_the_stage_does_not_depend_on(project):
+    """Its hash can't be known, so it is refused."""
+    with pytest.raises(ValueError, match=r"other\.txt is not among"), tracking.stage_run("train", {}) as run:
+        run.dataset("other.txt", "training")
+
+
+def test_stages_share_a_parent_until_the_last_one_closes_it(project):
+    """train, search and report of one pipeline; another pipeline has another parent."""
+    train, search = go("train"), go("search")
+    assert train.parent_id == search.parent_id and status(train.parent_id) == "RUNNING"
+
+    with tracking.stage_run("report", {}) as report:
+        report.close_pipeline()
+
+    assert report.parent_id == train.parent_id and status(train.parent_id) == "FINISHED"
+    assert read(train.id).data.tags["mlflow.parentRunId"] == train.parent_id
+
+
+def test_a_stage_by_hand_is_a_pipeline_of_its_own(project, monkeypatch):
+    """It ends with the stage."""
+    monkeypatch.delenv("NAS_PIPELINE")
+
+    assert status(go("train").parent_id) == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [(KeyboardInterrupt(), "KILLED"), (tracking.Terminated(143), "KILLED"), (ValueError("x"), "FAILED"), (SystemExit(1), "FAILED")],
+)
+def test_how_a_stage_ends(project, error, word):
+    """Ctrl-C and SIGTERM kill it, anything else that goes wrong fails it; the pipeline likewise."""
+    run = interrupt("train", error)
+
+    assert status(run.id) == status(run.parent_id) == word
+
+
+def test_sigterm_unwinds_the_stage(project):
+    """`kill` lets the stage clean up, and marks the run; afterwards SIGTERM does again what it did before."""
+    cleaned = []
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught, tracking.stage_run("train", {}) as run:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            cleaned.append(True)
+
+    assert caught.value.code == 143 and cleaned and status(run.id) == "KILLED"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("disk full")])
+def test_an_interrupted_stage_goes_on_in_its_run(project, monkeypatch, error):
+    """The next pipeline takes over run and parent, seconds add up, and nothing is left unfinished."""
+    done, broken = go("search"), interrupt("train", error)
+    first = read(broken.id).data.metrics["seconds"]
+    start_pipeline(monkeypatch, "two", provenance.process_token())
+
+    with tracking.stage_run("train", {}) as run:
+        assert status(run.id) == status(run.parent_id) == "RUNNING"
+    report = go("report")
+
+    assert run.resumed and (run.id, run.parent_id) == (broken.id, done.parent_id) and report.parent_id == run.parent_id
+    assert read(run.id).data.metrics["seconds"] > first
+    assert [r.info.status for r in client().search_runs([read(run.id).info.experiment_id], "tags.`dvc.stage` = 'train'")] == ["FINISHED"]
+
+
+def test_an_interrupted_stage_joins_a_pipeline_that_has_begun(project, monkeypatch):
+    """Where earlier stages ran anew, the run moves below their parent."""
+    broken = interrupt("train", KeyboardInterrupt())
+    start_pipeline(monkeypatch, "two", provenance.process_token())
+    search, train = go("search"), go("train")
+
+    assert train.id == broken.id and train.parent_id == search.parent_id != broken.parent_id
+    assert read(train.id).data.tags["mlflow.parentRunId"] == search.parent_id
+
+
+def test_a_killed_stage_goes_on_in_its_run(project, monkeypatch, dead_token):
+    """After kill -9 the run still says RUNNING, but its process is gone."""
+    killed = go("train")
+    client().update_run(killed.id, status="RUNNING")
+    client().set_tag(killed.id, tracking.PROCESS, dead_token)
+    client().set_tag(killed.parent_id, tracking.PROCESS, dead_token)
+    start_pipeline(monkeypatch, "two", provenance.process_token())
+
+    run = go("train")
+
+    assert run.resumed and (run.id, run.parent_id) == (killed.id, killed.parent_id)
+    assert (status(run.id), status(run.parent_id)) == ("FINISHED", "RUNNING")
+
+
+@pytest.mark.parametrize("change", ["finished", "runs", "params.yaml"])
+def test_what_is_not_resumed(project, change):
+    """A finished stage, one that still runs in another process, and one with other parameters get a new run."""
+    first = go("train") if change == "finished" else interrupt("train", KeyboardInterrupt())
+    if change == "runs":
+        client().update_run(first.id, status="RUNNING")
+    if change == "params.yaml":
+        Path(change).write_text(Path(change).read_text().replace("epochs: 2", "epochs: 3"))
+
+    second = go("train")
+
+    assert not second.resumed and second.id != first.id
+
+
+def test_abandoned_pipelines_are_ended(project, monkeypatch, dead_token):
+    """Killed in a stage: KILLED, with the stage. Ended between stages, as `dvc repro train` does: FINISHED. Alive: left alone."""
+    alive = go("train")
+    start_pipeline(monkeypatch, "two", dead_token)
+    killed = go("search")
+    client().update_run(killed.id, status="RUNNING")
+    client().set_tag(killed.id, tracking.PROCESS, dead_token)
+    start_pipeline(monkeypatch, "three", dead_token)
+    partial = go("report")
+    assert status(partial.parent_id) == "RUNNING"
+    start_pipeline(monkeypatch, "four", provenance.process_token())
+
+    go("train")
+
+    assert [status(r) for r in (alive.parent_id, killed.id, killed.parent_id, partial.parent_id)] == [
+        "RUNNING",
+        "KILLED",
+        "KILLED",
+        "FINISHED",
+    ]
+
+
+def test_the_other_ranks_write_nothing(project, monkeypatch):
+    """Rank 1 calls the same methods, and no store is opened."""
+    monkeypatch.setenv("RANK", "1")
+    Path("mlflow.db").unlink()
+
+    with tracking.stage_run("train", {}) as run:
+        run.log({"x": 1}, step=0)
+        run.summary({"x": 1}, "train")
+        run.close_pipeline()
+        assert run.model("net", None, None, "nets", "best") == ""
+
+    assert not Path("mlflow.db").exists()
+
+
+def test_mlflow_tracking_uri_overrides(project, monkeypatch, tmp_path):
+    """The variable wins over params.yaml, and is as it was afterwards."""
+    shutil.move("mlflow.db", "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+
+    go("train")
+
+    assert not Path("mlflow.db").exists() and os.environ["MLFLOW_TRACKING_URI"] == "sqlite:///other.db"
+
+
+def test_a_store_that_is_not_there(project):
+    """A port where nobody listens, and a folder that doesn't exist: at once, and with the key to change."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    for uri in (f"http://127.0.0.1:{port}", "sqlite:////no/such/folder/mlflow.db"):
+        with pytest.raises(tracking.TrackingError, match=rf"tracking\.uri is '{uri}'"):
+            go("train", settings=SETTINGS.model_copy(update={"uri": uri}))
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
+def test_a_file_that_is_no_database(project):
+    """It is named, and left as it was."""
+    Path("mlflow.db").write_text("not a database, but a text that is long enough" * 100)
+
+    with pytest.raises(tracking.TrackingError, match=r"mlflow\.db"):
+        go("train")
+    assert Path("mlflow.db").read_text().startswith("not a database")
+
+
+def test_two_processes_open_a_new_database_at_once(bare):
+    """Neither breaks the other's migration; both runs are there, and the database takes several writers (WAL)."""
+    import sqlite3
+
+    environment = os.environ | {"PYTHONPATH": str(Path(tracking.__file__).parents[1])}
+    options = {"stderr": subprocess.PIPE, "text": True, "env": environment}
+    stages = [subprocess.Popen([sys.executable, "-c", OPEN, stage], **options) for stage in ("train", "search")]
+
+    errors = [process.communicate()[1] for process in stages]
+
+    assert [p.returncode for p in stages] == [0, 0], errors
+    database = sqlite3.connect("mlflow.db")
+    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert sorted(database.execute("SELECT name FROM runs JOIN metrics USING (run_uuid) WHERE key = 'x'")) == [("search",), ("train",)]
+
+
+def test_a_model_comes_back_without_pickle(project, monkeypatch):
+    """Registered, found by its alias, loaded with pickles forbidden, right for another batch size; the alias moves."""
+    torch = pytest.importorskip("torch")
+    import mlflow
+
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(144, 5)).eval()
+    images = torch.rand(7, 3, 8, 8)
+    with tracking.stage_run("train", {}) as run:
+        versions = [run.model("net", net, images[:2].numpy(), "family", "small", metrics={"top1": 50}) for _ in range(2)]
+        with pytest.raises(ValueError, match="at least 2"):
+            run.model("net", net, images[:1].numpy(), "family", "small")
+        with pytest.raises(ValueError, match="training mode"):
+            run.model("net", torch.nn.Dropout(), images[:2].numpy(), "family", "small")
+
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database())
+    mlflow.set_tracking_uri(database())
+    loaded = mlflow.pytorch.load_model("models:/family@small")
+    torch.testing.assert_close(loaded(images), net(images))
+    assert versions == ["1", "2"] and client().get_model_version_by_alias("family", "small").version == 2
+    signature = mlflow.models.get_model_info("models:/family@small").signature
+    assert signature.inputs.inputs[0].shape == (-1, 3, 8, 8) and signature.outputs.inputs[0].shape == (-1, 5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_pipeline_killed_under_dvc_goes_on(bare, monkeypatch, number):
+    """`dvc repro`, killed in the middle of a stage and called again: one run with every step once, one parent."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(tracking.__file__).parents[1]))
+    Path("stage.py").write_text(
+        "import pathlib, time\n"
+        "from nas import tracking\n"
+        "step = pathlib.Path('.step')\n"
+        "with tracking.stage_run('train', {}) as run:\n"
+        "    for i in range(int(step.read_text()) if step.exists() else 0, 4):\n"
+        "        run.log({'x': i}, step=i)\n"
+        "        step.write_text(str(i + 1))\n"
+        "        if i == 1: print('half', flush=True); time.sleep(0 if run.resumed else 60)\n"
+        "    run.close_pipeline()\n"
+        "    pathlib.Path('out.txt').write_text('x')\n"
+    )
+    stage = f"  train: {{cmd: {sys.executable} stage.py, deps: [data.txt], params: [train], outs: [out.txt]}}\n"
+    Path("dvc.yaml").write_text("stages:\n" + stage)
+    repro = [sys.executable, "-m", "dvc", "repro"]
+    with subprocess.Popen(repro, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line == "half\n":
+                break
+        process.send_signal(number)
+        process.stdout.read()  # until the stage has gone too
+
+    subprocess.run(repro, check=True)
+
+    stage, parent = sorted(
+        client().search_runs([e.experiment_id for e in client().search_experiments()]), key=lambda r: r.info.run_name != "train"
+    )
+    assert stage.info.status == parent.info.status == "FINISHED"
+    assert [m.step for m in client().get_metric_history(stage.info.run_id, "x")] == [0, 1, 2, 3]
+    assert stage.data.tags["dvc.fingerprint"] == provenance.fingerprint_from_lock("train")
