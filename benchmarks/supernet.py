@@ -10,18 +10,22 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 
 from nas import space
-from nas.supernet.extract import extract
+from nas.space import Arch
+from nas.supernet.extract import Network, extract
 from nas.supernet.layers import Regularisation
 from nas.supernet.network import Supernet
 from nas.training.losses import distillation_loss, label_loss
+from nas.training.recipe import Runtime
 from nas.training.sandwich import sandwich_step
 
 BATCH = 8
+RUNTIME = Runtime(device="cpu", threads=2, evaluators=1, workers=0, precision="fp32", channels_last=True)
 
 
 def main(threads: int = 2) -> None:
@@ -48,28 +52,30 @@ def main(threads: int = 2) -> None:
         net = Supernet(_pin(paper, pinned), 1000) if pinned else supernet
         ours, plain = [], []
         for turn in range(6):
-            sampled = [net.space.random(rng) for _ in range(2)]
-            regularise = Regularisation(0.2, 0.2, torch.arange(BATCH))
-            networks = [
-                extract(net, a).to(memory_format=torch.channels_last) for a in (net.space.largest(), *sampled, net.space.smallest())
-            ]
-            net.zero_grad(set_to_none=True)
+            archs = [net.space.largest(), net.space.random(rng), net.space.random(rng), net.space.smallest()]
             runs = [
-                (
-                    ours,
-                    lambda: sandwich_step(net, images, labels, lambda _: sampled, regularise, 0.1, torch.autocast("cpu", enabled=False)),
-                ),
-                (plain, lambda: _plain_step(networks, images, labels)),
+                (ours, partial(_step, net, archs, images, labels)),
+                (plain, partial(_plain_step, _networks(net, archs), images, labels)),
             ]
             for times, run in runs[:: 1 if turn % 2 else -1]:  # whichever comes second finds the memory warm
                 start = time.perf_counter()
                 run()
                 times.append(time.perf_counter() - start)
+            net.zero_grad(set_to_none=True)
         ratio = statistics.median(a / b for a, b in zip(ours, plain))
         print(f"sandwich step, {title}, batch {BATCH}: {statistics.median(ours):.2f} s; over four plain networks' steps: {ratio:.3f}")
 
 
-def _plain_step(networks: list[torch.nn.Module], images: torch.Tensor, labels: torch.Tensor) -> None:
+def _step(net: Supernet, archs: list[Arch], images: torch.Tensor, labels: torch.Tensor) -> None:
+    regularise = Regularisation(0.2, 0.2, torch.arange(BATCH))
+    sandwich_step(net, images, labels, lambda _: archs[1:-1], regularise, 0.1, RUNTIME)
+
+
+def _networks(net: Supernet, archs: list[Arch]) -> list[Network]:
+    return [extract(net, arch).to(memory_format=torch.channels_last) for arch in archs]
+
+
+def _plain_step(networks: list[Network], images: torch.Tensor, labels: torch.Tensor) -> None:
     teacher = networks[0](images)
     label_loss(teacher, labels, 0.1).backward()
     for network in networks[1:]:

@@ -10,6 +10,7 @@ With a DVC remote, a stage pulls what it needs and pushes what it made, so any m
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -88,6 +89,7 @@ def dvc(*args: str) -> list[str]:
     logger, lines = get_run_logger(), []
     environment = os.environ | {
         "PYTHONUNBUFFERED": "1",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # a worker may not have activated the environment
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(provenance.__file__).parents[1]), os.environ.get("PYTHONPATH")])),
         "NAS_PIPELINE": str(flow_run.id),
         "NAS_PIPELINE_OWNER": provenance.process_token(),
@@ -241,6 +243,7 @@ def main(
     """Run the pipeline under Prefect; without a server one is started for as long as it takes."""
     if wrong := [c for c in change or [] if "=" not in c]:
         raise typer.BadParameter(f"{wrong[0]!r}: KEY=VALUE is needed, e.g. --set train.epochs=2")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the stage and the server end with this
     try:
         pipeline(target, dict(c.split("=", 1) for c in change or []), force, share)
     except (StageFailed, ValueError) as error:

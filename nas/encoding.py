@@ -27,7 +27,8 @@ def from_json(found: dict) -> Arch:
         stages = tuple(StageArch(**s) for s in found["stages"])
         return Arch(**{**found, "stages": stages})
     except (KeyError, TypeError) as error:
-        raise ValueError(f"not an architecture ({error}): expected resolution, stem, head and stages of width, depth, kernel, expansion; found {found!r}") from None
+        form = "resolution, stem, head and stages of width, depth, kernel, expansion"
+        raise ValueError(f"not an architecture ({error}): expected {form}; found {found!r}") from None
 
 
 def to_rows(archs: Sequence[Arch]) -> np.ndarray:

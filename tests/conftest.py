@@ -23,3 +23,20 @@ def tiny_space() -> SearchSpace:
 def tiny_rows(tiny_space: SearchSpace) -> np.ndarray:
     """Every architecture of tiny_space, (2304, genes)."""
     return np.stack([axis.ravel() for axis in np.meshgrid(*(g.choices for g in tiny_space.genes))], axis=1)
+
+
+@pytest.fixture(scope="session")
+def easy_set():
+    """96 pictures of 20 px, 60 of them for training, whose class is the brightest of three colours: learned in seconds."""
+    from nas.data.loader import DataSet
+    from nas.data.sets import ArrayPictures
+    from nas.data.splits import Parts
+
+    labels = np.arange(96, dtype=np.int64) % 3
+    pixels = np.random.default_rng(0).integers(150, size=(96, 20, 20, 3), dtype=np.uint8)
+    pixels[np.arange(96), :, :, labels] += 60
+    parts = Parts(np.repeat(["train", "monitor"], [60, 36]))
+    names = ("red", "green", "blue")
+    return DataSet(
+        "easy", "Easy", ArrayPictures(pixels, labels, names), names, (0.37,) * 3, (0.2,) * 3, 20, parts, search_in_training=False
+    )

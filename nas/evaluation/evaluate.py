@@ -4,12 +4,14 @@ AttentiveNAS (arXiv:2011.09011), section 4.2: a supernet keeps no batch-norm sta
 any evaluation those of the sub-network are estimated anew on training pictures.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from threading import Lock
 
 import torch
 from torch import Tensor, nn
 
 from nas.data.loader import Batch, EvaluationBatches
+from nas.parallel import side_by_side
 from nas.space import Arch
 from nas.supernet.extract import Network, extract
 from nas.supernet.layers import resize
@@ -58,17 +60,21 @@ class Scorer:
         held_out: EvaluationBatches,
         device: torch.device,
         memory_format: torch.memory_format = torch.channels_last,
+        evaluators: int = 1,
     ) -> None:
         """
         Args:
             calibration: training pictures for the batch-norm statistics.
             held_out: pictures to count on.
+            evaluators: threads that evaluate sub-networks side by side.
         """
         self.supernet = supernet
         self.device = device
         self.memory_format = memory_format
+        self.evaluators = evaluators
         self._calibration = calibration
         self._held_out = held_out
+        self._lock = Lock()
         self._resized: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
 
     def network(self, arch: Arch) -> Network:
@@ -85,15 +91,17 @@ class Scorer:
         """Percent of the held-out pictures that a network in eval mode on the same device names rightly."""
         return top1(network, self._batches("held_out", network.resolution))
 
-    def __call__(self, archs: Sequence[Arch]) -> list[float]:
-        return [self.top1(arch) for arch in archs]
+    def each(self, archs: Sequence[Arch]) -> Iterator[float]:
+        """`top1` of every architecture, in order, as they come."""
+        return side_by_side(self.top1, archs, self.evaluators)
 
     def _batches(self, which: str, side: int) -> Iterable[tuple[Tensor, Tensor]]:
         source = self._calibration if which == "calibration" else self._held_out
         if not source.in_memory:  # streamed
             return (self._place(b, side) for b in source)
-        if (which, side) not in self._resized:
-            self._resized[which, side] = [self._place(b, side) for b in source]
+        with self._lock:
+            if (which, side) not in self._resized:
+                self._resized[which, side] = [self._place(b, side) for b in source]
         return self._resized[which, side]
 
     def _place(self, batch: Batch, side: int) -> tuple[Tensor, Tensor]:

@@ -100,7 +100,7 @@ def scorer(
 ) -> Scorer:
     """Top-1 on one part of the data, calibrated on pictures of the part `train`."""
     held_out = EvaluationBatches(data, data.items(part), evaluation.batch)
-    return Scorer(supernet, calibration(data, evaluation, number, "train"), held_out, device, runtime.memory_format)
+    return Scorer(supernet, calibration(data, evaluation, number, "train"), held_out, device, runtime.memory_format, runtime.evaluators)
 
 
 def ends(score: Scorer) -> tuple[float, float]:

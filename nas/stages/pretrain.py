@@ -100,8 +100,9 @@ def distinct_rows(space: SearchSpace, n: int, seed: int) -> np.ndarray:
 def measure(rows: np.ndarray, score: Scorer, checkpoint: Checkpoint) -> list[float]:
     """Top-1 (percent) of each architecture, going on where a stopped run was."""
     done = (checkpoint.load("measured.pt") or {"top1": []})["top1"]
-    for arch in progress(encoding.from_rows(rows[len(done) :]), "pretrain: sub-networks measured", len(rows), len(done)):
-        done.append(score.top1(arch))
+    rest = score.each(encoding.from_rows(rows[len(done) :]))
+    for top1 in progress(rest, "pretrain: sub-networks measured", len(rows), len(done)):
+        done.append(top1)
         if len(done) % SAVE_EVERY == 0:
             checkpoint.save({"top1": done}, "measured.pt")
     return done

@@ -128,7 +128,7 @@ def searches(
 
     def scored(name: str):
         def all_of(archs: list[Arch]) -> list[float]:
-            return [score.top1(arch) for arch in progress(archs, f"search: {name}", len(archs))]
+            return list(progress(score.each(archs), f"search: {name}", len(archs)))
 
         return all_of
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from nas.data.loader import TrainingBatches
 from nas.progress import progress
 from nas.sampling.ahead import RunAhead
 from nas.sampling.attentive import Strategy
+from nas.space import Arch
 from nas.supernet.layers import Regularisation
 from nas.supernet.network import Supernet
 from nas.training.recipe import Recipe, Runtime, learning_rate, optimizer
@@ -38,6 +40,13 @@ class Monitor(Protocol):
     """Top-1 (percent) of the smallest and the largest sub-network on pictures that nothing is chosen on."""
 
     def __call__(self) -> tuple[float, float]: ...
+
+
+def choose_all(strategy: Strategy, groups: list[list[Arch]], score: Callable[[list[Arch]], list[float]]) -> list[Arch]:
+    """One architecture of each group by the strategy; all that need a score are scored together."""
+    unsure = [arch for group in groups if len(group) > 1 for arch in group]
+    known = dict(zip(unsure, score(unsure))) if unsure else {}
+    return [strategy.choose(group, lambda archs: [known[arch] for arch in archs]) for group in groups]
 
 
 def train(
@@ -92,10 +101,10 @@ def train(
                     supernet,
                     batch.images.to(device, non_blocking=True, memory_format=runtime.memory_format),
                     batch.labels.to(device, non_blocking=True),
-                    lambda score, groups=groups: [strategy.choose(group, score) for group in groups],
+                    partial(choose_all, strategy, groups),
                     Regularisation(recipe.dropout, recipe.drop_connect, batch.items.to(device) + mask_key),
                     recipe.label_smoothing,
-                    runtime.autocast(device),
+                    runtime,
                 )
                 torch.nn.utils.clip_grad_value_(supernet.parameters(), recipe.clip_value)
                 sgd.step()

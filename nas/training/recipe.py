@@ -34,6 +34,7 @@ class Runtime(Section):
 
     device: str  # auto, cpu, cuda, cuda:1, ...
     threads: Annotated[int, Field(ge=1)]
+    evaluators: Annotated[int, Field(ge=1)]  # threads that evaluate sub-networks side by side
     workers: Annotated[int, Field(ge=0)]  # processes that decode and augment
     precision: Literal["fp32", "bf16"]
     channels_last: bool

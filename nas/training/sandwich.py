@@ -8,14 +8,17 @@ backward at once, so the gradients add up and the memory is that of one network.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from nas.parallel import side_by_side
 from nas.space import Arch
 from nas.supernet.layers import Regularisation
 from nas.supernet.network import Supernet
 from nas.training.losses import distillation_loss, label_loss
+from nas.training.recipe import Runtime
 
 Choose = Callable[[Callable[[Sequence[Arch]], list[float]]], list[Arch]]
 
@@ -36,7 +39,7 @@ def sandwich_step(
     choose: Choose,
     regularise: Regularisation,
     smoothing: float,
-    autocast: torch.autocast,
+    runtime: Runtime,
 ) -> StepLosses:
     """Add the gradients of the largest, the chosen and the smallest sub-network to the supernet's.
 
@@ -46,21 +49,26 @@ def sandwich_step(
         choose: gets a score (minus the loss on this batch, higher is better) and returns the
             sub-networks to train; strategies that need no score do not call it.
         smoothing: label smoothing, of the largest network's loss and of the score.
+        runtime: precision, and how many candidates are scored side by side.
     """
 
-    @torch.no_grad()
+    autocast = partial(runtime.autocast, images.device)
+
+    def gain(arch: Arch) -> float:
+        with torch.no_grad(), autocast():  # both hold in one thread only
+            return -label_loss(supernet(images, arch), labels, smoothing).item()
+
     def score(archs: Sequence[Arch]) -> list[float]:
-        with autocast:
-            return [-label_loss(supernet(images, arch), labels, smoothing).item() for arch in archs]
+        return list(side_by_side(gain, archs, runtime.evaluators))
 
     sampled = choose(score)
-    with autocast:
+    with autocast():
         teacher = supernet(images, supernet.space.largest(), regularise)
         largest = label_loss(teacher, labels, smoothing)
     largest.backward()
     losses = []
     for arch in [*sampled, supernet.space.smallest()]:
-        with autocast:
+        with autocast():
             loss = distillation_loss(supernet(images, arch), teacher)
         loss.backward()
         losses.append(loss.detach())

@@ -5,7 +5,7 @@ import pytest
 
 from nas import encoding, spaces
 from nas.cost import flops
-from nas.space import Arch, SearchSpace, StageArch, StageSpace, load
+from nas.space import Arch, SearchSpace, StageArch, StageSpace, load, make_divisible
 
 PAPER = flops.table(load(spaces.FOLDER / "attentive_nas.yaml"), classes=1000)
 
@@ -23,7 +23,7 @@ def test_conv_macs_of_a_depthwise_5x5():
 @pytest.mark.parametrize(("channels", "rounded"), [(3, 8), (8, 8), (11, 16), (12, 16), (28, 32), (35, 32), (36, 40), (64, 64)])
 def test_make_divisible(channels, rounded):
     """Nearest multiple of 8, halves up; 11 -> 8 would lose more than 10 % and becomes 16."""
-    assert flops.make_divisible(channels) == rounded
+    assert make_divisible(channels) == rounded
 
 
 def test_block_macs_by_hand():

@@ -209,7 +209,7 @@ def install(project: Path) -> dict[str, str]:
     shutil.copy(root / "prefect.yaml", project)
     Path("pyproject.toml").write_text("[tool.prefect.server.ephemeral]\nstartup_timeout_seconds = 180\n")
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "PYTHONPATH"))}
-    return clean | {"PREFECT_HOME": str(project.parent / "prefect"), "DO_NOT_TRACK": "true"}
+    return clean | {"PREFECT_HOME": str(project.parent / "prefect"), "DO_NOT_TRACK": "true", "PWD": str(project)}
 
 
 def wait_for(url: str) -> None:

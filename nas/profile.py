@@ -1,0 +1,59 @@
+"""Put a profile over params.yaml: `python -m nas.profile imagenet`.
+
+A profile (profiles/<name>.yaml) lists only what differs. Comments and order of params.yaml stay.
+"""
+
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
+from nas.params import FILE, ParamsError
+
+FOLDER = Path("profiles")
+
+
+def apply(name: str, file: Path = FILE, folder: Path = FOLDER) -> list[str]:
+    """Change the parameter file in place; returns the keys whose value changed.
+
+    Raises:
+        ParamsError: for a profile that does not exist, or a key that params.yaml does not have.
+    """
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        raise ParamsError(f"there is no profile {name!r}; found {sorted(p.stem for p in folder.glob('*.yaml'))} in {folder}/")
+    yaml = YAML()
+    yaml.width = 200
+    yaml.preserve_quotes = True
+    params, profile = yaml.load(file.read_text()), yaml.load(path.read_text())
+    changed = _merge(params, profile, path, "")
+    with open(file, "w") as out:
+        yaml.dump(params, out)
+    return changed
+
+
+def _merge(params: CommentedMap, profile: CommentedMap, path: Path, prefix: str) -> list[str]:
+    changed = []
+    for key, value in profile.items():
+        if key not in params:
+            raise ParamsError(f"{path}: {prefix}{key} is no key of params.yaml; there are {sorted(params)}")
+        whole = prefix == "split." and key == "data"  # another data set has other keys
+        if isinstance(value, dict) and isinstance(params[key], dict) and not whole:
+            changed += _merge(params[key], value, path, f"{prefix}{key}.")
+        elif params[key] != value:
+            params[key] = value
+            changed.append(f"{prefix}{key}")
+    return changed
+
+
+def main(name: str) -> None:
+    try:
+        changed = apply(name)
+    except ParamsError as error:
+        sys.exit(f"error: {error}")
+    print(f"params.yaml: {', '.join(changed) or 'nothing'} changed; `git diff params.yaml` shows it, `dvc repro` runs what depends on it")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:] or sys.exit(f"usage: python -m nas.profile NAME; there are {sorted(p.stem for p in FOLDER.glob('*.yaml'))}"))

@@ -1,0 +1,126 @@
+"""The training loop: it learns, and it does not matter how often it is stopped."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from nas.checkpoint import Checkpoint
+from nas.data.loader import Augmentation, EvaluationBatches, TrainingBatches
+from nas.evaluation.evaluate import Scorer
+from nas.sampling.attentive import BestUp
+from nas.sampling.uniform import Unconstrained
+from nas.supernet.network import Supernet
+from nas.training import loop
+from nas.training.recipe import Recipe, Runtime
+
+CPU = torch.device("cpu")
+RUNTIME = Runtime(device="cpu", threads=1, evaluators=1, workers=0, precision="fp32", channels_last=True)
+RECIPE = Recipe(
+    zero_init=False, batch=20, learning_rate=2.0, warmup_epochs=0.5, momentum=0.9, weight_decay=1e-5, label_smoothing=0.1,
+    dropout=0.2, drop_connect=0.2, clip_value=1.0, sampled=2, augmentation=Augmentation(crop_scale=(0.8, 1.0), flip=True),
+)  # fmt: skip
+
+
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+@pytest.fixture
+def train(easy_set, tiny_space, tmp_path, monkeypatch):
+    """Train a new supernet, from the checkpoint in tmp_path/<name> if there is one; returns it with its history."""
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+
+    def train(
+        name: str, weights: int = 0, epochs: int = 3, recipe: Recipe = RECIPE, monitor=None, on_epoch=lambda row: None, seed: int = 5
+    ):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(weights)
+            supernet = Supernet(tiny_space, 3, recipe.zero_init)
+        batches = TrainingBatches(easy_set, easy_set.items("train"), recipe.batch, recipe.augmentation, seed)
+        strategy = BestUp(Unconstrained(tiny_space), 3)
+        monitor = monitor or (lambda: (0.0, 0.0))
+        with Checkpoint(tmp_path / name, "train", "f" * 64) as checkpoint:
+            history = loop.train(supernet, batches, strategy, epochs, seed, "train", recipe, RUNTIME, CPU, checkpoint, monitor, on_epoch)
+        return supernet, history
+
+    return train
+
+
+def same(a: Supernet, b: Supernet) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def stop_in(epoch: int):
+    def on_epoch(row: loop.Epoch) -> None:
+        if row.epoch == epoch:
+            raise Stopped
+
+    return on_epoch
+
+
+def test_a_stopped_training_ends_with_the_same_weights(train):
+    """Stopped in epochs 2 and 3, before their checkpoints, each time begun with other weights: not a bit differs, nor the history."""
+    undisturbed, history = train("whole")
+    for epoch, weights in ((2, 1), (3, 2)):
+        with pytest.raises(Stopped):
+            train("stopped", weights, on_epoch=stop_in(epoch))
+    seen = []
+    resumed, again = train("stopped", 3, on_epoch=seen.append)
+    assert [row.epoch for row in seen] == [3]
+    assert same(resumed, undisturbed) and again == history
+
+
+def test_a_finished_training_is_not_repeated(train):
+    """From a checkpoint of the last epoch nothing is trained; the weights and the history are those of the end."""
+    done, history = train("whole", epochs=2)
+    seen = []
+    again, same_history = train("whole", 1, epochs=2, on_epoch=seen.append)
+    assert seen == [] and same(again, done) and same_history == history
+
+
+def test_randomness_is_that_of_the_seed_alone(train):
+    """Global random states do not matter and stay as they were; another seed trains otherwise."""
+    first, _ = train("a", epochs=1)
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    second, _ = train("b", epochs=1)
+    assert same(first, second) and torch.equal(torch.get_rng_state(), before)
+    other, _ = train("c", epochs=1, seed=6)
+    assert not same(first, other)
+
+
+def test_it_learns_an_easy_set(train, easy_set, tiny_space):
+    """Eight epochs: the loss falls below half of chance, and all but a few held-out pictures are named rightly by both ends."""
+    recipe = replace_section(RECIPE, dropout=0.0, drop_connect=0.0, label_smoothing=0.0)
+    supernet, history = train("easy", epochs=8, recipe=recipe)
+    assert history[-1].loss_largest < 0.5 * np.log(3) < history[0].loss_largest
+    train_batches, held_out = (EvaluationBatches(easy_set, easy_set.items(part), 36) for part in ("train", "monitor"))
+    score = Scorer(supernet, train_batches, held_out, CPU)
+    assert min(score([tiny_space.smallest(), tiny_space.largest()])) > 90
+
+
+def test_history_has_each_epoch(train):
+    """Numbers, learning rate of the last step (cosine at 5/6 and 2/6 from the end ...), and what the monitor said."""
+    answers = iter([(10.0, 20.0), (30.0, 40.0)])
+    rows = []
+    _, history = train("rows", epochs=2, monitor=lambda: next(answers), on_epoch=rows.append)
+    base = 2.0 * 20 / 256
+    assert rows == history
+    assert [(r.epoch, r.top1_smallest, r.top1_largest) for r in history] == [(1, 10.0, 20.0), (2, 30.0, 40.0)]
+    assert [r.learning_rate for r in history] == pytest.approx([base * 0.5 * (1 + np.cos(np.pi * s / 6)) for s in (2, 5)])
+
+
+def test_a_loss_that_is_not_finite_stops(train):
+    """The message names the key to lower; the checkpoint of the last good epoch stays and is not overwritten."""
+    good, history = train("diverging", epochs=1)
+    wild = replace_section(RECIPE, learning_rate=1e38, warmup_epochs=0.0)
+    with pytest.raises(FloatingPointError, match=r"losses of epoch 2 .*nan.*params\.yaml recipe\.learning_rate"):
+        train("diverging", epochs=3, recipe=wild)
+    kept, again = train("diverging", 4, epochs=1)
+    assert same(kept, good) and again == history
+
+
+def replace_section(recipe: Recipe, **changes) -> Recipe:
+    return recipe.model_copy(update=changes)
