@@ -169,8 +169,14 @@ def die_with_parent() -> None:
         return
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it ended just before
+    if os.getppid() != parent or (parent == 1 and not _is_python(parent)):  # it ended before, and init took its place
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _is_python(pid: int) -> bool:
+    """Whether dvc could be this process, as it is in a container that was started for it."""
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return any(word in part for part in command[:2] for word in (b"python", b"dvc"))
 
 
 def _git(*args: str, folder: Path | None = None) -> str | None:

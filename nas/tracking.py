@@ -7,6 +7,7 @@ it had, and the new pipeline takes over that run's parent. Nothing is written by
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import sqlite3
@@ -35,6 +36,7 @@ PIPELINE, PROCESS = "nas.pipeline", "nas.process"  # tags: the key that stages s
 PARENT = "mlflow.parentRunId"
 MOST_PARAMS = 100  # MLflow takes so many in one call
 SQLITE = "sqlite:///"
+TOGETHER = 5.0  # seconds within which several SIGTERM mean one
 
 
 class Settings(params.Section):
@@ -251,21 +253,21 @@ def _tracked(stage: str, parameters: dict, tags: dict, settings: Settings, exper
     run = StageRun(mlflow, mlflow.active_run().info.run_id, parent, before is not None, inputs)
     began, earlier = time.monotonic(), before.data.metrics.get("seconds", 0.0) if before else 0.0
     status = "FAILED"
-    try:
-        _log_params(client, run.id, parameters)
-        _log_params(client, parent, parameters)
-        with _sigterm_unwinds():  # not before: a bare `except` somewhere in the imports would swallow it
+    with _sigterm_unwinds():  # not earlier: a bare `except` somewhere in the imports would swallow it
+        try:
+            _log_params(client, run.id, parameters)
+            _log_params(client, parent, parameters)
             yield run
-        status = "FINISHED"
-    except BaseException as error:
-        status = _status(error)
-        raise
-    finally:
-        mlflow.log_metric("seconds", earlier + time.monotonic() - began)
-        mlflow.end_run(status)
-        open_still = client.get_run(parent).info.status == "RUNNING"
-        if open_still and (status != "FINISHED" or run._closes or pipeline.ends_with_stage):
-            client.set_terminated(parent, status)
+            status = "FINISHED"
+        except BaseException as error:
+            status = _status(error)
+            raise
+        finally:
+            mlflow.log_metric("seconds", earlier + time.monotonic() - began)
+            mlflow.end_run(status)
+            open_still = client.get_run(parent).info.status == "RUNNING"
+            if open_still and (status != "FINISHED" or run._closes or pipeline.ends_with_stage):
+                client.set_terminated(parent, status)
 
 
 def _status(error: BaseException) -> str:
@@ -419,17 +421,23 @@ def _restore(environment: Mapping[str, str | None]) -> None:
 
 @contextlib.contextmanager
 def _sigterm_unwinds() -> Iterator[None]:
-    """The first SIGTERM raises `Terminated`, in this process only: a second one, and forked data loaders, end the usual way."""
+    """SIGTERM raises `Terminated`, in this process only: forked data loaders end the usual way.
+
+    A cancelled flow sends two at once, one to the group and one through the end of dvc: the second is passed over.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    owner = os.getpid()
+    owner, last = os.getpid(), -math.inf
 
     def handle(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        if os.getpid() == owner:
+        nonlocal last
+        if os.getpid() != owner:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif time.monotonic() - last > TOGETHER:
+            last = time.monotonic()
             raise Terminated(128 + number)
-        os.kill(os.getpid(), number)
 
     before = signal.signal(signal.SIGTERM, handle)
     try:

@@ -227,3 +227,15 @@ def test_a_stage_dies_with_its_parent():
     while provenance.alive(token) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not provenance.alive(token)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PR_SET_PDEATHSIG is Linux's")
+def test_an_orphan_ends_itself(tmp_path):
+    """The parent may be gone before the child gets to ask for a signal."""
+    child = f"import time; time.sleep(0.5); from nas.provenance import die_with_parent; die_with_parent(); open({str(tmp_path / 'late')!r}, 'w')"
+    parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}])"
+    environment = os.environ | {"PYTHONPATH": str(Path(provenance.__file__).parents[1])}
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, env=environment) as process:
+        process.stdout.read()
+
+    assert not (tmp_path / "late").exists()

@@ -191,7 +191,7 @@ def test_how_a_stage_ends(project, error, word):
 
 
 def test_sigterm_unwinds_the_stage(project):
-    """`kill` lets the stage clean up, and marks the run; afterwards SIGTERM does again what it did before."""
+    """`kill` lets the stage clean up, a second one at once too, and marks the run; afterwards SIGTERM does what it did before."""
     cleaned = []
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as caught, tracking.stage_run("train", {}) as run:
@@ -199,6 +199,7 @@ def test_sigterm_unwinds_the_stage(project):
             os.kill(os.getpid(), signal.SIGTERM)
             signal.pause()
         finally:
+            os.kill(os.getpid(), signal.SIGTERM)
             cleaned.append(True)
 
     assert caught.value.code == 143 and cleaned and status(run.id) == "KILLED"

@@ -21,6 +21,7 @@ from nas.training.recipe import Recipe, Runtime, learning_rate, optimizer
 from nas.training.sandwich import sandwich_step
 
 AHEAD = 16  # steps whose candidates are drawn before they are needed
+ADVICE = "Lower params.yaml recipe.learning_rate or recipe.clip_value, or lengthen recipe.warmup_epochs"
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,15 @@ class Monitor(Protocol):
 
 
 def choose_all(strategy: Strategy, groups: list[list[Arch]], score: Callable[[list[Arch]], list[float]]) -> list[Arch]:
-    """One architecture of each group by the strategy; all that need a score are scored together."""
+    """One architecture of each group by the strategy; all that need a score are scored together.
+
+    Raises:
+        FloatingPointError: if a score is no longer finite.
+    """
     unsure = [arch for group in groups if len(group) > 1 for arch in group]
     known = dict(zip(unsure, score(unsure))) if unsure else {}
+    if not np.isfinite(list(known.values())).all():
+        raise FloatingPointError(f"the losses of the candidates are {[-s for s in known.values()]}; the last checkpoint is kept. {ADVICE}")
     return [strategy.choose(group, lambda archs: [known[arch] for arch in archs]) for group in groups]
 
 
@@ -112,8 +119,7 @@ def train(
             means = (sums / batches.steps).tolist()
             if not np.isfinite(means).all():
                 raise FloatingPointError(
-                    f"{place}: the losses of epoch {epoch + 1} are {means}; the weights of epoch {epoch} are kept. "
-                    "Lower params.yaml recipe.learning_rate or recipe.clip_value, or lengthen recipe.warmup_epochs"
+                    f"{place}: the losses of epoch {epoch + 1} are {means}; the weights of epoch {epoch} are kept. {ADVICE}"
                 )
             smallest, largest = monitor()
             history.append(Epoch(epoch + 1, rate, *means, smallest, largest))

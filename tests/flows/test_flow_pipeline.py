@@ -264,12 +264,13 @@ def test_server_deployment_and_worker(project):
 def test_without_a_server_and_cancelled(project):
     """`python -m flows.pipeline` needs no set-up; SIGTERM to it ends the stage too, and the next call finishes."""
     environment = install(project)
-    slow = CODE.replace("number = int(", "import time\ntime.sleep(0 if pathlib.Path('go').exists() else 60)\nnumber = int(")
-    Path("work.py").write_text(slow.replace('print("working on"', 'pathlib.Path("pid").write_text(str(os.getpid()))\nprint("working on"'))
+    wait = "from nas import provenance\nprovenance.die_with_parent()\npathlib.Path('pid').write_text(str(os.getpid()))\n"
+    wait += "if not pathlib.Path('go').exists():\n    print('waiting', flush=True)\n    __import__('time').sleep(60)\n"
+    Path("work.py").write_text(CODE.replace("number = int(", wait + "number = int("))
     command = [sys.executable, "-m", "flows.pipeline", "--target", "m"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout:
-            if "working on z" in line:
+            if "waiting" in line:
                 break
         process.send_signal(signal.SIGTERM)
         process.stdout.read()

@@ -9,7 +9,7 @@ import torch
 from nas.checkpoint import Checkpoint
 from nas.data.loader import Augmentation, EvaluationBatches, TrainingBatches
 from nas.evaluation.evaluate import Scorer
-from nas.sampling.attentive import BestUp
+from nas.sampling.attentive import BestUp, Uniform
 from nas.sampling.uniform import Unconstrained
 from nas.supernet.network import Supernet
 from nas.training import loop
@@ -32,15 +32,12 @@ def train(easy_set, tiny_space, tmp_path, monkeypatch):
     """Train a new supernet, from the checkpoint in tmp_path/<name> if there is one; returns it with its history."""
     monkeypatch.setattr("sys.stderr", io.StringIO())
 
-    def train(
-        name: str, weights: int = 0, epochs: int = 3, recipe: Recipe = RECIPE, monitor=None, on_epoch=lambda row: None, seed: int = 5
-    ):
+    def train(name, weights=0, epochs=3, recipe=RECIPE, strategy=None, monitor=lambda: (0.0, 0.0), on_epoch=lambda row: None, seed=5):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(weights)
             supernet = Supernet(tiny_space, 3, recipe.zero_init)
         batches = TrainingBatches(easy_set, easy_set.items("train"), recipe.batch, recipe.augmentation, seed)
-        strategy = BestUp(Unconstrained(tiny_space), 3)
-        monitor = monitor or (lambda: (0.0, 0.0))
+        strategy = strategy or BestUp(Unconstrained(tiny_space), 3)
         with Checkpoint(tmp_path / name, "train", "f" * 64) as checkpoint:
             history = loop.train(supernet, batches, strategy, epochs, seed, "train", recipe, RUNTIME, CPU, checkpoint, monitor, on_epoch)
         return supernet, history
@@ -61,13 +58,13 @@ def stop_in(epoch: int):
 
 
 def test_a_stopped_training_ends_with_the_same_weights(train):
-    """Stopped in epochs 2 and 3, before their checkpoints, each time begun with other weights: not a bit differs, nor the history."""
+    """Stopped in epochs 2 and 3, before their checkpoints, resumed in networks with other weights: not a bit differs, nor the history."""
     undisturbed, history = train("whole")
-    for epoch, weights in ((2, 1), (3, 2)):
+    for epoch, weights in ((2, 0), (3, 1)):
         with pytest.raises(Stopped):
             train("stopped", weights, on_epoch=stop_in(epoch))
     seen = []
-    resumed, again = train("stopped", 3, on_epoch=seen.append)
+    resumed, again = train("stopped", 2, on_epoch=seen.append)
     assert [row.epoch for row in seen] == [3]
     assert same(resumed, undisturbed) and again == history
 
@@ -93,16 +90,16 @@ def test_randomness_is_that_of_the_seed_alone(train):
 
 def test_it_learns_an_easy_set(train, easy_set, tiny_space):
     """Eight epochs: the loss falls below half of chance, and all but a few held-out pictures are named rightly by both ends."""
-    recipe = replace_section(RECIPE, dropout=0.0, drop_connect=0.0, label_smoothing=0.0)
+    recipe = RECIPE.model_copy(update={"dropout": 0.0, "drop_connect": 0.0, "label_smoothing": 0.0})
     supernet, history = train("easy", epochs=8, recipe=recipe)
     assert history[-1].loss_largest < 0.5 * np.log(3) < history[0].loss_largest
     train_batches, held_out = (EvaluationBatches(easy_set, easy_set.items(part), 36) for part in ("train", "monitor"))
     score = Scorer(supernet, train_batches, held_out, CPU)
-    assert min(score([tiny_space.smallest(), tiny_space.largest()])) > 90
+    assert min(score.each([tiny_space.smallest(), tiny_space.largest()])) > 90
 
 
 def test_history_has_each_epoch(train):
-    """Numbers, learning rate of the last step (cosine at 5/6 and 2/6 from the end ...), and what the monitor said."""
+    """Its number, the learning rate of its last step (2 and 5 of 6, on the cosine), and what the monitor said."""
     answers = iter([(10.0, 20.0), (30.0, 40.0)])
     rows = []
     _, history = train("rows", epochs=2, monitor=lambda: next(answers), on_epoch=rows.append)
@@ -112,15 +109,13 @@ def test_history_has_each_epoch(train):
     assert [r.learning_rate for r in history] == pytest.approx([base * 0.5 * (1 + np.cos(np.pi * s / 6)) for s in (2, 5)])
 
 
-def test_a_loss_that_is_not_finite_stops(train):
-    """The message names the key to lower; the checkpoint of the last good epoch stays and is not overwritten."""
+@pytest.mark.parametrize(("kind", "what"), [(Uniform, "the losses of epoch 2 are .*nan"), (None, "the losses of the candidates are .*nan")])
+def test_a_loss_that_is_not_finite_stops(train, tiny_space, kind, what):
+    """Noticed at the epoch's end, or when candidates are scored: the key to lower is named, and the last good checkpoint stays."""
+    strategy = kind and kind(Unconstrained(tiny_space))
     good, history = train("diverging", epochs=1)
-    wild = replace_section(RECIPE, learning_rate=1e38, warmup_epochs=0.0)
-    with pytest.raises(FloatingPointError, match=r"losses of epoch 2 .*nan.*params\.yaml recipe\.learning_rate"):
-        train("diverging", epochs=3, recipe=wild)
+    wild = RECIPE.model_copy(update={"learning_rate": 1e38, "warmup_epochs": 0.0})
+    with pytest.raises(FloatingPointError, match=rf"{what}.*params\.yaml recipe\.learning_rate"):
+        train("diverging", epochs=3, recipe=wild, strategy=strategy)
     kept, again = train("diverging", 4, epochs=1)
     assert same(kept, good) and again == history
-
-
-def replace_section(recipe: Recipe, **changes) -> Recipe:
-    return recipe.model_copy(update=changes)
