@@ -25,7 +25,8 @@ test-slow: $(VENV)/.ready ## the slow tests: whole pipelines, servers, workers
 	pytest -m slow
 
 ui: $(VENV)/.ready ## MLflow on http://127.0.0.1:$(PORT)
-	@python -m nas.ports $(PORT)
+	@python -c "import socket; socket.create_server(('127.0.0.1', $(PORT)))" 2> /dev/null || \
+		{ echo "port $(PORT) is taken; choose another: make ui PORT=5001"; exit 1; }
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
 
 flow: $(VENV)/.ready ## the pipeline as a Prefect flow

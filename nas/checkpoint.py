@@ -2,7 +2,7 @@
 
 A folder is named after the stage and its fingerprint (command, dependencies, parameters), so a
 change of parameters never resumes stale state. Nothing but tensors and plain values is stored
-(`weights_only`).
+(`weights_only`). Folders of finished stages go when the next stage starts.
 """
 
 import errno
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 STATE = "state.pt"
+FINISHED = "finished"  # marks a folder whose stage came to its end
 
 
 class CheckpointError(RuntimeError):
@@ -43,9 +44,14 @@ class Checkpoint:
         except OSError:
             self._lock.close()
             raise CheckpointError(f"another process is running this stage with the same parameters: it holds {self.folder}/lock") from None
+        for old in self.folder.parent.glob(f"*/{FINISHED}"):  # DVC has the outputs of those by now
+            if old.parent != self.folder:
+                shutil.rmtree(old.parent, ignore_errors=True)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            (self.folder / FINISHED).touch()
         self._lock.close()
 
     def save(self, state: dict[str, Any], name: str = STATE) -> None:

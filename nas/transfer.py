@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from nas import seeding
-from nas.data.loader import Augmentation, TrainingBatches
+from nas.data.loader import TrainingBatches
 from nas.params import Section
 from nas.supernet.extract import Network
 from nas.training.losses import label_loss
@@ -30,7 +30,6 @@ class FineTuning(Section):
     dropout: Fraction
     warmup_epochs: Annotated[float, Field(ge=0)]
     clip_value: Annotated[float, Field(gt=0)]
-    augmentation: Augmentation
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,22 @@ def test_states_of_other_parameters_are_apart(held, tmp_path):
         assert other.load() is None
 
 
+def test_folders_of_finished_stages_go_when_the_next_starts(tmp_path):
+    """One that came to its end is removed by another stage, not by itself; one that was stopped stays, to go on from."""
+    with Checkpoint(tmp_path, "pretrain", FINGERPRINT) as finished:
+        finished.save({"epoch": 1})
+    with Checkpoint(tmp_path, "pretrain", FINGERPRINT) as again:
+        assert again.load() == {"epoch": 1}
+    with pytest.raises(KeyboardInterrupt), Checkpoint(tmp_path, "search", FINGERPRINT) as stopped:
+        stopped.save({"epoch": 2})
+        raise KeyboardInterrupt
+    with Checkpoint(tmp_path, "train", FINGERPRINT):
+        pass
+    assert not finished.folder.exists()
+    with stopped:
+        assert stopped.load() == {"epoch": 2}
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError])
 def test_a_crash_while_writing_leaves_the_old_state(held, monkeypatch, error):
     """Half of the new state is on disk when it happens; the next save works."""

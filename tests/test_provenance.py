@@ -232,7 +232,8 @@ def test_a_stage_dies_with_its_parent():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PR_SET_PDEATHSIG is Linux's")
 def test_an_orphan_ends_itself(tmp_path):
     """The parent may be gone before the child gets to ask for a signal."""
-    child = f"import time; time.sleep(0.5); from nas.provenance import die_with_parent; die_with_parent(); open({str(tmp_path / 'late')!r}, 'w')"
+    late = str(tmp_path / "late")
+    child = f"import time; time.sleep(0.5); from nas import provenance; provenance.die_with_parent(); open({late!r}, 'w')"
     parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}])"
     environment = os.environ | {"PYTHONPATH": str(Path(provenance.__file__).parents[1])}
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, env=environment) as process:

@@ -14,7 +14,7 @@ from nas import spaces
 from nas.space import Arch, StageArch, hidden_width, load
 
 PAPER = load(spaces.FOLDER / "attentive_nas.yaml")
-FILE = yaml.safe_load((spaces.FOLDER / "glyphs.yaml").read_text())
+FILE = yaml.safe_load((spaces.FOLDER / "attentive_nas.yaml").read_text())
 seeds = st.integers(0, 2**32)
 
 
@@ -180,7 +180,7 @@ def test_a_file_is_read_to_the_letter(tmp_path, tiny_space):
     ],
 )
 def test_a_wrong_entry_names_file_and_key(tmp_path, place, value, message):
-    """One entry of glyphs.yaml changed, or taken out (None)."""
+    """One entry of attentive_nas.yaml changed, or taken out (None)."""
     found = yaml.safe_load(yaml.safe_dump(FILE))
     inner = found
     for key in place[:-1]:

@@ -15,10 +15,7 @@ from nas.transfer import FineTuning, Try, fine_tune, new_classifier
 
 CPU = torch.device("cpu")
 RUNTIME = Runtime(device="cpu", threads=1, evaluators=1, workers=0, precision="fp32", channels_last=True)
-HOW = FineTuning(
-    epochs=3, batch=20, momentum=0.9, label_smoothing=0.1, dropout=0.5, warmup_epochs=0, clip_value=1.0,
-    augmentation=Augmentation(crop_scale=(0.8, 1.0), flip=True),
-)  # fmt: skip
+HOW = FineTuning(epochs=3, batch=20, momentum=0.9, label_smoothing=0.1, dropout=0.5, warmup_epochs=0, clip_value=1.0)
 
 
 class Stopped(Exception):
@@ -37,7 +34,7 @@ def network(tiny_space) -> Network:
 
 @pytest.fixture
 def batches(easy_set) -> TrainingBatches:
-    return TrainingBatches(easy_set, easy_set.items("train"), HOW.batch, HOW.augmentation, seed=0)
+    return TrainingBatches(easy_set, easy_set.items("train"), HOW.batch, Augmentation(crop_scale=(0.8, 1.0), flip=True), seed=0)
 
 
 def tune(network, batches, state=None, on_epoch=lambda state: None, how=HOW, rate=0.1, seed=0) -> dict[str, torch.Tensor]:

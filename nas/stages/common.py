@@ -1,9 +1,7 @@
 """What the stages share: opening a run, the sections that several of them read, and building the supernet."""
 
 import json
-import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,16 +11,15 @@ import torch
 from pydantic import Field
 
 from nas import params, provenance, seeding, space, tracking
-from nas.checkpoint import Checkpoint, CheckpointError
+from nas.checkpoint import Checkpoint
 from nas.data.loader import DataSet, EvaluationBatches
 from nas.evaluation.evaluate import Scorer
 from nas.space import SearchSpace
 from nas.supernet.network import Supernet
-from nas.tracking import StageRun, TrackingError
+from nas.tracking import StageRun
 from nas.training.recipe import Recipe, Runtime
 
 OUTPUTS = Path("outputs")
-MIB = 2**20
 
 
 class Evaluation(params.Section):
@@ -64,20 +61,6 @@ def stage(name: str, parameters: dict[str, Any], strategy: str | None = None) ->
         Checkpoint(provenance.project_root(), name, provenance.fingerprint(name)) as checkpoint,
     ):
         yield run, checkpoint
-
-
-def run(main: Callable[[], object]) -> None:
-    """Call a stage; a mistake of the user's is told in a line, not in a traceback (NAS_DEBUG=1 shows it)."""
-    try:
-        main()
-    except (ValueError, CheckpointError, TrackingError, FileNotFoundError, OSError, FloatingPointError, RuntimeError) as error:
-        if os.environ.get("NAS_DEBUG"):
-            raise
-        print(f"\nerror: {error}\n(NAS_DEBUG=1 shows where)", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
 
 
 def new_supernet(searched: SearchSpace, classes: int, number: int, zero_init: bool = True) -> Supernet:

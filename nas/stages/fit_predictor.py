@@ -16,6 +16,7 @@ from pydantic import Field
 from nas import params, seeding
 from nas.search.predictor import Forest, kendall_tau
 from nas.stages import common
+from nas.stages.errors import user_errors
 
 OUT = common.OUTPUTS / "fit_predictor"
 MEASURED = common.OUTPUTS / "pretrain" / "measured.parquet"
@@ -40,10 +41,10 @@ def main() -> None:
         forest = Forest.fit(rows[fit], measured["top1"].to_numpy()[fit], trees=p.trees, max_depth=p.max_depth, seed=seed)
         forest.save(OUT / "forest.npz")
 
-        part = np.full(len(rows), "fit")
+        part = np.full(len(rows), "fit", dtype=object)  # text of any length; numpy's own would cut "test" to three letters
         part[test] = "test"
         predictions = pd.DataFrame(
-            {"mflops": measured["mflops"], "measured": measured["top1"], "predicted": forest.predict(rows), "part": part.astype(object)}
+            {"mflops": measured["mflops"], "measured": measured["top1"], "predicted": forest.predict(rows), "part": part}
         )
         predictions.to_parquet(OUT / "predictions.parquet", index=False)
         run.table(predictions, "predictions.json")
@@ -57,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    common.run(main)
+    user_errors(main)

@@ -27,6 +27,7 @@ from nas.sampling.attentive import Uniform
 from nas.sampling.uniform import Unconstrained
 from nas.space import SearchSpace
 from nas.stages import common, split
+from nas.stages.errors import user_errors
 from nas.training import loop
 
 OUT = common.OUTPUTS / "pretrain"
@@ -109,4 +110,4 @@ def measure(rows: np.ndarray, score: Scorer, checkpoint: Checkpoint) -> list[flo
 
 
 if __name__ == "__main__":
-    common.run(main)
+    user_errors(main)

@@ -28,6 +28,7 @@ from nas.reports import transfer as transfer_chart
 from nas.sampling.study import trials_study
 from nas.stages import common, fit_predictor, search, split
 from nas.stages import transfer as transfer_stage
+from nas.stages.errors import user_errors
 from nas.stages.train import Train
 
 OUT = common.OUTPUTS / "report"
@@ -109,4 +110,4 @@ def pictures(found: page.Findings, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    common.run(main)
+    user_errors(main)

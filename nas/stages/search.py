@@ -32,6 +32,7 @@ from nas.search.evolution import Bounds, Evaluated
 from nas.search.family import Member, family, hypervolume
 from nas.space import Arch
 from nas.stages import common, split
+from nas.stages.errors import user_errors
 from nas.supernet.extract import Network
 from nas.tracking import StageRun
 
@@ -201,4 +202,4 @@ def register(members: list[Member], rows: list[dict], final: Scorer, data: loade
 
 
 if __name__ == "__main__":
-    common.run(main)
+    user_errors(main)

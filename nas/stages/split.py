@@ -19,11 +19,12 @@ import numpy as np
 import pandas as pd
 from pydantic import ConfigDict, Field
 
-from nas import params
+from nas import params, tracking
 from nas.data import sets
 from nas.data.splits import Parts, split_parts
 from nas.params import ParamsError, Section
 from nas.progress import progress
+from nas.stages.errors import user_errors
 
 OUT = Path("outputs/split")
 
@@ -51,10 +52,18 @@ class SearchWeights(Section):
     weights: Literal["early", "final"]
 
 
-def main() -> dict[str, int]:
-    """Run the stage in the current directory; returns the metrics that it also wrote."""
-    p = params.read("split", Split)
-    seed = params.value("seed")
+def main() -> None:
+    p, seed = params.read("split", Split), params.value("seed")
+    weights = params.read("search", SearchWeights)
+    with tracking.stage_run("split", {"seed": seed, "split": p, "search": weights}) as run:
+        metrics = prepare()
+        run.summary(metrics, "split")
+        print("split: " + ", ".join(f"{key} {value}" for key, value in metrics.items()))
+
+
+def prepare() -> dict[str, int]:
+    """Divide as params.yaml in the current directory says; returns the metrics that it also wrote."""
+    p, seed = params.read("split", Split), params.value("seed")
     if type(seed) is not int or seed < 0:
         raise ParamsError(f"{params.FILE}: seed: a whole number from 0 on is needed; found {seed!r}")
     # Where the search images are trained on too, as in the paper, the search scores with early weights.
@@ -126,4 +135,4 @@ def _write(path: Path, found: dict) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    user_errors(main)

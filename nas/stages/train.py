@@ -26,6 +26,7 @@ from nas.sampling.target import UnderTarget
 from nas.sampling.uniform import Unconstrained
 from nas.search.predictor import Forest
 from nas.stages import common, split
+from nas.stages.errors import user_errors
 from nas.training import loop
 
 OUT = common.OUTPUTS / "train"
@@ -105,4 +106,4 @@ def sampling(p: Train, table: CostTable, seed: int) -> Strategy:
 
 
 if __name__ == "__main__":
-    common.run(main)
+    user_errors(main)

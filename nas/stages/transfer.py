@@ -28,6 +28,7 @@ from nas.data import loader
 from nas.evaluation.evaluate import calibrate, top1
 from nas.progress import progress
 from nas.stages import common, search, split
+from nas.stages.errors import user_errors
 from nas.supernet.extract import Network
 from nas.transfer import FineTuning, Try, fine_tune, new_classifier
 
@@ -42,6 +43,10 @@ class Transfer(params.Section):
     weight_decays: Annotated[tuple[float, ...], Field(min_length=1)]
     holdout: Annotated[float, Field(gt=0, lt=1)]  # of the training pictures, to choose on
     fine_tuning: FineTuning
+    augmentation: dict[str, loader.Augmentation]  # by set, e.g. no flips for letters; `default` for those not named
+
+    def augmentation_of(self, key: str) -> loader.Augmentation:
+        return self.augmentation.get(key, self.augmentation["default"])
 
 
 def main() -> None:
@@ -52,10 +57,13 @@ def main() -> None:
     with common.stage("transfer", sections) as (run, checkpoint):
         device = runtime.start()
         main_set, *sets = loader.keys(split.OUT)
+        if "default" not in p.augmentation or (unknown := set(p.augmentation) - {"default", *sets}):
+            found = sorted(p.augmentation) if "default" not in p.augmentation else sorted(unknown)
+            raise params.ParamsError(f"params.yaml: transfer.augmentation: `default` and names among {sets} are needed; found {found}")
         source = loader.read(split.OUT, main_set)
         entries = spread(json.loads((search.OUT / "family.json").read_text()), p.members)
         settings = [Try(*pair) for pair in product(p.learning_rates, p.weight_decays)]
-        tuner = Tuner(p.fine_tuning, seed, runtime, device, evaluation, checkpoint)
+        tuner = Tuner(p, seed, runtime, device, evaluation, checkpoint)
 
         jobs = [(key, entry, setting) for key in sets for entry in entries for setting in settings]
         rows, metrics = [], {}
@@ -107,14 +115,14 @@ class Tuner:
 
     def __init__(
         self,
-        how: FineTuning,
+        p: Transfer,
         seed: int,
         runtime: common.Runtime,
         device: torch.device,
         evaluation: common.Evaluation,
         checkpoint: Checkpoint,
     ) -> None:
-        self.how, self.seed, self.runtime, self.device = how, seed, runtime, device
+        self.p, self.how, self.seed, self.runtime, self.device = p, p.fine_tuning, seed, runtime, device
         self.evaluation, self.checkpoint = evaluation, checkpoint
         state = checkpoint.load() or {"done": {}, "job": "", "run": None}
         self.done: dict[str, float] = state["done"]
@@ -132,7 +140,13 @@ class Tuner:
                 network.load_state_dict(self.checkpoint.load(_file(job))["weights"])
             return self.done[job]
         batches = loader.TrainingBatches(
-            data, fit, min(self.how.batch, len(fit)), self.how.augmentation, self.seed, self.runtime.workers, self.device.type == "cuda"
+            data,
+            fit,
+            min(self.how.batch, len(fit)),
+            self.p.augmentation_of(data.key),
+            self.seed,
+            self.runtime.workers,
+            self.device.type == "cuda",
         )
         resumed = self._state["run"] if self._state["job"] == job else None
 
@@ -159,4 +173,4 @@ def _file(job: str) -> str:
 
 
 if __name__ == "__main__":
-    common.run(main)
+    user_errors(main)

@@ -41,7 +41,7 @@ def run(tmp_path, monkeypatch):
     def run(seed: object = 0, weights: str = "final", **changes) -> dict[str, int]:
         found = PARAMS | {"seed": seed, "split": PARAMS["split"] | changes, "search": {"weights": weights, "population": 64}}
         Path("params.yaml").write_text(yaml.safe_dump(found))
-        return split.main()
+        return split.prepare()
 
     return run
 

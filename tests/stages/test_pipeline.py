@@ -1,0 +1,174 @@
+"""The whole pipeline by `dvc repro`, in a copy of the project with the profile `smoke`: minutes long."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import yaml
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+STAGES = ["split", "pretrain", "fit_predictor", "train", "search", "transfer", "report"]
+NOT_OURS = ("DVC_", "MLFLOW_", "NAS_", "PREFECT_", "PYTHONPATH", "GIT_")
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(NOT_OURS)} | {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "GIT_AUTHOR_NAME": "test",
+    "GIT_AUTHOR_EMAIL": "test@localhost",
+    "GIT_COMMITTER_NAME": "test",
+    "GIT_COMMITTER_EMAIL": "test@localhost",
+}
+
+
+def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess:
+    """A command in the folder; what it printed, errors too, is in stdout."""
+    options = {"cwd": folder, "env": ENVIRONMENT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, **options, check=False)
+    assert not check or done.returncode == 0, done.stdout[-5000:]
+    return done
+
+
+def dvc(folder: Path, *words: str, check: bool = True) -> subprocess.CompletedProcess:
+    return run(folder, sys.executable, "-m", "dvc", *words, check=check)
+
+
+def ran(output: str) -> list[str]:
+    """Stages that dvc ran."""
+    return re.findall(r"Running stage '(\w+)'", output)
+
+
+def set_param(folder: Path, section: str, key: str, value: object) -> None:
+    file = folder / "params.yaml"
+    found = yaml.safe_load(file.read_text())
+    found[section][key] = value
+    file.write_text(yaml.safe_dump(found, sort_keys=False))
+
+
+def output_hashes(folder: Path, stage: str) -> dict[str, str]:
+    lock = yaml.safe_load((folder / "dvc.lock").read_text())
+    return {out["path"]: out["md5"] for out in lock["stages"][stage]["outs"]}
+
+
+def metrics(folder: Path, stage: str) -> dict[str, float]:
+    return json.loads((folder / "outputs" / stage / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """A copy of the project after its first `dvc repro`, and what that printed. Not to be changed: copy it."""
+    folder = tmp_path_factory.mktemp("pipeline") / "project"
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in listed.splitlines():
+        if (ROOT / name).is_file() and name != "dvc.lock" and not name.startswith("outputs/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    run(folder, "git", "init", "--quiet")
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "--message", "start")
+    run(folder, sys.executable, "-m", "nas.profile", "smoke")
+    return folder, dvc(folder, "repro").stdout
+
+
+@pytest.fixture
+def project(finished, tmp_path) -> Path:
+    """A finished project of one's own."""
+    return Path(shutil.copytree(finished[0], tmp_path / "project"))
+
+
+def test_every_stage_runs_once_and_leaves_its_outputs(finished):
+    """All that dvc.yaml lists is there and not empty."""
+    folder, output = finished
+    assert sorted(ran(output)) == sorted(STAGES)
+    stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
+    for stage in stages.values():
+        for entry in [*stage["outs"], *stage["metrics"], *stage.get("plots", [])]:
+            path = folder / (entry if isinstance(entry, str) else next(iter(entry)))
+            assert path.exists() and (any(path.iterdir()) if path.is_dir() else path.stat().st_size), path
+
+
+def test_metrics_have_the_agreed_keys(finished):
+    """Names that users compare by; accuracies are percentages, correlations within -1 and 1, sizes those asked for."""
+    folder, _ = finished
+    for stage in ("pretrain", "train"):
+        found = metrics(folder, stage)
+        assert found.keys() == {"top1_smallest", "top1_largest"} and all(0 <= v <= 100 for v in found.values())
+    found = metrics(folder, "fit_predictor")
+    assert found.keys() == {"kendall_tau", "kendall_tau_flops", "subnetworks"} and found["subnetworks"] == 16
+    assert all(-1 <= found[key] <= 1 for key in ("kendall_tau", "kendall_tau_flops"))
+    found = metrics(folder, "search")
+    assert found.keys() == {"evaluations", "hypervolume", "hypervolume_random", "family"}
+    assert found["family"] == 3 and found["evaluations"] == 8 + 2 * (4 + 4)
+    assert all(0 <= found[key] <= 1 for key in ("hypervolume", "hypervolume_random"))
+    found = metrics(folder, "transfer")
+    assert found.keys() == {"greek_top1", "digits_top1"} and all(0 <= v <= 100 for v in found.values())
+
+
+def test_nothing_runs_twice(project):
+    """A second `dvc repro` has nothing to do, and `dvc status` is clean."""
+    assert ran(dvc(project, "repro").stdout) == []
+    assert "up to date" in dvc(project, "status", "dvc.yaml").stdout
+
+
+def test_a_parameter_reruns_what_depends_on_it(project):
+    """Another family size: search and what comes after; no training."""
+    set_param(project, "search", "size", 2)
+    assert sorted(ran(dvc(project, "repro").stdout)) == ["report", "search", "transfer"]
+    assert metrics(project, "search")["family"] == 2
+
+
+def kill_in_the_middle(project: Path, stage: str) -> str:
+    """`dvc repro` the stage and kill -9 its process once it has a checkpoint; what dvc printed."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", stage],
+        cwd=project,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        while not list(project.glob(f".checkpoints/{stage}-*/state.pt")):
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.01)
+        victims = [p for p in psutil.Process(process.pid).children(recursive=True) if f"nas.stages.{stage}" in " ".join(p.cmdline())]
+        for victim in victims:
+            victim.send_signal(signal.SIGKILL)
+        output = process.communicate()[0]
+    assert victims and process.returncode != 0, output
+    return output
+
+
+def test_a_killed_training_goes_on_and_ends_the_same(project):
+    """kill -9 after the first epochs of four: repro resumes, and every output has the hash of an undisturbed run's."""
+    set_param(project, "train", "epochs", 4)
+    shutil.rmtree(project / ".checkpoints")
+    kill_in_the_middle(project, "train")
+    (state,) = project.glob(".checkpoints/train-*/state.pt")
+    epochs = len(torch.load(state, weights_only=True)["history"])
+    assert 1 <= epochs < 4
+
+    output = dvc(project, "repro", "train").stdout
+    assert f"train: epochs: 4 to do, {epochs} of them before" in output
+    resumed = output_hashes(project, "train")
+
+    shutil.rmtree(project / ".checkpoints")
+    output = dvc(project, "repro", "--force", "--single-item", "train").stdout
+    assert "train: epochs: 4 to do\n" in output
+    assert output_hashes(project, "train") == resumed
+
+
+def test_a_wrong_key_stops_and_is_named(project):
+    """dvc fails, and the message says which key and what it should be; no traceback."""
+    set_param(project, "train", "epoch", 3)
+    failed = dvc(project, "repro", "train", check=False)
+    assert failed.returncode != 0
+    assert "params.yaml: train.epoch is not a known key; did you mean 'epochs'?" in failed.stdout
+    assert "Traceback" not in failed.stdout
