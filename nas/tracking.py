@@ -314,7 +314,7 @@ def _parent(client, experiment: str, pipeline: Pipeline, resumed: "Run | None", 
     former = resumed and client.get_run(resumed.data.tags[PARENT])
     if former and former.info.status in ("FAILED", "KILLED"):
         return _reopen(client, former.info.run_id, shared)
-    return client.create_run(experiment, tags=shared, run_name=os.environ.get("DVC_EXP_NAME")).info.run_id
+    return client.create_run(experiment, tags=shared, run_name=os.environ.get("DVC_EXP_NAME", "pipeline")).info.run_id
 
 
 def _reopen(client, run_id: str, tags: Mapping[str, str]) -> str:

@@ -131,7 +131,8 @@ def _cards(numbers: list[tuple[str, str]]) -> str:
 def _section(title: str, text: str, charts: Sequence[style.Chart], table: pd.DataFrame | None = None, note: str = "") -> str:
     figures = "".join(f"<figure><figcaption>{escape(c.title)}</figcaption>{_plot(c)}</figure>" for c in charts)
     rows = "" if table is None else f'<div class="scroll">{table.to_html(index=False, border=0)}</div><p class="note">{escape(note)}</p>'
-    return f'<section><h2>{escape(title)}</h2><p>{escape(text)}</p><div class="figures">{figures}</div>{rows}</section>'
+    layout = "figures pair" if len(charts) == 2 else "figures"
+    return f'<section><h2>{escape(title)}</h2><p>{escape(text)}</p><div class="{layout}">{figures}</div>{rows}</section>'
 
 
 def _plot(chart: style.Chart) -> str:
@@ -153,7 +154,8 @@ h1 {{ font-size: 1.9rem; margin: 8px 0; }} h2 {{ font-size: 1.3rem; margin: 0 0 
 .cards div, section {{ background: white; border: 1px solid #E3E7EB; border-radius: 10px; padding: 16px; }}
 .cards b {{ display: block; font-size: 1.6rem; color: {style.BLUE}; }} .cards span {{ font-size: .85rem; }}
 section {{ margin: 20px 0; }} .note {{ font-size: .85rem; color: #5B6670; }}
-.figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 16px; }}
+.figures {{ display: grid; grid-template-columns: minmax(0, 1fr); gap: 16px; }}
+@media (min-width: 900px) {{ .pair {{ grid-template-columns: repeat(2, minmax(0, 1fr)); }} }}
 figure {{ margin: 0; min-width: 0; }} figcaption {{ font-weight: 600; font-size: .95rem; margin-bottom: 4px; }}
 .scroll {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; width: 100%; }}
 th, td {{ text-align: left; padding: 6px 12px 6px 0; border-bottom: 1px solid #E3E7EB; white-space: nowrap; vertical-align: top; }}

@@ -4,7 +4,8 @@ AttentiveNAS (arXiv:2011.09011), sections 4.2 and 4.5: a random population, then
 crossovers of the best architecture per bucket of cost. Nothing here knows where scores and costs come from.
 
 No architecture is evaluated twice, so evaluations count distinct ones: population + rounds * (mutants +
-crossovers), 5632 with the paper's 512, 20, 128, 128. (Its text says 5248, which is 128 + 20 * 256.)
+crossovers), 5632 with the paper's 512, 20, 128, 128. (Its text says 5248, which is 128 + 20 * 256.) Beside
+the smallest network, as in the release, the first population has the largest: sandwich training favours both.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +32,7 @@ Draw = Callable[[int, np.random.Generator], list[Arch]]  # n architectures at ra
 class Settings(Section):
     """How much evolution to run; the paper's numbers are 512, 128, 128, 20, 0.2 (its release), 10."""
 
-    population: int = Field(ge=1)  # architectures drawn at random at first, the smallest among them
+    population: int = Field(ge=1)  # architectures drawn at random at first, the smallest and the largest among them
     mutants: int = Field(ge=0)  # a round
     crossovers: int = Field(ge=0)  # a round
     rounds: int = Field(ge=0)
@@ -120,7 +121,7 @@ def evolve(
     bounded number of tries evaluates those; one that finds none ends the search.
 
     Args:
-        space: for mutation and crossover; its smallest network is in the population (if the bounds allow it).
+        space: for mutation and crossover; its smallest and largest networks are in the population (if the bounds allow it).
         settings: sizes.
         score: of architectures, called once a round with all the new ones.
         mflops: cost of rows.
@@ -135,7 +136,7 @@ def evolve(
     """
 
     def population(rng: np.random.Generator) -> Iterable[Arch]:
-        first = [space.smallest()]
+        first = [space.smallest(), space.largest()]
         return _new(partial(draw, settings.population, rng), settings.population, first, set(), mflops, bounds)
 
     def offspring(so_far: Evaluated, rng: np.random.Generator) -> list[Arch]:
@@ -179,14 +180,14 @@ def random_search(
 ) -> Evaluated:
     """n distinct architectures at random, evaluated in blocks (column `round`); what evolution has to beat.
 
-    The smallest network is among them, as it is in evolution's population. Arguments, resuming and errors as
+    The smallest and the largest network are among them, as they are in evolution's population. Arguments, resuming and errors as
     in `evolve`. If the draws stop yielding new architectures there are fewer than n.
     """
     while evaluated is None or len(evaluated) < n:
         number = 0 if evaluated is None else int(evaluated.round.max()) + 1
         size = min(block, n - (0 if evaluated is None else len(evaluated)))
         rng = generator(seed, "random search", number)
-        first, seen = ([space.smallest()], set()) if evaluated is None else ([], set(evaluated.archs))
+        first, seen = ([space.smallest(), space.largest()], set()) if evaluated is None else ([], set(evaluated.archs))
         found = _new(partial(draw, size, rng), size, first, seen, mflops, bounds)
         if not found:
             break

@@ -92,6 +92,5 @@ def findings() -> Findings:
         train=history,
         transfer=results,
         trials=pd.DataFrame({"target": targets, "uniform": 20 / shape, "paper_mean": 6 + targets, "paper_std": 5 + targets, "exact": 1.0}),
-        commit="0123abc",
         params="seed: 0\nsearch: {population: 64} # <b>\n",
     )

@@ -110,9 +110,9 @@ def test_costs_and_scores_are_those_of_the_rows():
     assert np.array_equal(found.score, top1(found.rows))
 
 
-def test_the_smallest_network_is_in_the_population():
+def test_the_smallest_and_the_largest_network_are_in_the_population():
     """Both searches begin with it, drawn or not."""
-    assert run(rounds=0).archs[0] == run_random().archs[0] == SPACE.smallest()
+    assert run(rounds=0).archs[:2] == run_random().archs[:2] == [SPACE.smallest(), SPACE.largest()]
 
 
 def test_bounds_hold():
