@@ -1,0 +1,44 @@
+"""What `make` does before anything else runs."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def make(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    """make with this interpreter's environment, no set-up."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = ["make", "-f", str(ROOT / "Makefile"), "-o", "none/.ready", "VENV=none", *words]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_taken_port_is_told():
+    """The UI does not start on a port that someone else has, and another is proposed."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = make("ui", f"PORT={port}")
+    assert done.returncode != 0
+    assert f"port {port} is taken; choose another: make ui PORT=5001" in done.stdout
+
+
+def test_without_git_repro_says_what_to_do(tmp_path):
+    """A tarball has no git repository, which DVC needs."""
+    done = make("repro", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "git init && git add -A && git commit" in done.stdout
+
+
+def test_a_second_call_sets_nothing_up(tmp_path):
+    """With an environment newer than its pins, make goes straight to the command."""
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "venv" / ".ready").write_text("")
+    planned = subprocess.run(
+        ["make", "-n", "-f", str(ROOT / "Makefile"), "VENV=venv", "test"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert planned.stdout.split() == ["pytest"]
