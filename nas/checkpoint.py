@@ -44,6 +44,7 @@ class Checkpoint:
         except OSError:
             self._lock.close()
             raise CheckpointError(f"another process is running this stage with the same parameters: it holds {self.folder}/lock") from None
+        (self.folder / FINISHED).unlink(missing_ok=True)
         for old in self.folder.parent.glob(f"*/{FINISHED}"):  # DVC has the outputs of those by now
             if old.parent != self.folder:
                 shutil.rmtree(old.parent, ignore_errors=True)

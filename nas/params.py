@@ -43,7 +43,7 @@ def check(found: dict, section: str, model: type[S], file: Path = FILE) -> S:
         raise ParamsError(f"{file}: the section {section!r} is missing; found {sorted(found)}")
     try:
         # JSON has lists only, so lists become tuples here while numbers stay strict
-        return model.model_validate_json(json.dumps(found[section]))
+        return model.model_validate_json(json.dumps(found[section], default=str))
     except ValidationError as error:
         lines = [_explain(file, section, model, e) for e in error.errors()]
         raise ParamsError("\n".join(lines)) from None

@@ -38,7 +38,7 @@ def _merge(params: CommentedMap, profile: CommentedMap, path: Path, prefix: str)
     for key, value in profile.items():
         if key not in params:
             raise ParamsError(f"{path}: {prefix}{key} is no key of params.yaml; there are {sorted(params)}")
-        whole = prefix == "split." and key == "data"  # another data set has other keys
+        whole = f"{prefix}{key}" in ("split.data", "transfer.augmentation")  # other data sets have other keys
         if isinstance(value, dict) and isinstance(params[key], dict) and not whole:
             changed += _merge(params[key], value, path, f"{prefix}{key}.")
         elif params[key] != value:

@@ -10,7 +10,8 @@ import numpy as np
 
 def generator(seed: int, *place: str | int) -> np.random.Generator:
     """A generator of its own for each place, e.g. `generator(seed, "train", epoch, step)`."""
-    return np.random.default_rng([seed, *(zlib.crc32(p.encode()) if isinstance(p, str) else p for p in place)])
+    # with the number of parts: numpy takes [1] and [1, 0] for the same seed
+    return np.random.default_rng([seed, len(place), *(zlib.crc32(p.encode()) if isinstance(p, str) else p for p in place)])
 
 
 def key(seed: int, *place: str | int) -> int:

@@ -377,7 +377,7 @@ def _store(settings: Settings) -> Iterator[str]:
     try:
         import mlflow
 
-        logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)  # five lines a stage, all well
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # tables created, metrics started: all well
         _reach(uri)
         with _lock():
             mlflow.set_tracking_uri(uri)

@@ -4,7 +4,7 @@ Which code a stage needs is read off its text. All of the stage's own file count
 nas/stages (common.py, other stages) only the functions and classes that it names count, and what those
 name in turn; a constant, such as another stage's output folder, makes no dependency. Every other module
 of nas counts whole, with what it imports. Left out are modules that decide no result (`DECIDE_NOTHING`), and
-`common.stage` and `user_errors`, which only surround a stage: MLflow run, lock, text of errors.
+`common.stage`, `user_errors` and `check_all`, which only surround a stage: MLflow run, lock, errors.
 """
 
 import ast
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc_data.hashfile.meta import Meta
 
 from nas.params import Section
 
@@ -21,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 DECIDE_NOTHING = {"nas.tracking", "nas.provenance", "nas.progress"}
-SURROUND = {("nas.stages.common", "stage"), ("nas.stages.errors", "user_errors")}
+SURROUND = {("nas.stages.common", "stage"), ("nas.stages.errors", "user_errors"), ("nas.stages.check", "check_all")}
 SHARED = ("recipe", "runtime", "evaluation")  # what common.shared() returns, in this order
 
 
@@ -185,6 +186,18 @@ def test_what_a_stage_depends_on_is_made_by_another():
         for dep in entry["deps"]:
             if dep.startswith("outputs/"):
                 assert made[dep] != stage
+
+
+def keys(found: object) -> set[str]:
+    """Of all mappings within a mapping or list."""
+    inner = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
+    return set(found if isinstance(found, dict) else ()).union(*map(keys, inner))
+
+
+@pytest.mark.parametrize("file", ["params.yaml", *(f"profiles/{p.name}" for p in (ROOT / "profiles").glob("*.yaml"))])
+def test_no_parameter_has_a_name_that_the_run_cache_passes_over(file):
+    """DVC leaves `size` and `nfiles` out of its run cache's key, of parameters too: a changed one would bring back stale outputs."""
+    assert not keys(yaml.safe_load((ROOT / file).read_text())) & {Meta.PARAM_SIZE, Meta.PARAM_NFILES}
 
 
 def read_sections(stage: str) -> set[str]:

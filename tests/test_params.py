@@ -1,5 +1,6 @@
 """params.yaml: what is wrong stops the run and is named."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,6 +9,9 @@ from pydantic import Field, ValidationError
 
 from nas import params
 from nas.params import ParamsError, Section
+from nas.stages.check import check_all
+
+ROOT = Path(__file__).parents[1]
 
 
 class Crop(Section):
@@ -142,3 +146,25 @@ def test_a_single_value_and_its_absence(tmp_path):
 def test_the_default_file_is_params_yaml():
     """DVC tracks that name."""
     assert Path("params.yaml") == params.FILE
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("trial_samples: 50", "trial_sample: 50", "report.trial_sample is not a known key; did you mean 'trial_samples'"),
+        ("strategy: bestup-3-loss", "strategy: bestest", "train.strategy: there is no strategy 'bestest'"),
+        ("search_epoch: 1 ", "search_epoch: 99 ", "search_epoch 99 comes after the last of 8 epochs"),
+        ("  members: 5 ", "  members: null ", "either members or targets_mflops"),
+        ("report:\n", "reports:\n", "there is no section 'reports'"),
+        ("space: nas/spaces/glyphs.yaml", "space: nas/spaces/glyph.yaml", "there is no file nas/spaces/glyph.yaml"),
+    ],
+)
+def test_a_mistake_in_a_later_section_is_told_by_the_first_stage(tmp_path, monkeypatch, old, new, told):
+    """All of params.yaml is checked before anything runs."""
+    text = (ROOT / "params.yaml").read_text()
+    assert old in text
+    (tmp_path / "params.yaml").write_text(text.replace(old, new))
+    (tmp_path / "nas").symlink_to(ROOT / "nas")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(told)):
+        check_all()

@@ -42,7 +42,7 @@ def family(evaluated: Evaluated, prefix: str, *, size: int | None = None, target
         ValueError: if not exactly one of size and targets is given, or a target is below the cheapest network.
     """
     if (size is None) == (targets is None):
-        raise ValueError("params.yaml search: either size or targets is needed, and not both")
+        raise ValueError("params.yaml: search: either members or targets_mflops is needed, and not both")
     front = pareto.best_front(evaluated.cost, evaluated.score)  # cost ascending
     chosen = front[_spread(evaluated.cost[front], size) if targets is None else _within(evaluated.cost[front], targets)]
     archs = encoding.from_rows(evaluated.rows[chosen])
@@ -53,7 +53,7 @@ def family(evaluated: Evaluated, prefix: str, *, size: int | None = None, target
 def _spread(costs: np.ndarray, size: int) -> np.ndarray:
     """Places of `size` distinct costs, as near as can be to evenly spaced ones in log scale."""
     if size < 1:
-        raise ValueError(f"params.yaml search: size {size}: a family has at least one member")
+        raise ValueError(f"params.yaml: search.members: {size}: a family has at least one member")
     wanted = np.geomspace(costs[0], costs[-1], min(size, len(costs)))
     distance = np.log(costs[None, :] / wanted[:, None]) ** 2
     return np.sort(linear_sum_assignment(distance)[1])
@@ -62,11 +62,11 @@ def _spread(costs: np.ndarray, size: int) -> np.ndarray:
 def _within(costs: np.ndarray, targets: Sequence[float]) -> np.ndarray:
     """Places of the dearest cost within each target, each once."""
     if not len(targets):
-        raise ValueError("params.yaml search: targets is empty; list budgets in MFLOPs")
+        raise ValueError("params.yaml: search.targets_mflops is empty; list budgets in MFLOPs")
     places = np.searchsorted(costs, np.asarray(targets, dtype=np.float64), side="right") - 1
     if (places < 0).any():
         raise ValueError(
-            f"params.yaml search: target {min(targets):g} MFLOPs: the cheapest network found costs {costs[0]:.3f}; "
+            f"params.yaml: search.targets_mflops: {min(targets):g} MFLOPs: the cheapest network found costs {costs[0]:.3f}; "
             f"those worth having lie between {costs[0]:.3f} and {costs[-1]:.3f}"
         )
     return np.unique(places)

@@ -15,6 +15,7 @@ from nas.checkpoint import Checkpoint
 from nas.data.loader import DataSet, EvaluationBatches
 from nas.evaluation.evaluate import Scorer
 from nas.space import SearchSpace
+from nas.stages.check import check_all
 from nas.supernet.network import Supernet
 from nas.tracking import StageRun
 from nas.training.recipe import Recipe, Runtime
@@ -53,7 +54,12 @@ def shared() -> tuple[Recipe, Runtime, Evaluation]:
 
 @contextmanager
 def stage(name: str, parameters: dict[str, Any], strategy: str | None = None) -> Iterator[tuple[StageRun, Checkpoint]]:
-    """An MLflow run and a locked checkpoint folder for the stage; makes its output folder."""
+    """An MLflow run and a locked checkpoint folder for the stage; makes its output folder.
+
+    Raises:
+        ParamsError: for a mistake anywhere in params.yaml, so that none is found after long work only.
+    """
+    check_all()
     out = OUTPUTS / name
     out.mkdir(parents=True, exist_ok=True)
     with (

@@ -11,12 +11,12 @@ writes   outputs/search/evaluated.parquet   one column a gene, mflops, top1 (per
          outputs/search/metrics.json        {"evaluations", "hypervolume", "hypervolume_random", "family"}
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nas import encoding, params
 from nas.checkpoint import Checkpoint, load_weights, save_weights
@@ -47,10 +47,16 @@ class Search(params.Section):
     weights: Literal["early", "final"]
     min_mflops: Annotated[float, Field(ge=0)] | None  # null: no bound
     max_mflops: Annotated[float, Field(gt=0)] | None
-    size: Annotated[int, Field(ge=1)] | None  # members of the family, or
+    members: Annotated[int, Field(ge=1)] | None  # of the family, or
     targets_mflops: tuple[float, ...] | None  # a budget for each member
     evolution: evolution.Settings
     register_models: bool  # the family in MLflow's model registry
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Self:
+        if (self.members is None) == (self.targets_mflops is None):
+            raise ValueError("either members or targets_mflops is needed, and not both")
+        return self
 
 
 def main() -> None:
@@ -73,7 +79,7 @@ def main() -> None:
         found.to_parquet(OUT / "evaluated.parquet", index=False)
         run.table(found, "evaluated.json")
 
-        members = family(evolved, data.key, size=p.size, targets=p.targets_mflops)
+        members = family(evolved, data.key, size=p.members, targets=p.targets_mflops)
         load_weights(TRAINED / "weights.safetensors", supernet)
         final = common.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
         rows = [row(member, final) for member in progress(members, "search: family calibrated", len(members))]

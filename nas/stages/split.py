@@ -24,6 +24,7 @@ from nas.data import sets
 from nas.data.splits import Parts, split_parts
 from nas.params import ParamsError, Section
 from nas.progress import progress
+from nas.stages.check import check_all
 from nas.stages.errors import user_errors
 
 OUT = Path("outputs/split")
@@ -53,6 +54,7 @@ class SearchWeights(Section):
 
 
 def main() -> None:
+    check_all()
     p, seed = params.read("split", Split), params.value("seed")
     weights = params.read("search", SearchWeights)
     with tracking.stage_run("split", {"seed": seed, "split": p, "search": weights}) as run:

@@ -10,10 +10,10 @@ writes   outputs/train/weights.safetensors
 
 import shutil
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nas import params, seeding
 from nas.checkpoint import need_space, save_weights
@@ -44,13 +44,17 @@ class Train(params.Section):
     bucket_mflops: Annotated[float, Field(gt=0)]  # costs are rounded to this; 25 in the paper
     pool: Annotated[int, Field(ge=1)]  # architectures behind the paper's sampler, m; 1e6 in the paper
 
+    @model_validator(mode="after")
+    def _search_epoch_is_trained(self) -> Self:
+        if self.search_epoch > self.epochs:
+            raise ValueError(f"search_epoch {self.search_epoch} comes after the last of {self.epochs} epochs")
+        return self
+
 
 def main() -> None:
     p = params.read("train", Train)
     recipe, runtime, evaluation = common.shared()
     seed, space = common.seed(), common.search_space()
-    if p.search_epoch > p.epochs:
-        raise params.ParamsError(f"params.yaml: train.search_epoch: {p.search_epoch} is after the last of train.epochs: {p.epochs}")
     sections = {"seed": seed, "space": space.name, "recipe": recipe, "runtime": runtime, "evaluation": evaluation, "train": p}
     with common.stage("train", sections, p.strategy) as (run, checkpoint):
         device = runtime.start()

@@ -74,7 +74,7 @@ class Regularisation:
 
 
 class _Part(torch.autograd.Function):
-    """A part of a leaf tensor, as a copy, whose gradient is added to that part of the leaf's `.grad`.
+    """A part of a leaf tensor whose gradient is added to that part of the leaf's `.grad`.
 
     Autograd's own slicing pads every gradient with zeros to the size of the leaf and adds that: on
     the paper's space a tenth of a training step. Only `.backward()` sees these gradients,

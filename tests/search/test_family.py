@@ -63,14 +63,14 @@ def test_a_family_is_ascending_distinct_and_beaten_by_nobody(points, size):
 
 def test_a_target_below_the_cheapest_names_the_range():
     """0.5 MFLOPs: found were 1 to 16."""
-    with pytest.raises(ValueError, match=r"target 0\.5 MFLOPs.*between 1\.000 and 16\.000"):
+    with pytest.raises(ValueError, match=r"targets_mflops: 0\.5 MFLOPs.*between 1\.000 and 16\.000"):
         family.family(SEARCHED, "toy", targets=[0.5, 4])
 
 
 @pytest.mark.parametrize("wrong", [{}, {"size": 3, "targets": [4]}, {"size": 0}, {"targets": []}])
 def test_a_choice_that_is_none_is_refused(wrong):
-    """Neither, both, zero members, no budgets: params.yaml search is named."""
-    with pytest.raises(ValueError, match=r"params\.yaml search"):
+    """Neither, both, zero members, no budgets: the key of params.yaml is named."""
+    with pytest.raises(ValueError, match=r"params\.yaml: search"):
         family.family(SEARCHED, "toy", **wrong)
 
 

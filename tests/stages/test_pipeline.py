@@ -120,7 +120,7 @@ def test_nothing_runs_twice(project):
 
 def test_a_parameter_reruns_what_depends_on_it(project):
     """Another family size: search and what comes after; no training."""
-    set_param(project, "search", "size", 2)
+    set_param(project, "search", "members", 2)
     assert sorted(ran(dvc(project, "repro").stdout)) == ["report", "search", "transfer"]
     assert metrics(project, "search")["family"] == 2
 
