@@ -83,6 +83,7 @@ def test_a_crash_while_writing_leaves_the_old_state(held, monkeypatch, error):
 
 
 def _write_for_ever(root, ready) -> None:
+    torch.set_num_threads(1)  # a fork has none of OpenMP's other threads
     with Checkpoint(root, "train", FINGERPRINT) as held:
         epoch = 0
         while True:

@@ -9,11 +9,16 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
+# not that of a make that runs these tests
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k != "MFLAGS"} | {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+}
+
+
 def make(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """make with this interpreter's environment, no set-up."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     command = ["make", "-f", str(ROOT / "Makefile"), "-o", "none/.ready", "VENV=none", *words]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
 def test_a_taken_port_is_told():
@@ -38,7 +43,6 @@ def test_a_second_call_sets_nothing_up(tmp_path):
         (tmp_path / name).write_text("")
     (tmp_path / "venv").mkdir()
     (tmp_path / "venv" / ".ready").write_text("")
-    planned = subprocess.run(
-        ["make", "-n", "-f", str(ROOT / "Makefile"), "VENV=venv", "test"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    command = ["make", "-n", "-f", str(ROOT / "Makefile"), "VENV=venv", "test"]
+    planned = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert planned.stdout.split() == ["pytest"]

@@ -22,7 +22,12 @@ def test_a_place_has_its_own_numbers(seed, place):
 
 def test_numbers_do_not_change_between_processes():
     """Text enters by its CRC-32 (3421780262 for '123456789', the check value of the standard), not by Python's salted hash."""
-    assert seeding.generator(7, "123456789", 2).random() == np.random.default_rng([7, 3421780262, 2]).random()
+    assert seeding.generator(7, "123456789", 2).random() == np.random.default_rng([7, 2, 3421780262, 2]).random()
+
+
+def test_a_zero_more_is_another_place():
+    """numpy's seeds end in as many zeros as one likes; places do not."""
+    assert seeding.generator(0, "a").random() != seeding.generator(0, "a", 0).random()
 
 
 def test_the_global_state_is_left_alone():

@@ -1,7 +1,11 @@
 """All of params.yaml, checked before the first long stage: a wrong key of a later one is told now, not after days."""
 
+from importlib import import_module
+
 from nas import params, tracking
 from nas.sampling.attentive import parse
+
+STAGES = ("split", "pretrain", "fit_predictor", "train", "search", "transfer", "report")
 
 
 def check_all() -> None:
@@ -10,21 +14,11 @@ def check_all() -> None:
     Raises:
         ParamsError, ValueError, FileNotFoundError: for the first mistake; names the key.
     """
-    from nas.stages import common, fit_predictor, pretrain, report, search, split, train, transfer
-
+    common = import_module("nas.stages.common")  # which imports this module
     common.seed()
     common.search_space()
     common.shared()
-    sections = {
-        "split": split.Split,
-        "pretrain": pretrain.Pretrain,
-        "fit_predictor": fit_predictor.FitPredictor,
-        "train": train.Train,
-        "search": search.Search,
-        "transfer": transfer.Transfer,
-        "report": report.Report,
-        "tracking": tracking.Settings,
-    }
+    sections = {name: section(name) for name in STAGES} | {"tracking": tracking.Settings}
     known = {"seed", "space", "recipe", "runtime", "evaluation", *sections}
     found = params.read_all()
     if unknown := sorted(set(found) - known):
@@ -32,3 +26,8 @@ def check_all() -> None:
     for name, model in sections.items():
         params.check(found, name, model)
     parse(found["train"]["strategy"])
+
+
+def section(stage: str) -> type[params.Section]:
+    """The class of a stage's section: `FitPredictor` in nas/stages/fit_predictor.py."""
+    return getattr(import_module(f"nas.stages.{stage}"), stage.title().replace("_", ""))
