@@ -26,6 +26,7 @@ def apply(name: str, file: Path = FILE, folder: Path = FOLDER) -> list[str]:
     yaml = YAML()
     yaml.width = 200
     yaml.preserve_quotes = True
+    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
     params, profile = yaml.load(file.read_text()), yaml.load(path.read_text())
     changed = _merge(params, profile, path, "")
     with open(file, "w") as out:

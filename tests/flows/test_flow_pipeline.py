@@ -257,7 +257,11 @@ def test_server_deployment_and_worker(project):
     finally:
         for process in reversed(started):
             process.terminate()
-            process.wait()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:  # a worker that is polling may take no notice
+                process.kill()
+                process.wait()
 
 
 @pytest.mark.slow
