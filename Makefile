@@ -10,7 +10,7 @@ export DO_NOT_TRACK := true
 # one server process instead of fifteen
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
-.PHONY: repro test test-slow ui flow lint benchmarks
+.PHONY: repro test test-slow ui flow lint
 .DEFAULT_GOAL := repro
 
 repro: $(VENV)/.ready ## the whole pipeline; only what is out of date runs

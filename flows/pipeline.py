@@ -44,7 +44,7 @@ class StageFailed(RuntimeError):
 class Stage:
     """What the flow has to know about a stage."""
 
-    address: str  # `train` or `pipelines/tf_nas/dvc.yaml:train`
+    address: str  # `train` or `other/dvc.yaml:train`
     metrics: tuple[str, ...] = ()  # JSON files
 
 

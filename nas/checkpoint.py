@@ -44,7 +44,10 @@ class Checkpoint:
         except OSError:
             self._lock.close()
             raise CheckpointError(f"another process is running this stage with the same parameters: it holds {self.folder}/lock") from None
-        (self.folder / FINISHED).unlink(missing_ok=True)
+        if (self.folder / FINISHED).exists():  # asked for again: `dvc repro --force`
+            for done in self.folder.iterdir():
+                if done.name != "lock":
+                    done.unlink()
         for old in self.folder.parent.glob(f"*/{FINISHED}"):  # DVC has the outputs of those by now
             if old.parent != self.folder:
                 shutil.rmtree(old.parent, ignore_errors=True)

@@ -72,7 +72,7 @@ def inputs(stage: str) -> dict[str, str]:
     """Path -> md5 of every file or folder that the stage depends on, as DVC computes them (a folder's ends in .dir).
 
     Args:
-        stage: a DVC address, `train` or `pipelines/tf_nas/dvc.yaml:train`.
+        stage: a DVC address, `train` or `other/dvc.yaml:train`.
 
     Raises:
         RuntimeError: outside git or DVC, or if a dependency is missing.

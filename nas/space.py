@@ -197,6 +197,9 @@ def load(path: str | Path) -> SearchSpace:
         choices = {axis: _choices(s[axis], f"{where}.{axis}") for axis in ("widths", "depths", "kernels", "expansions")}
         if any(k % 2 == 0 for k in choices["kernels"]):
             raise ValueError(f"{where}.kernels: {list(choices['kernels'])}: kernel sides are odd")
+        if 1 in choices["expansions"] and len(choices["expansions"]) > 1:
+            found = list(choices["expansions"])
+            raise ValueError(f"{where}.expansions: {found}: 1 stands alone, a block without expansion has no expansion layer to share")
         if not isinstance(s["se"], bool):
             raise ValueError(f"{where}.se: true or false, not {s['se']!r}")
         stages.append(StageSpace(name=str(s["name"]), stride=_stride(s["stride"], f"{where}.stride"), se=s["se"], **choices))

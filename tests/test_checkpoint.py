@@ -47,11 +47,9 @@ def test_states_of_other_parameters_are_apart(held, tmp_path):
 
 
 def test_folders_of_finished_stages_go_when_the_next_starts(tmp_path):
-    """One that came to its end is removed by another stage, not by itself; one that was stopped stays, to go on from."""
+    """One that came to its end is removed by another stage; one that was stopped stays, to go on from."""
     with Checkpoint(tmp_path, "pretrain", FINGERPRINT) as finished:
         finished.save({"epoch": 1})
-    with Checkpoint(tmp_path, "pretrain", FINGERPRINT) as again:
-        assert again.load() == {"epoch": 1}
     with pytest.raises(KeyboardInterrupt), Checkpoint(tmp_path, "search", FINGERPRINT) as stopped:
         stopped.save({"epoch": 2})
         raise KeyboardInterrupt
@@ -60,6 +58,14 @@ def test_folders_of_finished_stages_go_when_the_next_starts(tmp_path):
     assert not finished.folder.exists()
     with stopped:
         assert stopped.load() == {"epoch": 2}
+
+
+def test_a_finished_stage_that_is_asked_for_again_starts_anew(tmp_path):
+    """`dvc repro --force` computes; it does not read the last state of the run that is over."""
+    with Checkpoint(tmp_path, "pretrain", FINGERPRINT) as finished:
+        finished.save({"epoch": 1})
+    with Checkpoint(tmp_path, "pretrain", FINGERPRINT) as again:
+        assert again.load() is None
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError])

@@ -206,3 +206,11 @@ def test_a_missing_file_is_answered_with_those_beside_it():
     """The message has the key of params.yaml and the files to choose from."""
     with pytest.raises(FileNotFoundError, match=r"params\.yaml: space: there is no file .*glyfs\.yaml; found .*glyphs\.yaml"):
         load(spaces.FOLDER / "glyfs.yaml")
+
+
+def test_expansion_one_stands_alone(tmp_path):
+    """A block without expansion has no expansion layer, so it cannot share one with the others."""
+    text = (spaces.FOLDER / "glyphs.yaml").read_text()
+    (tmp_path / "mixed.yaml").write_text(text.replace("expansions: [3]", "expansions: [1, 3]"))
+    with pytest.raises(ValueError, match=r"stages\[3\]\.expansions: \[1, 3\]: 1 stands alone"):
+        load(tmp_path / "mixed.yaml")

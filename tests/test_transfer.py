@@ -34,7 +34,9 @@ def network(tiny_space) -> Network:
 
 @pytest.fixture
 def batches(easy_set) -> TrainingBatches:
-    return TrainingBatches(easy_set, easy_set.items("train"), HOW.batch, Augmentation(crop_scale=(0.8, 1.0), flip=True), seed=0)
+    return TrainingBatches(
+        easy_set, easy_set.items("train"), HOW.batch, Augmentation(crop_scale=(0.8, 1.0), flip=True, policy="none"), seed=0
+    )
 
 
 def tune(network, batches, state=None, on_epoch=lambda state: None, how=HOW, rate=0.1, seed=0) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from pydantic import Field, field_validator
+from pydantic import field_validator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -33,7 +33,7 @@ class Augmentation(Section):
 
     crop_scale: tuple[float, float]  # part of the area that a random crop keeps; [1, 1]: no crop, the picture as in evaluation
     flip: bool  # left-right, every second time
-    policy: Literal["none", "imagenet", "cifar10", "svhn"] = Field("none")  # of AutoAugment
+    policy: Literal["none", "imagenet", "cifar10", "svhn"]  # of AutoAugment
 
     @field_validator("crop_scale")
     @classmethod

@@ -17,6 +17,8 @@ from nas.supernet.extract import Network, extract
 from nas.supernet.layers import resize
 from nas.supernet.network import Supernet
 
+KEEP_BYTES = 2**29  # of resized pictures on the device, for each part and resolution
+
 
 @torch.no_grad()
 def calibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
@@ -50,7 +52,7 @@ def calibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
 class Scorer:
     """Top-1 of sub-networks of one supernet on fixed pictures, calibrated on fixed training pictures.
 
-    The pictures stay on the device, resized once to each resolution that occurs.
+    Few pictures stay on the device, resized once to each resolution that occurs; many are resized each time.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class Scorer:
 
     def _batches(self, which: str, side: int) -> Iterable[tuple[Tensor, Tensor]]:
         source = self._calibration if which == "calibration" else self._held_out
-        if not source.in_memory:  # streamed
+        if 12 * len(source.items) * side**2 > KEEP_BYTES:  # float32, three channels: streamed
             return (self._place(b, side) for b in source)
         with self._lock:
             if (which, side) not in self._resized:

@@ -79,14 +79,7 @@ def page(found: Findings) -> str:
             "least there is.",
             [sampling.chart(found.trials)],
         ),
-        _section(
-            "Transfer",
-            "Members of the family fine-tuned on other pictures. Learning rate, weight decay and the member to report were chosen "
-            "on a hold-out of the training pictures; a star is the test accuracy of what was chosen, read once.",
-            [transfer.chart(found.transfer)],
-            transfer.table(found.transfer),
-            "Hold-out accuracy of each member with its best setting; test accuracy where the member was chosen.",
-        ),
+        "" if found.transfer.empty else _transfer(found.transfer),
         "<section><h2>Where this comes from</h2>"
         f"<details><summary>params.yaml</summary><pre>{escape(found.params)}</pre></details></section>",
     ]
@@ -95,6 +88,17 @@ def page(found: Findings) -> str:
         f"<style>{CSS}</style><script>{get_plotlyjs()}</script>"
     )
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body><main>\n' + "\n".join(body) + "\n</main></body></html>\n"
+
+
+def _transfer(results: pd.DataFrame) -> str:
+    return _section(
+        "Transfer",
+        "Members of the family fine-tuned on other pictures. Learning rate, weight decay and the member to report were chosen "
+        "on a hold-out of the training pictures; a star is the test accuracy of what was chosen, read once.",
+        [transfer.chart(results)],
+        transfer.table(results),
+        "Hold-out accuracy of each member with its best setting; test accuracy where the member was chosen.",
+    )
 
 
 def _done(found: Findings) -> str:

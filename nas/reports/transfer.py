@@ -32,6 +32,8 @@ def holdout(results: pd.DataFrame) -> pd.DataFrame:
 
 def table(results: pd.DataFrame) -> pd.DataFrame:
     """For people: a row a member, a column a set: hold-out accuracy, and test accuracy where it was chosen."""
+    if results.empty:
+        return pd.DataFrame()
     best, out = chosen(results), holdout(results)
     tested = {(r.set, r.member): r.top1_test for r in best.itertuples()}
     shown = {"model": out["member"], "MFLOPs": [f"{m:.3f}" for m in out["mflops"]]}
@@ -43,6 +45,8 @@ def table(results: pd.DataFrame) -> pd.DataFrame:
 
 def chart(results: pd.DataFrame) -> Chart:
     """Hold-out accuracy against cost, a line a set, with a star for the test accuracy of what was chosen."""
+    if results.empty:
+        return Chart("transfer", "No transfer sets", "cost, MFLOPs", "top-1 accuracy, %", ())
     best, out = chosen(results), holdout(results)
     markers, lines, stars = ("circle", "square", "diamond", "triangle-up"), [], []
     for i, name in enumerate(out.columns[2:]):

@@ -94,7 +94,7 @@ class Bounds:
         if self.low > self.high or self.low > self.achievable[1] or self.high < self.achievable[0]:
             raise ValueError(
                 f"no architecture costs between {self.low:g} and {self.high:g}; the space has {self.achievable[0]:.3f} to "
-                f"{self.achievable[1]:.3f}; change the bounds in params.yaml search"
+                f"{self.achievable[1]:.3f}; change params.yaml: search.min_mflops or search.max_mflops"
             )
 
     def hold(self, costs: np.ndarray) -> np.ndarray:

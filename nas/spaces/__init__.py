@@ -22,7 +22,7 @@ class Published:
 
 @cache
 def networks() -> tuple[Published, ...]:
-    """All of them: AttentiveNAS-A0 to A6, AlphaNet-A0 to A6."""
+    """All of them: AttentiveNAS-A0 to A6; AlphaNet-A0 to A4, A5-small, A5-base and A6."""
     found = json.loads((FOLDER / "published.json").read_text())["networks"]
     return tuple(Published(n["name"], _arch(n), n["mflops"], n["top1_imagenet"]) for n in found)
 

@@ -1,6 +1,7 @@
 """All of params.yaml, checked before the first long stage: a wrong key of a later one is told now, not after days."""
 
 from importlib import import_module
+from pathlib import Path
 
 from nas import params, tracking
 from nas.sampling.attentive import parse
@@ -16,16 +17,24 @@ def check_all() -> None:
     """
     common = import_module("nas.stages.common")  # which imports this module
     common.seed()
-    common.search_space()
+    space = common.search_space()
     common.shared()
     sections = {name: section(name) for name in STAGES} | {"tracking": tracking.Settings}
     known = {"seed", "space", "recipe", "runtime", "evaluation", *sections}
     found = params.read_all()
     if unknown := sorted(set(found) - known):
         raise params.ParamsError(f"{params.FILE}: there is no section {unknown[0]!r}; the sections are {sorted(known)}")
-    for name, model in sections.items():
-        params.check(found, name, model)
-    parse(found["train"]["strategy"])
+    checked = {name: params.check(found, name, model) for name, model in sections.items()}
+    parse(checked["train"].strategy)
+    split = checked["split"]
+    sets = [source.key(Path(split.transfer_root)) for source in split.transfer]
+    if unknown := sorted(set(checked["transfer"].augmentation) - {"default", *sets}):
+        raise params.ParamsError(
+            f"{params.FILE}: transfer.augmentation.{unknown[0]} is no transfer set; those of split.transfer are {sets}"
+        )
+    if checked["pretrain"].subnetworks > space.size:
+        asked = checked["pretrain"].subnetworks
+        raise params.ParamsError(f"{params.FILE}: pretrain.subnetworks: {asked} different ones, space {space.name!r} has {space.size}")
 
 
 def section(stage: str) -> type[params.Section]:

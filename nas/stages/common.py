@@ -76,20 +76,32 @@ def new_supernet(searched: SearchSpace, classes: int, number: int, zero_init: bo
         return Supernet(searched, classes, zero_init)
 
 
-def calibration(data: DataSet, evaluation: Evaluation, number: int, *parts: str) -> EvaluationBatches:
+def calibration(data: DataSet, evaluation: Evaluation, number: int, part: str, workers: int) -> EvaluationBatches:
     """Batches of training pictures, without augmentation, for batch-norm statistics; fewer if there are not so many."""
-    items = data.items(*parts)
-    n = min(len(items), evaluation.batch * evaluation.calibration_batches)
+    items = data.items(part)
+    n = whole_batches(min(len(items), evaluation.batch * evaluation.calibration_batches), evaluation.batch)
     chosen = seeding.generator(number, "calibration").choice(items, n, replace=False)
-    return EvaluationBatches(data, chosen, evaluation.batch)
+    return EvaluationBatches(data, chosen, evaluation.batch, workers)
+
+
+def whole_batches(pictures: int, batch: int) -> int:
+    """So many pictures that no smaller batch is left over: each batch counts alike in the batch-norm statistics."""
+    return pictures - pictures % batch if pictures > batch else pictures
 
 
 def scorer(
     supernet: Supernet, data: DataSet, part: str, evaluation: Evaluation, runtime: Runtime, device: torch.device, number: int
 ) -> Scorer:
     """Top-1 on one part of the data, calibrated on pictures of the part `train`."""
-    held_out = EvaluationBatches(data, data.items(part), evaluation.batch)
-    return Scorer(supernet, calibration(data, evaluation, number, "train"), held_out, device, runtime.memory_format, runtime.evaluators)
+    held_out = EvaluationBatches(data, data.items(part), evaluation.batch, runtime.workers)
+    return Scorer(
+        supernet,
+        calibration(data, evaluation, number, "train", runtime.workers),
+        held_out,
+        device,
+        runtime.memory_format,
+        runtime.evaluators,
+    )
 
 
 def ends(score: Scorer) -> tuple[float, float]:

@@ -9,7 +9,7 @@ def user_errors(main: Callable[[], object]) -> None:
     """Call a stage; NAS_DEBUG=1 shows where an error arose."""
     try:
         main()
-    except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
+    except (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError) as error:
         if os.environ.get("NAS_DEBUG"):
             raise
         print(f"\nerror: {error}\n(NAS_DEBUG=1 shows where)", file=sys.stderr)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
+import yaml
 from pydantic import Field
 
 from nas import encoding, params, seeding
@@ -79,7 +80,7 @@ def main() -> None:
             train=pd.read_csv(common.OUTPUTS / "train" / "history.csv"),
             transfer=pd.read_parquet(transfer_stage.OUT / "results.parquet"),
             trials=trials,
-            params=params.FILE.read_text(),
+            params=yaml.safe_dump({k: v for k, v in params.read_all().items() if k != "tracking"}, sort_keys=False),
         )
         family.drop(columns="arch").to_csv(OUT / "family.csv", index=False)
         trials.to_csv(OUT / "trials.csv", index=False)

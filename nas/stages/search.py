@@ -180,7 +180,7 @@ def row(member: Member, final: Scorer) -> dict:
         "mflops": member.mflops,
         "parameters": sum(p.numel() for p in network.parameters()),
         "top1_search": member.top1_search,
-        "top1_monitor": final.top1(member.arch),
+        "top1_monitor": final.top1_of(network),
     }
 
 

@@ -19,7 +19,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from sklearn.model_selection import train_test_split
 
 from nas import params
@@ -45,6 +45,13 @@ class Transfer(params.Section):
     fine_tuning: FineTuning
     augmentation: dict[str, loader.Augmentation]  # by set, e.g. no flips for letters; `default` for those not named
 
+    @field_validator("augmentation")
+    @classmethod
+    def _default_is_there(cls, found: dict[str, loader.Augmentation]) -> dict[str, loader.Augmentation]:
+        if "default" not in found:
+            raise ValueError("the entry `default` is missing")
+        return found
+
     def augmentation_of(self, key: str) -> loader.Augmentation:
         return self.augmentation.get(key, self.augmentation["default"])
 
@@ -57,9 +64,6 @@ def main() -> None:
     with common.stage("transfer", sections) as (run, checkpoint):
         device = runtime.start()
         main_set, *sets = loader.keys(split.OUT)
-        if "default" not in p.augmentation or (unknown := set(p.augmentation) - {"default", *sets}):
-            found = sorted(p.augmentation) if "default" not in p.augmentation else sorted(unknown)
-            raise params.ParamsError(f"params.yaml: transfer.augmentation: `default` and names among {sets} are needed; found {found}")
         source = loader.read(split.OUT, main_set)
         entries = spread(json.loads((search.OUT / "family.json").read_text()), p.members)
         settings = [Try(*pair) for pair in product(p.learning_rates, p.weight_decays)]
@@ -71,9 +75,15 @@ def main() -> None:
             data = like(loader.read(split.OUT, key), source)
             fit, held_out = holdout(data, p.holdout, seed)
             network = search.load_member(entry, space, len(source.classes))
-            held = tuner.top1(f"{key}/{entry['name']}/{setting}/hold-out", network, data, fit, held_out, setting)
+            try:
+                held = tuner.top1(f"{key}/{entry['name']}/{setting}/hold-out", network, data, fit, held_out, setting)
+            except FloatingPointError as error:
+                print(f"{key}, {entry['name']}: {error}; counted as 0 %", flush=True)
+                held = 0.0
             rows.append({"set": key, "member": entry["name"], "mflops": entry["mflops"], **vars(setting), "top1_holdout": held})
-        results = pd.DataFrame(rows).assign(top1_test=np.nan, best=False)
+        columns = ["set", "member", "mflops", "learning_rate", "weight_decay", "top1_holdout"]
+        results = pd.DataFrame(rows, columns=columns).assign(top1_test=np.nan, best=False)
+        (OUT / "weights").mkdir(exist_ok=True)  # there without transfer sets, too
         for key in progress(sets, "transfer: chosen networks on all training pictures", len(sets)):
             best = results[results["set"] == key]["top1_holdout"].idxmax()
             chosen = results.loc[best]
@@ -154,7 +164,8 @@ class Tuner:
             self.checkpoint.save({"done": self.done, "job": job, "run": state})
 
         fine_tune(network, batches, setting, self.how, self.seed, self.runtime, self.device, resumed, on_epoch)
-        n = min(len(fit), self.evaluation.batch * self.evaluation.calibration_batches)
+        most = self.evaluation.batch * self.evaluation.calibration_batches
+        n = common.whole_batches(min(len(fit), most), self.evaluation.batch)
         known = loader.EvaluationBatches(data, np.random.default_rng(self.seed).permutation(fit)[:n], self.evaluation.batch)
         calibrate(network, (b.images.to(self.device, memory_format=self.runtime.memory_format) for b in known))
         test = loader.EvaluationBatches(data, held_out, self.evaluation.batch)

@@ -81,7 +81,7 @@ class MBConv(nn.Module):
 class Network(nn.Module):
     """One architecture as a network of its own. Resizes its input to the architecture's resolution."""
 
-    def __init__(self, space: SearchSpace, arch: Arch, classes: int, dropout: float = 0.0, device: Device = None) -> None:
+    def __init__(self, space: SearchSpace, arch: Arch, classes: int, device: Device = None) -> None:
         super().__init__()
         conv = partial(Conv2d, bias=False, device=device)
         norm = partial(BatchNorm2d, eps=BN_EPS, device=device)
@@ -101,7 +101,7 @@ class Network(nn.Module):
         self.head_expand = conv(c_in, expanded, 1)
         self.head_bn = norm(expanded)
         self.head_mix = conv(expanded, arch.head, 1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(0.0)  # fine-tuning sets its probability
         self.classifier = Linear(arch.head, classes, device=device)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class Network(nn.Module):
 def extract(supernet: Supernet, arch: Arch) -> Network:
     """The sub-network with copies of its part of the weights, in training mode (batch statistics).
 
-    Its batch-norm statistics are empty: calibrate (`nas.evaluation.calibrate`) before `eval()`.
+    Its batch-norm statistics are empty: calibrate (`nas.evaluation.evaluate.calibrate`) before `eval()`.
 
     Raises:
         ValueError: if the architecture is not in the supernet's space.

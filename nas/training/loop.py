@@ -1,6 +1,6 @@
 """Train a supernet for some epochs: sandwich steps, one checkpoint an epoch, the same weights however often it is stopped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Protocol
@@ -10,7 +10,7 @@ import torch
 
 from nas import seeding
 from nas.checkpoint import Checkpoint
-from nas.data.loader import TrainingBatches
+from nas.data.loader import Batch, TrainingBatches
 from nas.progress import progress
 from nas.sampling.ahead import RunAhead
 from nas.sampling.attentive import Strategy
@@ -94,28 +94,35 @@ def train(
         rng = seeding.generator(seed, place, "architectures", step)
         return [strategy.candidates(rng) for _ in range(recipe.sampled)]
 
-    with RunAhead(candidates, start=first_step, ahead=AHEAD) as drawn:
-        for epoch in progress(range(len(history), epochs), f"{place}: epochs", epochs, len(history)):
-            sums, rate = torch.zeros(3, device=device), 0.0
-            mask_key = seeding.key(seed, place, "regularisation", epoch)
+    def steps() -> Iterator[tuple[int, int, Batch]]:
+        for epoch in range(first_step // batches.steps, epochs):
             for i, batch in enumerate(batches.epoch(epoch)):
-                rate = learning_rate(epoch * batches.steps + i, batches.steps, epochs, base, recipe.warmup_epochs)
-                for group in sgd.param_groups:
-                    group["lr"] = rate
-                groups = next(drawn)
-                sgd.zero_grad(set_to_none=True)
-                losses = sandwich_step(
-                    supernet,
-                    batch.images.to(device, non_blocking=True, memory_format=runtime.memory_format),
-                    batch.labels.to(device, non_blocking=True),
-                    partial(choose_all, strategy, groups),
-                    Regularisation(recipe.dropout, recipe.drop_connect, batch.items.to(device) + mask_key),
-                    recipe.label_smoothing,
-                    runtime,
-                )
-                torch.nn.utils.clip_grad_value_(supernet.parameters(), recipe.clip_value)
-                sgd.step()
-                sums += torch.stack([losses.largest, losses.sampled, losses.smallest])
+                yield epoch, i, batch
+
+    with RunAhead(candidates, start=first_step, ahead=AHEAD) as drawn:
+        for epoch, i, batch in progress(steps(), f"{place}: steps", epochs * batches.steps, first_step):
+            if i == 0:
+                sums = torch.zeros(3, device=device)
+                mask_key = seeding.key(seed, place, "regularisation", epoch)
+            rate = learning_rate(epoch * batches.steps + i, batches.steps, epochs, base, recipe.warmup_epochs)
+            for group in sgd.param_groups:
+                group["lr"] = rate
+            groups = next(drawn)
+            sgd.zero_grad(set_to_none=True)
+            losses = sandwich_step(
+                supernet,
+                batch.images.to(device, non_blocking=True, memory_format=runtime.memory_format),
+                batch.labels.to(device, non_blocking=True),
+                partial(choose_all, strategy, groups),
+                Regularisation(recipe.dropout, recipe.drop_connect, batch.items.to(device) + mask_key),
+                recipe.label_smoothing,
+                runtime,
+            )
+            torch.nn.utils.clip_grad_value_(supernet.parameters(), recipe.clip_value)
+            sgd.step()
+            sums += torch.stack([losses.largest, losses.sampled, losses.smallest])
+            if i + 1 < batches.steps:
+                continue
             means = (sums / batches.steps).tolist()
             if not np.isfinite(means).all():
                 raise FloatingPointError(
@@ -125,4 +132,5 @@ def train(
             history.append(Epoch(epoch + 1, rate, *means, smallest, largest))
             on_epoch(history[-1])
             checkpoint.save({"weights": supernet.state_dict(), "optimizer": sgd.state_dict(), "history": [asdict(row) for row in history]})
+            print(f"{place}: epoch {epoch + 1} of {epochs}: top-1 smallest {smallest:.1f} %, largest {largest:.1f} %", flush=True)
     return history

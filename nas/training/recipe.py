@@ -54,6 +54,9 @@ class Runtime(Section):
             raise ValueError(
                 f"params.yaml: runtime.device: {self.device!r} cannot be used here ({error}); auto takes what there is"
             ) from None
+        if device.type == "cuda":  # a stopped training must end with the same bytes, and fp32 must be fp32
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+            torch.backends.cudnn.allow_tf32 = False
         return device
 
     def autocast(self, device: torch.device) -> torch.autocast:

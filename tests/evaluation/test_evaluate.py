@@ -10,6 +10,7 @@ from torch import nn
 from nas.data.loader import EvaluationBatches
 from nas.evaluation.evaluate import Scorer, calibrate, top1
 from nas.space import SearchSpace
+from nas.stages.common import whole_batches
 from nas.supernet.extract import extract
 from nas.supernet.network import Supernet
 
@@ -132,3 +133,8 @@ def test_a_scored_network_can_be_kept(supernet, easy_set, tiny_space):
     assert not any(m.training for m in network.modules())
     assert all(norm.num_batches_tracked == 3 for norm in norms)  # 60 training pictures by 20
     assert score.top1_of(network) == score.top1(arch)
+
+
+def test_calibration_batches_are_whole():
+    """300 pictures in batches of 128 leave none over; 100 make one batch of their own."""
+    assert [whole_batches(n, 128) for n in (300, 256, 128, 100)] == [256, 256, 128, 100]

@@ -1,10 +1,12 @@
 """The one HTML page: whole, offline, the same every time."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
+from nas.reports import style, transfer
 from nas.reports.page import page
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -84,3 +86,10 @@ def test_the_numbers_are_those_of_the_findings(findings, read):
 def test_text_from_files_is_escaped(read, text):
     """A tag in params.yaml is shown, not obeyed."""
     assert "# &lt;b&gt;" in text and any("# <b>" in w for w in read.words)
+
+
+def test_without_transfer_sets_there_is_no_such_section(findings):
+    """Own pictures, nothing to transfer to: the rest of the page is there."""
+    text = page(replace(findings, transfer=findings.transfer.iloc[:0]))
+    assert "<h2>Transfer</h2>" not in text and "<h2>The family</h2>" in text
+    assert style.picture(transfer.chart(findings.transfer.iloc[:0])).axes[0].get_title(loc="left") == "No transfer sets"

@@ -127,7 +127,7 @@ def test_bounds_hold():
 @pytest.mark.parametrize(("low", "high"), [(0, 1.9), (32.1, 99), (14, 10)])
 def test_bounds_that_nothing_meets_raise_at_once(low, high):
     """The costs that there are and the place to change the bounds are named; nothing is evaluated."""
-    with pytest.raises(ValueError, match=r"the space has 2\.000 to 32\.000.*params\.yaml search"):
+    with pytest.raises(ValueError, match=r"the space has 2\.000 to 32\.000.*params\.yaml: search\.min_mflops"):
         Bounds(low, high, (2, 32))
 
 
