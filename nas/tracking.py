@@ -93,9 +93,13 @@ class StageRun:
         self._mlflow.log_metrics({k: float(v) for k, v in metrics.items()}, step=step, synchronous=True)
 
     def summary(self, metrics: Mapping[str, float], stage: str) -> None:
-        """Final figures, as `<stage>/<key>`, on this run and on the pipeline's, where pipelines are compared."""
+        """Final figures, as `<stage>/<key>`, on this run and on the pipeline's, where pipelines are compared.
+
+        A figure that this run has as a curve ends with its final value already; one more point would spoil the curve.
+        """
         named = {f"{stage}/{k}": float(v) for k, v in metrics.items()}
-        self._mlflow.log_metrics(named)
+        curves = self._mlflow.get_run(self.id).data.metrics
+        self._mlflow.log_metrics({k: v for k, v in named.items() if k not in curves})
         self._mlflow.log_metrics(named, run_id=self.parent_id)
 
     def artifact(self, path: str | Path, folder: str | None = None) -> None:

@@ -282,6 +282,19 @@ def test_abandoned_pipelines_are_ended(project, monkeypatch, dead_token):
     ]
 
 
+def test_a_final_figure_adds_no_point_to_its_curve(project):
+    """Top-1 of two epochs stays a curve of two points; the pipeline's run gets the final figure, and so does a run without the curve."""
+    with tracking.stage_run("train", {}) as run:
+        run.log({"train/top1": 40}, step=1)
+        run.log({"train/top1": 70}, step=2)
+        run.summary({"top1": 70, "size": 3}, "train")
+
+    curve = client().get_metric_history(run.id, "train/top1")
+    assert [(m.step, m.value) for m in curve] == [(1, 40), (2, 70)]
+    assert read(run.id).data.metrics["train/size"] == 3
+    assert read(run.parent_id).data.metrics["train/top1"] == 70
+
+
 def test_the_other_ranks_write_nothing(project, monkeypatch):
     """Rank 1 calls the same methods, and no store is opened."""
     monkeypatch.setenv("RANK", "1")
