@@ -56,15 +56,27 @@ class Terminated(SystemExit):
 
 
 @dataclass(frozen=True)
+class Group:
+    """Runs that are compared with each other: they share a parent whenever they run."""
+
+    name: str  # of the parent run
+    key: str  # the same for all of them
+
+
+@dataclass(frozen=True)
 class Pipeline:
     """One run of the pipeline."""
 
     key: str  # the same for all its stages
     owner: str  # token of the process that it ends with; "" if nobody knows
 
+    name: str = "pipeline"  # of the parent run
+
     @classmethod
-    def current(cls) -> "Pipeline":
-        """From the environment: the flow's (NAS_PIPELINE), else that of the `dvc` above this process, else this process."""
+    def current(cls, group: Group | None = None) -> "Pipeline":
+        """The group's; else from the environment: the flow's (NAS_PIPELINE), that of the `dvc` above this process, this process."""
+        if group is not None:
+            return cls(f"{group.name}-{group.key}", cls.current().owner, group.name)
         if key := os.environ.get("NAS_PIPELINE"):
             return cls(key, os.environ.get("NAS_PIPELINE_OWNER", ""))
         owner = provenance.dvc_process() or provenance.process_token()
@@ -80,8 +92,9 @@ class Pipeline:
 class StageRun:
     """What a stage writes to: the MLflow run that is open."""
 
-    def __init__(self, mlflow: ModuleType | None, run_id: str, parent_id: str, resumed: bool, inputs: Mapping[str, str]):
+    def __init__(self, mlflow: ModuleType | None, run_id: str, parent_id: str, resumed: bool, inputs: Mapping[str, str], shares: bool):
         self._mlflow = mlflow
+        self._shares = shares  # final figures are the parent's too
         self.id = run_id
         self.parent_id = parent_id
         self.resumed = resumed  # True: the run holds what an interrupted one wrote
@@ -93,14 +106,15 @@ class StageRun:
         self._mlflow.log_metrics({k: float(v) for k, v in metrics.items()}, step=step, synchronous=True)
 
     def summary(self, metrics: Mapping[str, float], stage: str) -> None:
-        """Final figures, as `<stage>/<key>`, on this run and on the pipeline's, where pipelines are compared.
+        """Final figures, as `<stage>/<key>`, on this run and, if it shares them, on the pipeline's, where pipelines are compared.
 
         A figure that this run has as a curve ends with its final value already; one more point would spoil the curve.
         """
         named = {f"{stage}/{k}": float(v) for k, v in metrics.items()}
         curves = self._mlflow.get_run(self.id).data.metrics
         self._mlflow.log_metrics({k: v for k, v in named.items() if k not in curves})
-        self._mlflow.log_metrics(named, run_id=self.parent_id)
+        if self._shares:
+            self._mlflow.log_metrics(named, run_id=self.parent_id)
 
     def artifact(self, path: str | Path, folder: str | None = None) -> None:
         """A file, or a folder with all that is in it."""
@@ -198,7 +212,7 @@ class SilentRun(StageRun):
     """The run of the ranks other than 0: nothing is written."""
 
     def __init__(self):
-        super().__init__(None, "", "", False, {})
+        super().__init__(None, "", "", False, {}, False)
 
     def log(self, *args, **kwargs) -> None: ...
 
@@ -214,6 +228,9 @@ def stage_run(
     parameters: Mapping[str, Any],
     strategy: str | None = None,
     settings: Settings | None = None,
+    title: str | None = None,
+    group: Group | None = None,
+    shares: bool = True,
 ) -> Iterator[StageRun]:
     """Run a stage as an MLflow run: FINISHED at the end, FAILED by an exception, KILLED by Ctrl-C or SIGTERM.
 
@@ -224,6 +241,9 @@ def stage_run(
         parameters: what the stage reads from params.yaml, nested (sections or mappings); logged as `train.epochs`.
         strategy: tag nas.strategy, to compare pipelines by.
         settings: section `tracking`; read from params.yaml if None.
+        title: the run's name; the stage's if None.
+        group: what the run is compared within; None: it belongs to the run of the pipeline.
+        shares: parameters and final figures are put on the parent too; not for one of many alike.
 
     Raises:
         TrackingError: if the store can't be used; names tracking.uri.
@@ -238,29 +258,32 @@ def stage_run(
     tags = _tags(stage, strategy)
     inputs = provenance.inputs(stage)
     with _store(settings) as experiment:
-        yield from _tracked(stage, _flat(parameters), tags, settings, experiment, inputs)
+        yield from _tracked(title or stage, _flat(parameters), tags, settings, experiment, inputs, Pipeline.current(group), shares)
 
 
-def _tracked(stage: str, parameters: dict, tags: dict, settings: Settings, experiment: str, inputs: dict) -> Iterator[StageRun]:
+def _tracked(
+    title: str, parameters: dict, tags: dict, settings: Settings, experiment: str, inputs: dict, pipeline: Pipeline, shares: bool
+) -> Iterator[StageRun]:
     import mlflow
 
-    client, pipeline = mlflow.MlflowClient(), Pipeline.current()
+    client = mlflow.MlflowClient()
     with _lock():  # two stages of one pipeline must not both make its parent
         before = _interrupted(client, experiment, tags)
-        parent = _parent(client, experiment, pipeline, before, tags)
+        parent = _parent(client, experiment, pipeline, before, tags if shares else {k: v for k, v in tags.items() if k != "nas.strategy"})
         links = {PARENT: parent, PROCESS: provenance.process_token()}
         options = {"log_system_metrics": settings.system_metrics, "tags": tags | links}
         if before:
             mlflow.start_run(before.info.run_id, **options)
         else:
-            mlflow.start_run(experiment_id=experiment, run_name=stage, **options)
-    run = StageRun(mlflow, mlflow.active_run().info.run_id, parent, before is not None, inputs)
+            mlflow.start_run(experiment_id=experiment, run_name=title, **options)
+    run = StageRun(mlflow, mlflow.active_run().info.run_id, parent, before is not None, inputs, shares)
     began, earlier = time.monotonic(), before.data.metrics.get("seconds", 0.0) if before else 0.0
     status = "FAILED"
     with _sigterm_unwinds():  # not earlier: a bare `except` somewhere in the imports would swallow it
         try:
             _log_params(client, run.id, parameters)
-            _log_params(client, parent, parameters)
+            if shares:
+                _log_params(client, parent, parameters)
             yield run
             status = "FINISHED"
         except BaseException as error:
@@ -318,7 +341,7 @@ def _parent(client, experiment: str, pipeline: Pipeline, resumed: "Run | None", 
     former = resumed and client.get_run(resumed.data.tags[PARENT])
     if former and former.info.status in ("FAILED", "KILLED"):
         return _reopen(client, former.info.run_id, shared)
-    return client.create_run(experiment, tags=shared, run_name=os.environ.get("DVC_EXP_NAME", "pipeline")).info.run_id
+    return client.create_run(experiment, tags=shared, run_name=os.environ.get("DVC_EXP_NAME", pipeline.name)).info.run_id
 
 
 def _reopen(client, run_id: str, tags: Mapping[str, str]) -> str:
