@@ -2,12 +2,18 @@
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare, kstest
 
-from nas import encoding
+from nas import encoding, spaces
 from nas.cost import flops
 from nas.pareto import best_front
 from nas.sampling.attentive import BestUp, FromSet, Uniform, WorstUp, best, pareto_set, parse, strategy
+from nas.sampling.flops import ExactSampler
+from nas.sampling.target import UnderTarget
 from nas.sampling.uniform import Unconstrained
+from nas.space import load
+
+NAMES = ("uniform", "bestup-3-loss", "worstup-3-loss", "bestup-50-acc", "worstup-50-acc", "bestup-1k-acc", "worstup-1k-acc")
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +27,26 @@ def never(archs):
     raise AssertionError("no score is needed here")
 
 
-@pytest.mark.parametrize(("kind", "share"), [(BestUp, 1 - (2 / 3) ** 3), (WorstUp, (1 / 3) ** 3)])
-def test_order_statistics_of_three(tiny_space, place, rng, kind, share):
-    """Of 10,000 choices among 3 uniform ones, 19/27 of the best and 1/27 of the worst lie in the top third."""
-    rule = kind(Unconstrained(tiny_space), 3)
+@pytest.mark.parametrize("k", [3, 50])
+@pytest.mark.parametrize("kind", [BestUp, WorstUp])
+def test_order_statistics(tiny_space, tiny_rows, place, kind, k):
+    """10,000 choices among k uniform architectures: their ranks follow Beta(k, 1) for the best and Beta(1, k) for the worst."""
+    rng = np.random.default_rng(7)
+    rule = kind(Unconstrained(tiny_space), k)
     chosen = place([rule.choose(rule.candidates(rng), place) for _ in range(10_000)])
+    ranks = chosen + rng.random(10_000) / len(tiny_rows)  # ranks are steps of 1/2304: spread evenly over the step
 
-    assert np.mean(np.array(chosen) >= 2 / 3) == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 10_000))
+    assert kstest(ranks, "beta", (k, 1) if kind is BestUp else (1, k)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("kind", [BestUp, WorstUp])
+def test_order_statistics_of_a_predictor(tiny_space, tiny_rows, place, kind):
+    """The same for 2000 choices among 50 that a predictor makes ahead of the step."""
+    rng = np.random.default_rng(8)
+    rule = kind(Unconstrained(tiny_space), 50, predictor=place)
+    chosen = place([rule.candidates(rng)[0] for _ in range(2000)])
+
+    assert kstest(chosen + rng.random(2000) / len(tiny_rows), "beta", (50, 1) if kind is BestUp else (1, 50)).pvalue > 1e-3
 
 
 def test_best_and_worst_of_the_same_candidates(tiny_space, place, rng):
@@ -76,6 +95,40 @@ def test_pareto_set_of_many_is_that_of_the_space(tiny_space, tiny_rows):
         found = pareto_set(table, predict, front, 60_000, np.random.default_rng(0)).members
         # architectures of equal cost and value do not occur, so the sets are equal
         assert set(found) == set(expected)
+
+
+@pytest.mark.parametrize(("name", "sign"), [("bestup-1m-acc", 1), ("worstup-1m-acc", -1)])
+def test_a_million_set_is_that_of_all_that_was_drawn(name, sign):
+    """Pair by pair, in the paper's space: no architecture drawn dominates a member, each is dominated by a member or is one.
+
+    For the worst set, dominating is costing as much or more and being as bad or worse.
+    """
+    table = flops.table(load(spaces.FOLDER / "attentive_nas.yaml"), classes=1000)
+    weights = 100_000 // np.array(table.space.largest().genes) * np.arange(1, 32)
+    mix = np.random.default_rng(1).integers(1_000_000, size=31)
+    costs, values = [], []
+
+    def predict(rows):  # grows with every gene, more or less; in whole numbers, so that sums are exact
+        return (rows @ weights + rows @ mix % 1_000_000).astype(float)
+
+    def record(rows):
+        costs.append(sign * table.costs(rows))
+        values.append(sign * predict(rows))
+        return predict(rows)
+
+    rule = strategy(name, never, table=table, predict=record, rng=np.random.default_rng(2))
+    cost, value = np.concatenate(costs), np.concatenate(values)
+    members = encoding.to_rows(rule.propose.members)
+    behind = np.zeros(len(cost), dtype=bool)
+    for c, v in zip(sign * table.costs(members), sign * predict(members)):
+        cheaper, better, same = cost <= c, value >= v, (cost == c) & (value == v)
+        behind |= (cost >= c) & (value <= v)
+        assert same.any()
+        assert not (cheaper & better & ~same).any()
+
+    assert len(cost) == 1_000_000
+    assert len(members) > 20
+    assert behind.all()
 
 
 def test_fixed_set_is_drawn_uniformly(tiny_space, rng):
@@ -131,3 +184,38 @@ def test_a_strategy_that_lacks_its_predictor(tiny_space, name, lack):
     """-acc without a predictor is refused when the strategy is made, not at the first step."""
     with pytest.raises(ValueError, match=lack):
         strategy(name, Unconstrained(tiny_space))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_seeds_propose_equal_candidates(tiny_space, name):
+    """Twenty steps under drawn targets, and the offline sets, depend on the generator alone; another seed gives others."""
+    table = flops.table(tiny_space, classes=10)
+    sampler = ExactSampler(table, step=0.02)
+    propose = UnderTarget(sampler, sampler.prior())
+
+    def steps(seed):
+        rng = np.random.default_rng(seed)
+        rule = strategy(name, propose, table=table, predict=lambda rows: np.sin(rows @ np.sqrt(np.arange(2, 13))), rng=rng)
+        return [rule.candidates(rng) for _ in range(20)]
+
+    first = steps(5)
+
+    assert first == steps(5)
+    assert first != steps(6)
+
+
+def test_candidates_under_flat_targets(tiny_space, rng):
+    """5000 steps of bestup-3-loss: three candidates in one bucket by their exact cost, and every bucket as often (chi-square)."""
+    table = flops.table(tiny_space, classes=10)
+    sampler = ExactSampler(table, step=0.02)
+    prior = sampler.prior()
+    rule = strategy("bestup-3-loss", UnderTarget(sampler, prior.flat()))
+    drawn = [rule.candidates(rng) for _ in range(5000)]
+    costs = table.costs(encoding.to_rows([arch for step in drawn for arch in step])).reshape(5000, 3)
+    middle = costs.mean(axis=1)
+    nearest = prior.targets[np.abs(middle[:, None] - prior.targets).argmin(axis=1)]
+    found, times = np.unique(nearest, return_counts=True)
+
+    assert (np.abs(costs - nearest[:, None]) <= 0.01 + 1e-9).all()
+    assert np.array_equal(found, prior.targets)
+    assert chisquare(times).pvalue > 1e-3

@@ -6,6 +6,7 @@ project's root and write below pipelines/strategies/outputs.
 
 import hashlib
 import itertools
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
