@@ -3,6 +3,7 @@
 Colours are those of Okabe and Ito, told apart with any colour vision; dashes and markers differ as well.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 from pathlib import Path
@@ -34,6 +35,7 @@ class Series:
     labels: tuple[str, ...] = ()  # words beside the points
     aside: bool = False  # the labels go below and to the right of the points, not above
     band: tuple[np.ndarray, np.ndarray] | None = None  # (n,) lower and (n,) upper edge of a shaded band
+    error: np.ndarray | None = None  # (n,) half the length of a vertical bar through each point; NaN for none
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,28 @@ class Chart:
     series: tuple[Series, ...]
     log_x: bool = False
     log_y: bool = False
+    marks: tuple[tuple[float, str], ...] = ()  # where the horizontal axis is marked, and with what; empty: as it comes
+    broad: bool = False  # needs more room than others, e.g. for many series
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """Five numbers of one group of values; NaN throughout for a group without any."""
+
+    name: str  # of its row
+    numbers: tuple[float, float, float, float, float]  # minimum, first quartile, median, third quartile, maximum
+    colour: str
+
+
+@dataclass(frozen=True, eq=False)
+class BoxChart:
+    """Boxes below each other, the first on top: whiskers to the extremes, a box between the quartiles, a bar at the median."""
+
+    key: str  # file name and HTML id
+    title: str
+    x: str  # axis label with its unit
+    boxes: tuple[Box, ...]
+    reference: float | None = None  # where a thin vertical line helps to compare, in the unit of the axis
 
 
 def wide(values: np.ndarray) -> bool:
@@ -54,11 +78,25 @@ def wide(values: np.ndarray) -> bool:
     return len(values) > 0 and min(values) > 0 and max(values) > 6 * min(values)
 
 
-def picture(*charts: Chart) -> Figure:
-    """Charts side by side as a matplotlib figure; no pyplot, no global state."""
-    figure = Figure(figsize=(7.2 if len(charts) == 1 else 5.6 * len(charts), 4.8), dpi=150, layout="constrained", facecolor="white")
-    for axes, chart in zip(np.atleast_1d(figure.subplots(1, len(charts))), charts):
-        _draw(axes, chart)
+def picture(*charts: Chart | BoxChart) -> Figure:
+    """Charts side by side, three in a row at most, as a matplotlib figure; no pyplot, no global state.
+
+    Box charts that follow each other in a row and have the same rows name them once, at the left.
+    """
+    rows = ceil(len(charts) / 3)
+    columns = ceil(len(charts) / rows)
+    width, height = _size(charts)
+    figure = Figure(figsize=(columns * width, rows * height), dpi=150, layout="constrained", facecolor="white")
+    if len(charts) > 2:
+        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # inches; small panels would touch
+    grid = np.ravel(figure.subplots(rows, columns))
+    for i, (axes, chart) in enumerate(zip(grid, charts)):
+        if isinstance(chart, BoxChart):
+            _draw_boxes(axes, chart, named=i % columns == 0 or _rows(charts[i - 1]) != _rows(chart))
+        else:
+            _draw(axes, chart)
+    for axes in grid[len(charts) :]:
+        axes.set_axis_off()
     return figure
 
 
@@ -67,8 +105,10 @@ def save(figure: Figure, path: str | Path) -> None:
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
-def interactive(chart: Chart) -> go.Figure:
+def interactive(chart: Chart | BoxChart) -> go.Figure:
     """The same chart for the browser; no title, which the page prints."""
+    if isinstance(chart, BoxChart):
+        return _interactive_boxes(chart)
     figure = go.Figure()
     for s in chart.series:
         mode = "+".join(part for part, on in (("lines", s.dash), ("markers", s.marker), ("text", s.labels)) if on)
@@ -89,20 +129,16 @@ def interactive(chart: Chart) -> go.Figure:
             marker={"color": s.colour, "symbol": s.marker or "circle", "size": 5 if s.faint else 9},
             hovertemplate=f"%{{x:.4g}}, %{{y:.4g}}<extra>{s.name}</extra>",
             cliponaxis=False,
+            error_y=None if s.error is None else {"array": np.asarray(s.error).tolist(), "thickness": 1.2, "width": 0},
         )
-    figure.update_layout(
-        template="plotly_white",
-        font={"family": FONT, "size": 13, "color": INK},
-        margin={"l": 8, "r": 12, "t": 12, "b": 8},
-        height=440,
-        legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "font": {"size": 12}},
-        hovermode="closest",
-    )
+    figure.update_layout(**_layout(height=440))
     for axis, label, log, name in ((figure.layout.xaxis, chart.x, chart.log_x, "x"), (figure.layout.yaxis, chart.y, chart.log_y, "y")):
         axis.update(title={"text": label, "standoff": 8}, automargin=True, zeroline=False, linecolor=GREY, ticks="outside", tickcolor=GREY)
         if log:
             marks = ticks(_values(chart, name))
-            axis.update(type="log", tickvals=marks, ticktext=[f"{m:,g}" for m in marks])
+            axis.update(type="log", tickvals=marks, ticktext=[f"{m:,.10g}" for m in marks])
+    if chart.marks:
+        figure.layout.xaxis.update(tickvals=[x for x, _ in chart.marks], ticktext=[word for _, word in chart.marks])
     return figure
 
 
@@ -116,6 +152,52 @@ def ticks(values: np.ndarray) -> list[float]:
     digits = (1,) if high - low > 3 else (1, 2, 5) if high - low > 1.2 else (1, 1.5, 2, 3, 4, 5, 7)
     decades = range(floor(low), ceil(high) + 1)
     return [float(f"{d * 10.0**e:.2g}") for e in decades for d in digits if low - 0.15 <= log10(d) + e <= high + 0.15]
+
+
+def _interactive_boxes(chart: BoxChart) -> go.Figure:
+    figure = go.Figure()
+    for b in _filled(chart):
+        low, first, middle, third, high = ([float(v)] for v in b.numbers)
+        figure.add_box(
+            y=[b.name],
+            lowerfence=low,
+            q1=first,
+            median=middle,
+            q3=third,
+            upperfence=high,
+            name=b.name,
+            orientation="h",
+            line={"color": b.colour, "width": 1.6},
+            fillcolor=_faded(b.colour),
+            showlegend=False,
+        )
+    names = _rows(chart)
+    figure.update_layout(**_layout(height=100 + 34 * len(names)))
+    look = {"automargin": True, "zeroline": False, "linecolor": GREY, "ticks": "outside", "tickcolor": GREY}
+    figure.layout.xaxis.update(title={"text": chart.x, "standoff": 8}, hoverformat=".2f", **look)
+    figure.layout.yaxis.update(type="category", categoryorder="array", categoryarray=names, range=[len(names) - 0.5, -0.5], **look)
+    if chart.reference is not None:
+        figure.add_vline(x=float(chart.reference), line={"color": GREY, "width": 1, "dash": "dot"})
+    return figure
+
+
+def _layout(height: int) -> dict:
+    return {
+        "template": "plotly_white",
+        "font": {"family": FONT, "size": 13, "color": INK},
+        "margin": {"l": 8, "r": 12, "t": 12, "b": 8},
+        "height": height,
+        "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "font": {"size": 12}},
+        "hovermode": "closest",
+    }
+
+
+def _size(charts: Sequence[Chart | BoxChart]) -> tuple[float, float]:
+    """Inches of a panel: (width, height)."""
+    if boxes := [c for c in charts if isinstance(c, BoxChart)]:
+        return 7.2 if len(charts) == 1 else 4.2, 1.1 + 0.3 * max(len(c.boxes) for c in boxes)
+    width = {1: 7.2, 2: 5.6}.get(len(charts), 4.2)
+    return (1.5 * width if any(c.broad for c in charts) else width), 4.8 if len(charts) < 3 else 4.3
 
 
 def _draw(axes: Axes, chart: Chart) -> None:
@@ -136,11 +218,11 @@ def _draw(axes: Axes, chart: Chart) -> None:
             label=s.name,
             zorder=1 if s.faint else 3,
         )
+        if s.error is not None:
+            axes.vlines(s.x, s.y - s.error, s.y + s.error, color=s.colour, linewidth=1.2, alpha=0.7, zorder=2)
         shift, side = ((5, -13), "left") if s.aside else ((0, 7), "center")
         for x, y, label in zip(s.x, s.y, s.labels):
             axes.annotate(label, (x, y), shift, textcoords="offset points", ha=side, color=s.colour, fontsize=9, zorder=4)
-    axes.set_title(chart.title, loc="left", fontsize=11.5, fontweight="bold", color=INK)
-    axes.set_xlabel(chart.x, color=INK)
     axes.set_ylabel(chart.y, color=INK)
     axes.margins(x=0.07, y=0.1)
     for log, name, axis in ((chart.log_x, "x", axes.xaxis), (chart.log_y, "y", axes.yaxis)):
@@ -148,23 +230,58 @@ def _draw(axes: Axes, chart: Chart) -> None:
             getattr(axes, f"set_{name}scale")("log")
             axis.set_major_locator(FixedLocator(ticks(_values(chart, name))))
             axis.set_minor_locator(NullLocator())
-            axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
-    axes.grid(color="#E3E7EB", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.tick_params(color=GREY, labelcolor=INK)
+            axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
+    if chart.marks:
+        axes.set_xticks([x for x, _ in chart.marks], [word for _, word in chart.marks])
+    _dress(axes, chart)
     if len(chart.series) > 1:
         axes.legend(
             loc="upper left",
             bbox_to_anchor=(0, -0.16),
-            ncols=2,
+            ncols=4 if chart.broad else 2,
             frameon=False,
             fontsize=9,
             labelcolor=INK,
             borderaxespad=0,
             columnspacing=1.5,
         )
+
+
+def _draw_boxes(axes: Axes, chart: BoxChart, named: bool) -> None:
+    names = _rows(chart)
+    for b in _filled(chart):
+        row, (low, first, middle, third, high) = names.index(b.name), b.numbers
+        axes.hlines(row, low, high, color=b.colour, linewidth=1.4, zorder=2)
+        axes.vlines([low, high], row - 0.16, row + 0.16, color=b.colour, linewidth=1.4, zorder=2)
+        axes.barh(row, third - first, left=first, height=0.56, facecolor="white", edgecolor=b.colour, linewidth=1.4, zorder=3)
+        axes.barh(row, third - first, left=first, height=0.56, color=b.colour, alpha=0.25, linewidth=0, zorder=4)
+        axes.vlines(middle, row - 0.28, row + 0.28, color=b.colour, linewidth=2.4, zorder=5)
+    if chart.reference is not None:
+        axes.axvline(chart.reference, color=GREY, linewidth=1, linestyle=":", zorder=1)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_yticks(range(len(names)), names)
+    axes.margins(x=0.05)
+    _dress(axes, chart)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0, labelleft=named)
+
+
+def _dress(axes: Axes, chart: Chart | BoxChart) -> None:
+    axes.set_title(chart.title, loc="left", fontsize=11.5, fontweight="bold", color=INK)
+    axes.set_xlabel(chart.x, color=INK)
+    axes.grid(color="#E3E7EB", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(color=GREY, labelcolor=INK)
+
+
+def _rows(chart: BoxChart) -> list[str]:
+    return [b.name for b in chart.boxes]
+
+
+def _filled(chart: BoxChart) -> list[Box]:
+    return [b for b in chart.boxes if np.isfinite(b.numbers).all()]
 
 
 def _values(chart: Chart, name: str) -> np.ndarray:

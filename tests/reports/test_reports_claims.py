@@ -1,0 +1,306 @@
+"""Verdicts against differences worked out by hand and scipy's standard errors."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from nas.reports import claims
+from nas.reports.claims import Comparison, Results, judge, page, table
+
+EDGES = (0.0, 10.0, 20.0)  # two buckets
+SEEDS = (0, 1, 2)
+KEYS = [
+    "section 4.3",
+    *(f"observation {i}" for i in range(1, 7)),
+    "appendix B",
+    "appendix C",
+    "appendix D",
+    "no retraining",
+    "flat targets, low end",
+    "flat targets, top",
+    "exact sampling",
+]
+STRATEGIES = (*claims.OTHERS, claims.BEST, claims.FLAT)
+LIFT = {s: float(i) for i, s in enumerate(STRATEGIES)}  # points above uniform
+
+
+def runs(strategies=STRATEGIES, seeds=SEEDS, noise: float = 0.5) -> pd.DataFrame:
+    """Per run five architectures of round 0 in each bucket, then one better one (+10) in the dear bucket."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for s in strategies:
+        for seed in seeds:
+            shift = LIFT[s] + noise * rng.normal()
+            rows += [(s, seed, 5.0 + i / 10, 50 + i + shift, 0) for i in range(5)]
+            rows += [(s, seed, 15.0 + i / 10, 60 + 2 * i + shift, 0) for i in range(5)]
+            rows += [(s, seed, 25.0, 78 + shift, 1)]
+    return pd.DataFrame(rows, columns=["strategy", "seed", "mflops", "top1", "round"])
+
+
+def everything(seeds=SEEDS) -> Results:
+    rng = np.random.default_rng(2)
+    finals = [(s, k, 0.8 + LIFT[s] / 100, 80 + LIFT[s] + rng.normal(), 90.0) for s in STRATEGIES for k in seeds]
+    ranks = [(f, k, 0.8 + rng.normal() / 50, 0.5, p) for f, p in zip(("4a", "4b", "4c", "7a", "7b", "7c"), PAPER_TAU) for k in seeds]
+    return Results(
+        EDGES,
+        runs(seeds=seeds),
+        pd.DataFrame(finals, columns=["strategy", "seed", "hypervolume", "top1_low", "top1_best"]),
+        pd.DataFrame(ranks, columns=["figure", "seed", "tau", "tau_flops", "paper"]),
+        pd.DataFrame([(k, 1e9, 10.0 ** (1 + k / 10), 1.0) for k in seeds], columns=["seed", "uniform", "proposal", "exact"]),
+        pd.DataFrame([(s, k, 0.7 + rng.normal()) for s in ("deep", "wide") for k in seeds], columns=["space", "seed", "hypervolume"]),
+        pd.DataFrame(
+            [(k, f"a{m}", 1.0 + m, 80.0 + m, 81.0 + k) for k in seeds for m in range(3)],
+            columns=["seed", "member", "mflops", "top1_inherited", "top1_alone"],
+        ),
+    )
+
+
+PAPER_TAU = (0.89, 0.87, 0.88, 0.94, 0.96, 0.88)
+
+
+def named(results: Results) -> dict[str, claims.Claim]:
+    return {c.key: c for c in judge(results)}
+
+
+def comparison(*differences: float) -> Comparison:
+    """A is the differences, B is zero."""
+    n = len(differences)
+    return Comparison("a over b", claims.POINTS, tuple(range(n)), differences, (0.0,) * n)
+
+
+def test_the_standard_error_is_scipys():
+    """Of 0.1, 0.4, 0.7: mean 0.4, sd 0.3, so 0.3 / sqrt(3); stats.sem says the same."""
+    c = comparison(0.1, 0.4, 0.7)
+    assert c.mean == pytest.approx(0.4)
+    assert c.standard_error == pytest.approx(0.3 / 3**0.5) == pytest.approx(stats.sem([0.1, 0.4, 0.7]))
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ((1.0, 1.5, 2.0), claims.HOLDS),  # mean 1.5, se 0.29
+        ((-1.0, -1.5, -2.0), claims.FAILS),
+        ((0.0, 0.5, 1.0), claims.OPEN),  # mean 0.5 under 2 * 0.289
+        ((-1.0, 0.0, 1.0), claims.OPEN),
+        ((0.0, 2.0, 4.0, 2.0), claims.HOLDS),  # mean 2, se 0.816
+        ((0.5, 0.5, 0.5), claims.HOLDS),  # no spread at all
+        ((0.0, 0.0, 0.0), claims.OPEN),  # nothing differs
+        ((3.0,), claims.OPEN),  # one seed
+        ((1.0, 3.0), claims.HOLDS),  # mean 2 is just two standard errors of 1: not under two
+    ],
+)
+def test_a_verdict_asks_for_two_standard_errors(differences, verdict):
+    """Open only where the mean is under two of them, nothing differs, or one seed was run."""
+    assert comparison(*differences).verdict == verdict
+
+
+def test_a_claim_counts_where_its_comparisons_disagree():
+    """Three of six hold, two are open, one fails; all alike give the one word; none at all is not run."""
+    up, down, flat = comparison(1, 1, 1), comparison(-1, -1, -1), comparison(-1, 0, 1)
+    claim = claims.Claim("k", "s", "t", "j", (up, up, flat, down, flat, up))
+    assert claim.verdict == "holds in 3 of 6, cannot be told in 2, does not hold in 1"
+    assert claims.Claim("k", "s", "t", "j", (down, flat)).verdict == "cannot be told in 1 of 2, does not hold in 1"
+    assert [claims.Claim("k", "s", "t", "j", some).verdict for some in ((up, up), (down,), (flat,), ())] == [
+        claims.HOLDS,
+        claims.FAILS,
+        claims.OPEN,
+        claims.NOT_RUN,
+    ]
+
+
+def test_costs_outside_the_edges_count_to_the_end_buckets():
+    """Below the first edge is bucket 0, on or above the last inner edge the next; empty ones are NaN."""
+    frame = pd.DataFrame(
+        [("u", 0, 1.0, 50.0, 0), ("u", 0, 9.9, 60.0, 1), ("u", 0, 10.0, 70.0, 0), ("u", 0, 99.0, 40.0, 0), ("v", 0, 5.0, 30.0, 0)],
+        columns=["strategy", "seed", "mflops", "top1", "round"],
+    )
+    best = claims.best(frame, (5.0, 10.0, 20.0, 30.0))
+    expected = [[60, 70, 40], [30, np.nan, np.nan]]
+    np.testing.assert_array_equal(best.to_numpy(), expected)
+    assert best.index.tolist() == [("u", 0), ("v", 0)]
+
+
+def test_the_five_numbers_are_of_round_0_alone():
+    """numpy's quantiles of the five drawn in each bucket; the 78 of a later round does not count."""
+    frame = runs(("uniform",), (0,), noise=0)
+    found = [claims.number(frame, EDGES, q).to_numpy()[0] for q in claims.NUMBERS.values()]
+    np.testing.assert_allclose(found, np.column_stack([np.arange(50, 55), np.arange(60, 70, 2)]))
+
+
+def test_each_observation_compares_what_it_speaks_of():
+    """Counts by hand: 2 x 3 x 2, 5 numbers, 2, 2, 2, 6 rivals twice; three panels; two low ends."""
+    found = named(everything())
+    assert list(found) == KEYS
+    assert [len(found[k].comparisons) for k in KEYS] == [3, 12, 5, 2, 2, 2, 12, 3, 1, 1, 1, 2, 1, 1]
+
+
+def test_differences_pair_runs_of_the_same_seed():
+    """Observation 5 by hand: the best of each bucket, minus uniform's of that seed, averaged over both buckets."""
+    results = everything()
+    worst, best = named(results)["observation 5"].comparisons
+    rows = results.runs.to_dict("records")
+
+    def top(strategy: str, seed: int, dear: bool) -> float:
+        return max(r["top1"] for r in rows if (r["strategy"], r["seed"], r["mflops"] >= 10) == (strategy, seed, dear))
+
+    for c, strategy in ((worst, "worstup-3-loss"), (best, "bestup-3-loss")):
+        expected = [sum(top(strategy, k, dear) - top("uniform", k, dear) for dear in (False, True)) / 2 for k in SEEDS]
+        assert c.differences == pytest.approx(expected)
+        assert (c.mean, c.standard_error) == pytest.approx((np.mean(expected), stats.sem(expected)))
+
+
+def test_buckets_that_one_side_lacks_are_left_out():
+    """In bucket 1 only uniform has a network: the mean is that of bucket 0, +2, not mixed with 90 - nothing."""
+    frame = pd.DataFrame(
+        [("uniform", 0, 5.0, 50.0, 0), ("uniform", 0, 15.0, 90.0, 0), ("bestup-3-loss", 0, 5.0, 52.0, 0)],
+        columns=["strategy", "seed", "mflops", "top1", "round"],
+    )
+    (c,) = named(Results(EDGES, frame))["observation 5"].comparisons
+    assert (c.a, c.b, c.differences) == ((52.0,), (50.0,), (2.0,))
+
+
+def test_only_seeds_that_both_ran_are_compared():
+    """Uniform with seeds 0 to 2, bestup-3-loss with 2 and 1 (in this order): two differences, of seeds 1 and 2."""
+    frame = runs(("uniform", "bestup-3-loss"), noise=0)
+    frame = frame[(frame["strategy"] == "uniform") | frame["seed"].isin([1, 2])][::-1]
+    (c,) = named(Results(EDGES, frame))["observation 5"].comparisons
+    assert c.seeds == (1, 2) and c.differences == pytest.approx([6.0, 6.0])
+
+
+def test_cheap_and_dear_buckets_are_told_apart():
+    """worstup-50-acc is 4 points up in the cheap bucket, bestup-50-acc 3 in the dear one; the other bucket does not enter."""
+    rows = [
+        (s, seed, mflops, top1 + seed, 0)
+        for seed in SEEDS
+        for s, low, high in (("uniform", 50, 70), ("worstup-50-acc", 54, 60), ("bestup-50-acc", 40, 73))
+        for mflops, top1 in ((5.0, low), (15.0, high))
+    ]
+    found = named(Results(EDGES, pd.DataFrame(rows, columns=["strategy", "seed", "mflops", "top1", "round"])))
+    (third,) = found["observation 3"].comparisons
+    over_worst, over_uniform = found["observation 4"].comparisons
+    assert third.differences == (4.0,) * 3
+    assert over_worst.differences == (13.0,) * 3 and over_uniform.differences == (3.0,) * 3
+
+
+def test_trials_are_compared_as_logarithms():
+    """1e9 against 10, 10^1.1, 10^1.2 trials: 8, 7.9 and 7.8; the proposal against one trial: 1, 1.1, 1.2."""
+    found = named(everything())
+    assert found["appendix C"].comparisons[0].differences == pytest.approx([8, 7.9, 7.8])
+    assert found["exact sampling"].comparisons[0].differences == pytest.approx([1, 1.1, 1.2])
+
+
+def test_members_are_averaged_within_a_seed():
+    """Inherited 80, 81, 82 in each seed, alone 81, 82, 83: 0, -1, -2; mean -1 under two standard errors of 0.577."""
+    (c,) = named(everything())["no retraining"].comparisons
+    assert c.differences == pytest.approx([0, -1, -2]) and c.verdict == claims.OPEN
+    assert c.standard_error == pytest.approx(stats.sem([0, -1, -2]))
+
+
+def test_tau_is_set_against_that_of_cost_alone():
+    """Three panels a figure, in order, each with the paper's tau; A holds tau itself."""
+    results = everything()
+    found = named(results)
+    panels = found["section 4.3"].comparisons + found["appendix B"].comparisons
+    for c, (figure, rows), paper in zip(panels, results.ranks.groupby("figure"), PAPER_TAU):
+        assert figure in c.name and c.paper == f"tau {paper:.2f}"
+        assert c.a == pytest.approx(rows["tau"]) and c.differences == pytest.approx(rows["tau"] - 0.5)
+
+
+def test_flat_targets_are_judged_against_the_prior():
+    """Low end: flat minus prior; top: prior minus flat, here equal, so it cannot be told."""
+    results = everything()
+    low = results.finals.pivot(index="seed", columns="strategy", values="top1_low")
+    found = named(results)
+    assert found["flat targets, low end"].comparisons[0].differences == pytest.approx(low[claims.FLAT] - low[claims.BEST])
+    assert found["flat targets, top"].comparisons[0].differences == (0.0,) * 3
+    assert found["flat targets, top"].verdict == claims.OPEN
+
+
+def test_strategies_that_were_not_run_leave_their_comparisons_out():
+    """With uniform, bestup-3-loss and worstup-1m-acc: observation 1 keeps 2 of 12, 2 and 4 have none, 6 keeps two rivals twice."""
+    some = ("uniform", "bestup-3-loss", "worstup-1m-acc")
+    whole = everything()
+    found = named(Results(EDGES, runs(some), whole.finals[whole.finals["strategy"].isin(some)]))
+    assert [len(found[f"observation {i}"].comparisons) for i in range(1, 7)] == [2, 0, 1, 0, 1, 4]
+    assert found["observation 2"].verdict == found["appendix D"].verdict == claims.NOT_RUN
+
+
+def test_without_results_nothing_is_claimed():
+    """Every claim is not run, the table has no rows, the page can still be written."""
+    found = judge(Results(EDGES))
+    assert {c.verdict for c in found} == {claims.NOT_RUN}
+    assert table(found).empty and page(found, {}).count("was not among the runs") == len(KEYS)
+
+
+def test_one_seed_tells_nothing_and_the_page_says_why():
+    """However large the differences, every claim is open."""
+    found = judge(everything(seeds=(0,)))
+    assert {c.verdict for c in found} == {claims.OPEN}
+    assert "Only one seed was run" in page(found, {}) and "nan" not in page(found, {})
+    assert "Only one seed was run" not in page(judge(everything()), {})
+
+
+def test_the_table_has_a_row_a_comparison():
+    """Means and standard errors are those of the listed differences."""
+    found = judge(everything())
+    rows = table(found)
+    assert len(rows) == sum(len(c.comparisons) for c in found)
+    for row in rows.itertuples():
+        differences = [float(d) for d in row.differences.split()]
+        assert len(differences) == row.seeds
+        assert (row.mean, row.standard_error) == pytest.approx((np.mean(differences), stats.sem(differences)), rel=1e-3, abs=1e-9)
+        assert row.a - row.b == pytest.approx(row.mean, abs=1e-9)
+
+
+def test_the_page_states_every_claim_with_its_verdict_and_numbers():
+    """A heading and a verdict a claim, each mean and standard error, the facts beside the paper's, each picture once."""
+    found = judge(everything())
+    text = page(found, {"evaluations": 1234, "seeds": [0, 1, 2]})
+    for claim in found:
+        section = text.split(f"### {claim.key[0].upper()}{claim.key[1:]}\n")[1].split("\n###")[0]
+        assert claim.statement in section and f"Verdict: **{claim.verdict}**." in section
+        for c in claim.comparisons:
+            digits = claims.DIGITS[c.unit]
+            assert f"| {c.name} |" in section and f"{c.mean:+.{digits}f} ± {c.standard_error:.{digits}f} | {c.verdict} |" in section
+    assert "| evaluations | 1,234 | 5,248 a strategy |" in text and "| seeds | 0, 1, 2 |" in text
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text)
+    assert len(pictures) == len(set(pictures)) == 7 and "../pipelines/strategies/outputs/report/figure_4.png" in pictures
+
+
+def test_the_page_is_well_formed():
+    """Rows of a table have as many cells as its header, links within lead to headings, and the same claims give the same text."""
+    found = judge(everything())
+    text = page(found, {"seeds": 3})
+    for block in re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE):
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+    headings = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+    assert set(re.findall(r"\(#([^)]*)\)", text)) <= headings
+    assert text == page(judge(everything()), {"seeds": 3})
+
+
+def test_noise_alone_passes_as_often_as_stated():
+    """100,000 triples of normal noise: about 18 % lie two standard errors or more from zero."""
+    noise = np.random.default_rng(3).normal(size=(100_000, 3))
+    passed = np.abs(noise.mean(axis=1)) >= 2 * stats.sem(noise, axis=1)
+    assert claims.by_chance(3) == pytest.approx(passed.mean(), abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"edges": (1.0,)}, "two or more ascending costs"),
+        ({"edges": (2.0, 1.0)}, "two or more ascending costs"),
+        ({"edges": EDGES, "spaces": pd.DataFrame({"space": ["deep"], "seed": [0]})}, "spaces has no column 'hypervolume'"),
+        (
+            {"edges": EDGES, "spaces": pd.DataFrame({"space": ["deep"] * 2, "seed": [1, 1], "hypervolume": [0.1, 0.2]})},
+            "spaces has a row twice: space deep, seed 1",
+        ),
+    ],
+)
+def test_results_that_cannot_be_compared_are_refused(given, message):
+    """The error names the frame and what is wrong."""
+    with pytest.raises(ValueError, match=message):
+        Results(**given)
