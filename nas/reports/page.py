@@ -43,8 +43,8 @@ def page(found: Findings) -> str:
     title = f"Pareto NAS on {found.dataset}"
     body = [
         f"<header><h1>{escape(title)}</h1><p>{_done(found)}</p></header>",
-        _cards(_headline(found)),
-        _section(
+        cards(_headline(found)),
+        section(
             "The family",
             "Each blue point is a network of its own, cut out of the one supernet without further training, and measured on test "
             "pictures that nothing was trained or chosen on. Up and to the left is better. Grey points are the sub-networks that "
@@ -55,25 +55,25 @@ def page(found: Findings) -> str:
             "An architecture reads: input side; stem channels; each stage as channels × blocks, kernel side k and expansion e; "
             "channels before the classifier. Parameters count the network that is deployed.",
         ),
-        _section(
+        section(
             "The search",
             "The area between each search's front and the corner of the largest network's cost and chance accuracy, both axes "
             "scaled to [0, 1]. A line that is higher has found better networks with as many evaluations.",
             [search.chart(found.evaluated, found.largest_mflops, 100 / found.classes)],
         ),
-        _section(
+        section(
             "The accuracy predictor",
             "Sub-networks that the predictor was not fitted to. Kendall's τ is 1 if the ranking is right throughout and 0 if it "
             "is chance; beside it, how well cost alone would rank the same networks.",
             predictor.charts(found.predictions),
         ),
-        _section(
+        section(
             "Training",
             "Accuracy of the smallest and the largest sub-network on pictures kept aside to watch, and the losses of a training "
             "step. The largest learns from labels, the others from the largest.",
             [curves.accuracy(found.pretrain, found.train), curves.loss(found.train)],
         ),
-        _section(
+        section(
             "Sampling under a cost target",
             "How many architectures must be drawn until one has the cost that training asks for. Fewer is better, one is the "
             "least there is.",
@@ -83,6 +83,11 @@ def page(found: Findings) -> str:
         "<section><h2>Where this comes from</h2>"
         f"<details><summary>params.yaml</summary><pre>{escape(found.params)}</pre></details></section>",
     ]
+    return document(title, body)
+
+
+def document(title: str, body: Sequence[str]) -> str:
+    """Parts of HTML as one page that needs nothing else."""
     head = (
         f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
         f"<style>{CSS}</style><script>{get_plotlyjs()}</script>"
@@ -91,7 +96,7 @@ def page(found: Findings) -> str:
 
 
 def _transfer(results: pd.DataFrame) -> str:
-    return _section(
+    return section(
         "Transfer",
         "Members of the family fine-tuned on other pictures. Learning rate, weight decay and the member to report were chosen "
         "on a hold-out of the training pictures; a star is the test accuracy of what was chosen, read once.",
@@ -128,18 +133,22 @@ def _headline(found: Findings) -> list[tuple[str, str]]:
     return numbers
 
 
-def _cards(numbers: list[tuple[str, str]]) -> str:
+def cards(numbers: list[tuple[str, str]]) -> str:
+    """Large numbers with a line of words each."""
     return '<div class="cards">' + "".join(f"<div><b>{escape(n)}</b><span>{escape(words)}</span></div>" for n, words in numbers) + "</div>"
 
 
-def _section(title: str, text: str, charts: Sequence[style.Chart], table: pd.DataFrame | None = None, note: str = "") -> str:
+def section(
+    title: str, text: str, charts: Sequence[style.Chart | style.BoxChart], table: pd.DataFrame | None = None, note: str = ""
+) -> str:
+    """A heading, how to read what follows, the charts, and a table with a note."""
     figures = "".join(f"<figure><figcaption>{escape(c.title)}</figcaption>{_plot(c)}</figure>" for c in charts)
     rows = "" if table is None else f'<div class="scroll">{table.to_html(index=False, border=0)}</div><p class="note">{escape(note)}</p>'
-    layout = "figures pair" if len(charts) == 2 else "figures"
+    layout = {2: "figures pair"}.get(len(charts), "figures" if len(charts) < 2 else "figures triple")
     return f'<section><h2>{escape(title)}</h2><p>{escape(text)}</p><div class="{layout}">{figures}</div>{rows}</section>'
 
 
-def _plot(chart: style.Chart) -> str:
+def _plot(chart: style.Chart | style.BoxChart) -> str:
     return plotly.io.to_html(
         style.interactive(chart),
         full_html=False,
@@ -160,6 +169,7 @@ h1 {{ font-size: 1.9rem; margin: 8px 0; }} h2 {{ font-size: 1.3rem; margin: 0 0 
 section {{ margin: 20px 0; }} .note {{ font-size: .85rem; color: #5B6670; }}
 .figures {{ display: grid; grid-template-columns: minmax(0, 1fr); gap: 16px; }}
 @media (min-width: 900px) {{ .pair {{ grid-template-columns: repeat(2, minmax(0, 1fr)); }} }}
+@media (min-width: 900px) {{ .triple {{ grid-template-columns: repeat(3, minmax(0, 1fr)); }} }}
 figure {{ margin: 0; min-width: 0; }} figcaption {{ font-weight: 600; font-size: .95rem; margin-bottom: 4px; }}
 .scroll {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; width: 100%; }}
 th, td {{ text-align: left; padding: 6px 12px 6px 0; border-bottom: 1px solid #E3E7EB; white-space: nowrap; vertical-align: top; }}

@@ -1,0 +1,131 @@
+"""The comparison of sampling strategies as one HTML page that opens offline (AttentiveNAS, section 4.4 and appendices B to E)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+import pandas as pd
+
+from nas.reports import buckets, claims, deployments, inherited, ranks, sampling, spaces
+from nas.reports.deployments import Method
+from nas.reports.page import cards, document, section
+from nas.reports.style import BoxChart, Chart
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What the stages of the comparison found; the frames are those that the figures of `nas.reports` take."""
+
+    runs: pd.DataFrame  # strategy, seed, mflops, top1, round
+    edges: Sequence[float]  # of the buckets of cost, MFLOPs
+    summary: pd.DataFrame  # strategy, seeds, and mean and deviation over seeds of the final figures
+    ranks: Mapping[int, pd.DataFrame]  # by seed: mflops, part, predicted, early, final
+    trials: pd.DataFrame  # target, uniform, paper_mean, paper_std, exact: on AttentiveNAS's own space
+    spaces: pd.DataFrame  # space, seed, mflops, top1
+    methods: Sequence[Method]  # of getting N networks
+    members: pd.DataFrame  # seed, member, mflops, top1_inherited, top1_alone
+    claims: Sequence[claims.Claim]
+
+
+def charts(found: Findings) -> dict[str, Sequence[Chart | BoxChart]]:
+    """Every figure by the name of its file, in the order of the page."""
+    shown = list({(m.source, m.fixed, m.each): m for m in found.methods}.values())  # of those with equal costs the first
+    return {
+        "figure_4": ranks.charts(found.ranks, "4"),
+        "figure_5": buckets.box_charts(found.runs, found.edges),
+        "figure_6": [buckets.gain_chart(found.runs, found.edges)],
+        "fronts": buckets.front_charts(found.runs),
+        "figure_7": ranks.charts(found.ranks, "7"),
+        "figure_8": [sampling.chart(found.trials)],
+        "figure_9": [spaces.chart(found.spaces)],
+        "table_3": deployments.charts(shown),
+        "inherited": inherited.charts(found.members),
+    }
+
+
+def page(found: Findings) -> str:
+    """The whole page as HTML text."""
+    drawn, title = charts(found), "Sampling strategies side by side"
+    strategies, seeds = found.runs["strategy"].nunique(), found.runs["seed"].nunique()
+    verdicts = pd.DataFrame([(c.key, c.statement, c.verdict) for c in found.claims], columns=["claim", "in words", "verdict"])
+    best = found.summary.sort_values("hypervolume_mean", ascending=False)
+    body = [
+        f"<header><h1>{escape(title)}</h1><p>{strategies} strategies, {seeds} seeds each, equal training steps, the same architectures "
+        f"measured, {found.runs.groupby(['strategy', 'seed']).size().iloc[0]} evaluations a run.</p></header>",
+        cards([(f"{row.hypervolume_mean:.3f}", f"hypervolume of {row.strategy} (mean)") for row in best.head(3).itertuples()]),
+        section(
+            "The strategies",
+            "Best found above what uniform sampling found with the same seed, by bucket of cost (the paper's Figure 6); bars are one "
+            "standard deviation over the seeds. A strategy whose bar crosses zero has not been told from uniform sampling.",
+            drawn["figure_6"],
+            summary_table(found.summary),
+            "Means over the seeds, ± their standard deviation. Top-1 in percent on the search split: top1_low is the best within the "
+            "cheapest quarter of the range of cost.",
+        ),
+        section(
+            "The spread of accuracies",
+            "The same randomly drawn architectures for all, by bucket of cost (Figure 5): minimum, quartiles, maximum, means over the "
+            "seeds. The dotted line is the median of uniform sampling.",
+            drawn["figure_5"],
+        ),
+        section("Fronts", "A line a seed, over those of uniform sampling.", drawn["fronts"]),
+        section(
+            "The claims",
+            "Each claim of the paper as judged by these runs; docs/strategies.md has every comparison behind a verdict.",
+            [],
+            verdicts,
+            "Holds and does not hold: by two standard errors or more, over the seeds.",
+        ),
+        section(
+            "Inherited weights against training alone",
+            "Members of a family, with weights cut out of the supernet, and each trained from scratch for as many epochs. On test "
+            "pictures, on which nothing was chosen.",
+            drawn["inherited"],
+            inherited_table(found.members),
+            "Top-1 in percent, means over the seeds.",
+        ),
+        section(
+            "The predictor",
+            "Predicted against measured accuracy of sub-networks that the forest was not fitted to (Figure 4): early, at the end of "
+            "training, and on another partition of the data.",
+            drawn["figure_4"],
+        ),
+        section("Robustness", "The same sub-networks measured twice: another seed, and early against final (Figure 7).", drawn["figure_7"]),
+        section(
+            "Sampling under a cost target",
+            "Trials for one architecture, on the paper's own search space (Figure 8). Fewer is better, one is the least there is.",
+            drawn["figure_8"],
+        ),
+        section("Deep and narrow, or wide and shallow", "Fronts of two search spaces with uniform sampling (Figure 9).", drawn["figure_9"]),
+        section(
+            "What N networks cost in training",
+            "In epochs x networks, as in Table 3; a forward pass without gradient counts a third.",
+            drawn["table_3"],
+            deployments.table(found.methods),
+            " ".join(break_even(found.methods)),
+        ),
+    ]
+    return document(title, body)
+
+
+def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
+    """For people: a row a strategy, mean ± deviation of each final figure."""
+    digits = {"hypervolume": 3, "top1_low": 1, "top1_best": 1}
+    shown = {"strategy": summary["strategy"], "seeds": summary["seeds"]}
+    for name, n in digits.items():
+        pairs = zip(summary[f"{name}_mean"], summary[f"{name}_std"])
+        shown[name] = [f"{mean:.{n}f}" + (f" ± {std:.{n}f}" if np.isfinite(std) else "") for mean, std in pairs]
+    return pd.DataFrame(shown)
+
+
+def inherited_table(members: pd.DataFrame) -> pd.DataFrame:
+    """For people: `inherited.summary` with one decimal."""
+    found = inherited.summary(members)
+    return found.round({c: 3 if c.startswith("mflops") else 1 for c in found.columns if found[c].dtype.kind == "f"})
+
+
+def break_even(methods: Sequence[Method]) -> list[str]:
+    """From how many deployments on each supernet of this comparison costs less than training each network alone."""
+    alone = next(m for m in methods if m.source == "here" and m.each)
+    return [deployments.statement(m, alone) for m in methods if m.source == "here" and not m.each]

@@ -1,0 +1,233 @@
+"""Stage report of the comparison: every figure with its data, the claims judged, and two pages.
+
+    python -m nas.stages.strategies.report
+
+reads    the outputs of all other stages of pipelines/strategies/dvc.yaml
+writes   report/figure_4 to figure_9, fronts, inherited, table_3   .png, and .csv with the data
+         report/ranks.csv       Kendall's tau of each panel of Figures 4 and 7, each seed
+         report/claims.csv      a row a comparison
+         report/index.html      everything on one page that opens offline
+         summary.json           per strategy: seeds, mean and standard deviation of hypervolume, top1_low, top1_best
+         docs/strategies.md     the claims of the paper, one by one
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nas import seeding, space, spaces
+from nas.cost import flops
+from nas.cost.table import CostTable
+from nas.data import loader
+from nas.reports import buckets, claims, comparison, deployments, ranks, style
+from nas.reports import inherited as inherited_charts
+from nas.reports import spaces as space_charts
+from nas.sampling.study import trials_study
+from nas.stages import common as main_pipeline
+from nas.stages import split
+from nas.stages.errors import user_errors
+from nas.stages.strategies import common
+
+PAGE = Path("docs/strategies.md")
+STEP = 25  # MFLOPs, of AttentiveNAS's own space in Figure 8
+CLASSES = 1000  # there
+FINAL = ("hypervolume", "top1_low", "top1_best")
+
+
+def main() -> None:
+    s = common.read()
+    parameters = s.sections("strategies", "seeds", "space", "wide_space", "train", "measure", "report")
+    with common.stage("report", "", parameters, "report", shares=True) as (run, _, out):
+        data = loader.read(split.OUT)
+        table, wide_table = (flops.table(searched, len(data.classes)) for searched in (s.space, s.wide_space))
+        runs = all_runs(s)
+        finals = final_figures(s)
+        summary = over_seeds(finals)
+        by_seed = {seed: ranked(seed) for seed in s.seeds}
+        studies = [study(s.report, seed) for seed in s.seeds]
+        both = two_spaces(s, runs)
+        largest = max(table.largest, wide_table.largest)
+        members = scratch(s)
+        results = claims.Results(
+            edges=common.edges(table, s.measure.buckets),
+            runs=runs,
+            finals=finals,
+            ranks=ranks.table(by_seed),
+            trials=mean_trials(studies, s.seeds),
+            spaces=space_charts.hypervolumes(both, largest, 100 / len(data.classes)).replace(
+                {"space": {s.space.name: "deep", s.wide_space.name: "wide"}}
+            ),
+            members=members,
+        )
+        judged = claims.judge(results)
+        found = comparison.Findings(
+            runs=runs,
+            edges=results.edges,
+            summary=summary,
+            ranks=by_seed,
+            trials=studies[0],
+            spaces=both,
+            methods=methods(s),
+            members=members,
+            claims=judged,
+        )
+        for name, drawn in comparison.charts(found).items():
+            style.save(style.picture(*drawn), out / f"{name}.png")
+        for name, frame in tables(found).items():
+            frame.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
+        (out / "index.html").write_text(comparison.page(found))
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(claims.page(judged, facts(s, data, table, wide_table, runs)))
+        main_pipeline.write_json(common.OUTPUTS / "summary.json", nested(summary))
+
+        run.artifact(out / "index.html")
+        run.artifact(PAGE)
+        for path in sorted(out.glob("*.png")):
+            run.artifact(path, "plots")
+        run.table(summary, "summary.json")
+        run.table(claims.table(judged), "claims.json")
+        figures = {f"{row['strategy']}/{name}": row[f"{name}_mean"] for row in summary.to_dict("records") for name in FINAL}
+        run.summary(figures, "mean")
+        print(comparison.summary_table(summary).to_string(index=False), flush=True)
+        run.close_pipeline()
+
+
+def all_runs(s: common.Settings) -> pd.DataFrame:
+    """Everything that was evaluated: strategy, seed, mflops, top1 (percent), round."""
+    return pd.concat(
+        [
+            evaluated(common.OUTPUTS / "train" / f"{strategy}-{seed}").assign(strategy=strategy, seed=seed)
+            for strategy in s.strategies
+            for seed in s.seeds
+        ],
+        ignore_index=True,
+    )
+
+
+def evaluated(folder: Path) -> pd.DataFrame:
+    """mflops, top1 (percent), round of one run."""
+    return pd.read_parquet(folder / "evaluated.parquet")[["mflops", "top1", "round"]]
+
+
+def final_figures(s: common.Settings) -> pd.DataFrame:
+    """strategy, seed, hypervolume, top1_low, top1_best (percent): what each run wrote itself."""
+    rows = []
+    for strategy in s.strategies:
+        for seed in s.seeds:
+            found = json.loads((common.OUTPUTS / "train" / f"{strategy}-{seed}" / "metrics.json").read_text())
+            rows.append({"strategy": strategy, "seed": seed} | {name: found[name] for name in FINAL})
+    return pd.DataFrame(rows)
+
+
+def over_seeds(finals: pd.DataFrame) -> pd.DataFrame:
+    """strategy, seeds (how many), <figure>_mean and <figure>_std (n - 1; NaN for one seed)."""
+    groups = finals.groupby("strategy", sort=False)
+    found = {"seeds": groups.size()}
+    for name in FINAL:
+        found |= {f"{name}_mean": groups[name].mean(), f"{name}_std": groups[name].std(ddof=1)}
+    return pd.DataFrame(found).reset_index()
+
+
+def nested(summary: pd.DataFrame) -> dict:
+    """For summary.json; the deviation over one seed is null."""
+
+    def number(value: float) -> float | None:
+        return round(float(value), 6) if np.isfinite(value) else None
+
+    return {
+        row["strategy"]: {"seeds": int(row["seeds"])}
+        | {name: {"mean": number(row[f"{name}_mean"]), "std": number(row[f"{name}_std"])} for name in FINAL}
+        for row in summary.to_dict("records")
+    }
+
+
+def ranked(seed: int) -> pd.DataFrame:
+    """mflops, part, predicted, early, final (percent) of the sub-networks measured for the predictor."""
+    early = pd.read_parquet(common.OUTPUTS / "pretrain" / str(seed) / "measured.parquet")
+    final = pd.read_parquet(common.OUTPUTS / "continued" / str(seed) / "measured.parquet")
+    return early.rename(columns={"top1": "early"})[["mflops", "part", "predicted", "early"]].assign(final=final["top1"])
+
+
+def study(p: common.Report, seed: int) -> pd.DataFrame:
+    """Trials per sample by cost target on AttentiveNAS's own space, whose figure the paper gives; it takes no training."""
+    table = flops.table(space.load(spaces.FOLDER / "attentive_nas.yaml"), CLASSES)
+    return trials_study(table, STEP, p.pool, p.trial_samples, seeding.generator(seed, "report", "trials"))
+
+
+def mean_trials(studies: list[pd.DataFrame], seeds: tuple[int, ...]) -> pd.DataFrame:
+    """seed, uniform, proposal, exact: means over the targets that the proposal's pool met."""
+    means = [found.dropna().mean() for found in studies]
+    rows = [(seed, m["uniform"], m["paper_mean"], m["exact"]) for seed, m in zip(seeds, means)]
+    return pd.DataFrame(rows, columns=["seed", "uniform", "proposal", "exact"])
+
+
+def two_spaces(s: common.Settings, runs: pd.DataFrame) -> pd.DataFrame:
+    """space, seed, mflops, top1 (percent): uniform sampling on both spaces."""
+    deep = runs[runs["strategy"] == s.strategies[0]].assign(space=s.space.name)
+    wide = [evaluated(common.OUTPUTS / "wide" / str(seed)).assign(space=s.wide_space.name, seed=seed) for seed in s.seeds]
+    return pd.concat([deep, *wide], ignore_index=True)[["space", "seed", "mflops", "top1"]]
+
+
+def scratch(s: common.Settings) -> pd.DataFrame:
+    """seed, member, mflops, top1_inherited, top1_alone (percent)."""
+    parts = [pd.read_csv(common.OUTPUTS / "scratch" / str(seed) / "members.csv").assign(seed=seed) for seed in s.seeds]
+    return pd.concat(parts, ignore_index=True)
+
+
+def methods(s: common.Settings) -> list[deployments.Method]:
+    """What N networks cost by each strategy, trained alone, and as published."""
+    found = []
+    for name in s.strategies:
+        form, _, _ = common.form(name)
+        counts = deployments.Counts(
+            epochs=s.train.epochs,
+            trained=2 + s.recipe.sampled,
+            forwarded=form.k * s.recipe.sampled if form.by == "loss" else 0,
+            pretraining_epochs=s.pretrain.epochs if form.needs_predictor else 0,
+        )
+        found.append(deployments.supernet(name, counts))
+    return [*found, deployments.alone(s.train.epochs), *deployments.PUBLISHED]
+
+
+def tables(found: comparison.Findings) -> dict[str, pd.DataFrame]:
+    """The data of each figure by the name of its file."""
+    gains = buckets.spread(buckets.gains(found.runs, found.edges))
+    wide = gains.pivot(index=["low", "high"], columns="strategy", values=["gain", "gain_sd"])
+    wide.columns = [name if kind == "gain" else f"{name}_sd" for kind, name in wide.columns]
+    return {
+        "figure_4": ranks.points(found.ranks, "4"),
+        "figure_5": buckets.boxes(found.runs, found.edges),
+        "figure_6": wide.reset_index(),
+        "fronts": buckets.fronts(found.runs),
+        "figure_7": ranks.points(found.ranks, "7"),
+        "figure_8": found.trials,
+        "figure_9": space_charts.fronts(found.spaces),
+        "table_3": deployments.costs(found.methods),
+        "inherited": inherited_charts.differences(found.members),
+        "ranks": ranks.table(found.ranks),
+        "claims": claims.table(found.claims),
+    }
+
+
+def facts(s: common.Settings, data: loader.DataSet, table: CostTable, wide: CostTable, runs: pd.DataFrame) -> dict[str, object]:
+    """What was run, for the page of claims."""
+    pictures = len(data.items("train", "predictor"))
+    steps = s.train.epochs * (pictures // s.recipe.batch)
+    each = runs.groupby(["strategy", "seed"]).size()
+    return {
+        "data": f"{data.title}, {len(data.classes)} classes",
+        "pictures": f"{pictures:,} to train on, {len(data.items('search')):,} to measure on, {len(data.items('test')):,} for testing",
+        "space": f"{s.space.name}: {s.space.size:,} architectures, {table.smallest:.3f} to {table.largest:.3f} MFLOPs",
+        "wide space": f"{s.wide_space.name}: {s.wide_space.size:,} architectures, {wide.smallest:.3f} to {wide.largest:.3f} MFLOPs",
+        "strategies": list(s.strategies),
+        "seeds": list(s.seeds),
+        "epochs": f"{s.train.epochs}; early: {s.pretrain.epochs}, then {s.continued.epochs} more",
+        "steps": f"{steps:,} (batches of {s.recipe.batch})",
+        "evaluations": f"{each.min():,} a strategy and seed" if each.min() == each.max() else f"{each.min():,} to {each.max():,}",
+    }
+
+
+if __name__ == "__main__":
+    user_errors(main)
