@@ -10,7 +10,7 @@ export DO_NOT_TRACK := true
 # one server process instead of fifteen
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
-.PHONY: repro test test-slow ui flow lint
+.PHONY: repro test test-slow ui flow compare lint
 .DEFAULT_GOAL := repro
 
 repro: $(VENV)/.ready ## the whole pipeline; only what is out of date runs
@@ -31,6 +31,9 @@ ui: $(VENV)/.ready ## MLflow on http://127.0.0.1:$(PORT)
 
 flow: $(VENV)/.ready ## the pipeline as a Prefect flow
 	python -m flows.pipeline
+
+compare: $(VENV)/.ready ## sampling strategies side by side, as a Prefect flow: an hour or more
+	python -m flows.compare
 
 lint: $(VENV)/.ready ## ruff
 	ruff check .

@@ -60,9 +60,10 @@ def require_git(folder: Path | None = None) -> None:
 def git_state() -> tuple[str | None, bool]:
     """(commit, dirty); (None, False) without git, (None, True) before the first commit.
 
-    dvc.lock and outputs/ don't make a tree dirty: every finished stage of a running pipeline rewrites them.
+    dvc.lock and what stages write don't make a tree dirty: every finished stage of a running pipeline changes them.
     """
-    status = _git("status", "--porcelain", "--", ":/", ":(top,exclude,glob)**/dvc.lock", ":(top,exclude)outputs")
+    written = ("**/dvc.lock", "outputs/**", "pipelines/*/outputs/**", "docs/**")
+    status = _git("status", "--porcelain", "--", ":/", *(f":(top,exclude,glob){place}" for place in written))
     if status is None:
         return None, False
     return _git("rev-parse", "--verify", "--quiet", "HEAD"), bool(status)

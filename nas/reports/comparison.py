@@ -30,7 +30,7 @@ class Findings:
 
 def charts(found: Findings) -> dict[str, Sequence[Chart | BoxChart]]:
     """Every figure by the name of its file, in the order of the page."""
-    shown = list({(m.source, m.fixed, m.each): m for m in found.methods}.values())  # of those with equal costs the first
+    shown = list({(m.source, m.fixed, m.each): m for m in reversed(found.methods)}.values())[::-1]  # of those with equal costs the first
     return {
         "figure_4": ranks.charts(found.ranks, "4"),
         "figure_5": buckets.box_charts(found.runs, found.edges),

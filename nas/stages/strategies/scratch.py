@@ -1,8 +1,9 @@
 """Stage scratch of the comparison: members of a family with inherited weights against the same networks trained alone.
 
 The claim that two-stage NAS rests on (AttentiveNAS, arXiv:2011.09011, sections 1 and 2): no retraining is needed.
-Each network is trained from fresh weights on the same pictures, for as many epochs, with the recipe's optimiser, label
-smoothing and dropout. Both are measured on test pictures, on which nothing was chosen.
+Each network is trained from fresh weights on the same pictures, for as many epochs, with the recipe's optimiser and
+label smoothing, without dropout, as sub-networks are in the supernet (appendix A). Both are measured on test pictures,
+on which nothing was chosen.
 
     python -m nas.stages.strategies.scratch SEED
 
@@ -67,13 +68,16 @@ def train_alone(
         batch=recipe.batch,
         momentum=recipe.momentum,
         label_smoothing=recipe.label_smoothing,
-        dropout=recipe.dropout,
+        dropout=0.0,
         warmup_epochs=recipe.warmup_epochs,
         clip_value=recipe.clip_value,
     )
     setting = Try(recipe.learning_rate * recipe.batch / 256, recipe.weight_decay)
     state = checkpoint.load(f"{name}.pt")
-    fine_tune(network, batches, setting, how, seed, s.runtime, device, state, lambda found: checkpoint.save(found, f"{name}.pt"))
+    try:
+        fine_tune(network, batches, setting, how, seed, s.runtime, device, state, lambda found: checkpoint.save(found, f"{name}.pt"))
+    except FloatingPointError:
+        raise FloatingPointError(f"{name}, trained alone, diverged; lower {common.FILE}: recipe.learning_rate") from None
     known = main_pipeline.calibration(data, s.evaluation, seed, "train", s.runtime.workers)
     calibrate(network, (b.images.to(device, memory_format=s.runtime.memory_format) for b in known))
     top1 = test.top1_of(network)
