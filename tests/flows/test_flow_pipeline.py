@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from flows import pipeline as flow
+from flows import stages
 
 CODE = """
 import json, os, pathlib, sys
@@ -74,25 +75,11 @@ def template(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def project(template, tmp_path, monkeypatch) -> Path:
+def project(template, tmp_path, monkeypatch, plain_environment) -> Path:
     """A copy of it, the current folder."""
-    for who in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{who}_NAME", "t")
-        monkeypatch.setenv(f"GIT_{who}_EMAIL", "t@example.org")
-    for key in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "NAS_PIPELINE", "NAS_PIPELINE_OWNER"):
-        monkeypatch.delenv(key, raising=False)
     folder = shutil.copytree(template, tmp_path / "project")
     monkeypatch.chdir(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def server():
-    """Prefect's own, with a database of its own; it takes seconds to start, so once for all."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=180):
-        yield
 
 
 def rows() -> list[dict]:
@@ -108,14 +95,14 @@ def results() -> dict[str, str]:
 
 def test_the_plan_follows_the_edges(project):
     """A stage comes after those it depends on; a target brings them along and nothing else."""
-    assert [stage.address for stage in flow.plan([])] == ["z", "k", "m"]
-    assert [(s.address, s.metrics) for s in flow.plan(["m"])] == [("z", ("z.json",)), ("m", ("m.json",))]
+    assert [stage.address for stage in stages.plan([])] == ["z", "k", "m"]
+    assert stages.plan(["m"]) == [stages.Stage("z", ("z.json",), ()), stages.Stage("m", ("m.json",), ("z",))]
 
 
 def test_an_unknown_target_is_named(project):
     """With the stages that there are."""
     with pytest.raises(ValueError, match=r"tarin.*\['k', 'm', 'z'\]"):
-        flow.plan(["tarin"])
+        stages.plan(["tarin"])
 
 
 def test_settings_need_a_value(project):
@@ -156,7 +143,7 @@ def test_a_failed_stage_fails_the_flow(server, project, caplog):
     """With the stage's last words; its lines are in the log, the table shows what didn't run, and a fixed stage goes on."""
     Path("start.txt").write_text("-1")
 
-    with pytest.raises(flow.StageFailed, match=r"z: -1 is negative; change start\.txt"):
+    with pytest.raises(stages.StageFailed, match=r"z: -1 is negative; change start\.txt"):
         flow.pipeline()
     assert results() == {"z": "failed", "k": "not run", "m": "not run"}
     assert "working on z" in caplog.messages
@@ -201,17 +188,6 @@ def test_another_machine_takes_over_through_the_remote(server, project, tmp_path
     assert calls() == ["m"] and Path("m.txt").read_text() == "131" and Path("z.json").exists()
 
 
-def install(project: Path) -> dict[str, str]:
-    """Put flow code, deployment and settings into the project as they are in this repository; the environment to use it."""
-    root = Path(flow.__file__).parents[1]
-    for name in ("flows", "nas"):
-        shutil.copytree(root / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(root / "prefect.yaml", project)
-    Path("pyproject.toml").write_text("[tool.prefect.server.ephemeral]\nstartup_timeout_seconds = 180\n")
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "PYTHONPATH"))}
-    return clean | {"PREFECT_HOME": str(project.parent / "prefect"), "DO_NOT_TRACK": "true", "PWD": str(project)}
-
-
 def wait_for(url: str) -> None:
     import httpx
 
@@ -226,8 +202,8 @@ def wait_for(url: str) -> None:
 
 
 @pytest.mark.slow
-def test_server_deployment_and_worker(project):
-    """The commands of prefect.yaml, each as a process: the deployed flow completes, unscheduled, and `dvc repro` has nothing left."""
+def test_server_deployment_and_worker(project, install):
+    """The commands of prefect.yaml, each as a process: the deployed flows complete, unscheduled, and `dvc repro` has nothing left."""
     environment = install(project)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -247,10 +223,14 @@ def test_server_deployment_and_worker(project):
         started.append(subprocess.Popen([*prefect, "worker", "start", "--pool", "local", "--limit", "1"], env=environment))
 
         call("deployment", "run", "pipeline/full", "--watch")
+        call("deployment", "run", "compare/strategies", "--param", "pipeline=dvc.yaml", "--param", "at_once=2", "--watch")
 
-        deployed = json.loads(call("deployment", "inspect", "pipeline/full", "--output", "json"))
-        assert [schedule["active"] for schedule in deployed["schedules"]] == [False]
-        assert "COMPLETED" in call("flow-run", "ls", "--output", "json") and calls() == ["z", "k", "m"]
+        for deployment in ("pipeline/full", "compare/strategies"):
+            deployed = json.loads(call("deployment", "inspect", deployment, "--output", "json"))
+            assert [schedule["active"] for schedule in deployed["schedules"]] == [False]
+            assert deployed["global_concurrency_limit"]["limit"] == 1
+        ended = [run["state_type"] for run in json.loads(call("flow-run", "ls", "--output", "json"))]
+        assert ended == ["COMPLETED", "COMPLETED"] and calls() == ["z", "k", "m"]
         assert yaml.safe_load(Path("dvc.lock").read_text())["stages"].keys() == {"z", "k", "m"}
         dvc("repro")
         assert calls() == ["z", "k", "m"]
@@ -265,7 +245,7 @@ def test_server_deployment_and_worker(project):
 
 
 @pytest.mark.slow
-def test_without_a_server_and_cancelled(project):
+def test_without_a_server_and_cancelled(project, install):
     """`python -m flows.pipeline` needs no set-up; SIGTERM to it ends the stage too, and the next call finishes."""
     environment = install(project)
     wait = "from nas import provenance\nprovenance.die_with_parent()\npathlib.Path('pid').write_text(str(os.getpid()))\n"
