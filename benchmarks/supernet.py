@@ -20,7 +20,7 @@ from nas.space import Arch
 from nas.supernet.extract import Network, extract
 from nas.supernet.layers import Regularisation
 from nas.supernet.network import Supernet
-from nas.training.losses import distillation_loss, label_loss
+from nas.training.losses import KL, kl_divergence, label_loss
 from nas.training.recipe import Runtime
 from nas.training.sandwich import sandwich_step
 
@@ -68,7 +68,7 @@ def main(threads: int = 2) -> None:
 
 def _step(net: Supernet, archs: list[Arch], images: torch.Tensor, labels: torch.Tensor) -> None:
     regularise = Regularisation(0.2, 0.2, torch.arange(BATCH))
-    sandwich_step(net, images, labels, lambda _: archs[1:-1], regularise, 0.1, RUNTIME)
+    sandwich_step(net, images, labels, lambda _: archs[1:-1], regularise, 0.1, KL(), RUNTIME)
 
 
 def _networks(net: Supernet, archs: list[Arch]) -> list[Network]:
@@ -79,7 +79,7 @@ def _plain_step(networks: list[Network], images: torch.Tensor, labels: torch.Ten
     teacher = networks[0](images)
     label_loss(teacher, labels, 0.1).backward()
     for network in networks[1:]:
-        distillation_loss(network(images), teacher).backward()
+        kl_divergence(network(images), teacher).backward()
 
 
 def _pin(paper: space.SearchSpace, side: int) -> space.SearchSpace:

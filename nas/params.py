@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 FILE = Path("params.yaml")
 
@@ -79,23 +80,59 @@ def read_all(file: Path = FILE) -> dict:
 
 
 def _explain(file: Path, section: str, model: type[BaseModel], error: dict) -> str:
-    key = ".".join(str(part) for part in (section, *error["loc"]))
+    loc, inner, choice = _place(model, error["loc"])
+    key = ".".join(str(part) for part in (section, *loc))
+    chosen = f" beside {choice}" if choice else ""
     if error["type"] == "missing":
-        return f"{file}: {key} is missing"
+        return f"{file}: {key} is missing{chosen}"
     if error["type"] == "extra_forbidden":
-        known = _keys_beside(model, error["loc"])
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        known = list(inner.model_fields)
+        near = difflib.get_close_matches(str(loc[-1]), known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; allowed are {sorted(known)}"
-        return f"{file}: {key} is not a known key{hint}"
+        return f"{file}: {key} is not a known key{chosen}{hint}"
+    if error["type"] == "union_tag_not_found":
+        return f"{file}: {key}.{_discriminator(error)} is missing"
+    if error["type"] == "union_tag_invalid":
+        return (
+            f"{file}: {key}.{_discriminator(error)}: Input should be one of {error['ctx']['expected_tags']}; found {error['ctx']['tag']!r}"
+        )
     message = error["msg"].removeprefix("Value error, ")
     return f"{file}: {key}: {message}; found {error['input']!r}"
 
 
-def _keys_beside(model: type[BaseModel], loc: tuple) -> list[str]:
-    """Keys allowed in the (nested) section that an unknown key stands in."""
-    for part in loc[:-1]:
+def _discriminator(error: dict) -> str:
+    """The key that says which of several sections is meant."""
+    return error["ctx"]["discriminator"].strip("'")
+
+
+def _place(model: type[BaseModel], loc: tuple) -> tuple[list, type[BaseModel], str]:
+    """Where a mistake is: its keys as they stand in the file, the (nested) section around it, and `key: value` that chose this section.
+
+    pydantic puts the chosen value among the keys, where the file has none: (loss, kl, weight) is loss.weight.
+    """
+    keys, choice, options = [], "", {}
+    for i, part in enumerate(loc):
+        if part in options:
+            model, choice = options[part]
+            options = {}
+            continue
+        keys.append(part)
         field = model.model_fields.get(part) if isinstance(part, str) else None
-        inner = getattr(field, "annotation", None) if field else None
-        args = [inner, *getattr(inner, "__args__", ())]
-        model = next((a for a in args if isinstance(a, type) and issubclass(a, BaseModel)), model)
-    return list(model.model_fields)
+        options = _options(field) if field else {}
+        if i + 1 < len(loc) and not options and (sections := _sections(field)):
+            model, choice = sections[0], ""
+    return keys, model, choice
+
+
+def _options(field: FieldInfo) -> dict[str, tuple[type[BaseModel], str]]:
+    """Of a field that one of several sections may stand in: value of the key that tells them apart -> section, `key: value`."""
+    key = field.discriminator
+    if not isinstance(key, str):
+        return {}
+    return {tag: (s, f"{key}: {tag}") for s in _sections(field) for tag in s.model_fields[key].annotation.__args__}
+
+
+def _sections(field: FieldInfo | None) -> list[type[BaseModel]]:
+    """The sections among the types that a field may have."""
+    found = field.annotation if field else None
+    return [a for a in (found, *getattr(found, "__args__", ())) if isinstance(a, type) and issubclass(a, BaseModel)]

@@ -12,6 +12,7 @@ from ruamel.yaml.comments import CommentedMap
 from nas.params import FILE, ParamsError
 
 FOLDER = Path("profiles")
+WHOLE = ("split.data", "recipe.distillation", "transfer.augmentation")  # replaced, not merged: another choice has other keys
 
 
 def apply(name: str, file: Path = FILE, folder: Path = FOLDER) -> list[str]:
@@ -39,8 +40,7 @@ def _merge(params: CommentedMap, profile: CommentedMap, path: Path, prefix: str)
     for key, value in profile.items():
         if key not in params:
             raise ParamsError(f"{path}: {prefix}{key} is no key of params.yaml; there are {sorted(params)}")
-        whole = f"{prefix}{key}" in ("split.data", "transfer.augmentation")  # other data sets have other keys
-        if isinstance(value, dict) and isinstance(params[key], dict) and not whole:
+        if isinstance(value, dict) and isinstance(params[key], dict) and f"{prefix}{key}" not in WHOLE:
             changed += _merge(params[key], value, path, f"{prefix}{key}.")
         elif params[key] != value:
             params[key] = value

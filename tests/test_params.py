@@ -19,6 +19,17 @@ class Crop(Section):
     flip: bool
 
 
+class Square(Section):
+    form: Literal["square"]
+    side: float
+
+
+class Circle(Section):
+    form: Literal["circle", "disc"]
+    radius: Annotated[float, Field(gt=0)]
+    crop: Crop
+
+
 class Training(Section):
     epochs: Annotated[int, Field(ge=1)]
     rate: float
@@ -26,6 +37,7 @@ class Training(Section):
     kind: Literal["a", "b"]
     crop: Crop
     other: Crop | None
+    shape: Annotated[Square | Circle, Field(discriminator="form")]
 
 
 GOOD = """
@@ -37,6 +49,7 @@ training:
   kind: a
   crop: {scale: [0.5, 1.0], flip: true}
   other: null
+  shape: {form: circle, radius: 2, crop: {scale: [0, 1], flip: false}}
 """
 
 
@@ -55,7 +68,8 @@ def read(tmp_path):
 
 def test_a_section_becomes_an_object(read):
     """Lists become tuples, whole numbers may stand for fractions, null is None."""
-    expected = Training(epochs=5, rate=1.0, sizes=(1, 2, 3), kind="a", crop=Crop(scale=(0.5, 1.0), flip=True), other=None)
+    shape = Circle(form="circle", radius=2.0, crop=Crop(scale=(0.0, 1.0), flip=False))
+    expected = Training(epochs=5, rate=1.0, sizes=(1, 2, 3), kind="a", crop=Crop(scale=(0.5, 1.0), flip=True), other=None, shape=shape)
     assert read() == expected
 
 
@@ -86,6 +100,14 @@ def test_a_section_is_frozen(read):
         ("[1, 2, 3]", "[1, x]", "training.sizes.1: Input should be a valid integer; found 'x'"),
         ("[0.5, 1.0]", "[0.5]", "training.crop.scale.1 is missing"),
         ("kind: a", "kind: c", "training.kind: Input should be 'a' or 'b'; found 'c'"),
+        ("form: circle", "form: cone", "training.shape.form: Input should be one of 'square', 'circle', 'disc'; found 'cone'"),
+        ("form: circle, ", "", "training.shape.form is missing"),
+        ("form: circle", "form: square", "training.shape.side is missing beside form: square"),
+        ("form: circle", "form: square", "training.shape.radius is not a known key beside form: square; allowed are ['form', 'side']"),
+        ("form: circle", "form: disc, radios: 1", "training.shape.radios is not a known key beside form: disc; did you mean 'radius'?"),
+        ("radius: 2", "radius: 0", "training.shape.radius: Input should be greater than 0; found 0"),
+        ("flip: false", "flip: 0", "training.shape.crop.flip: Input should be a valid boolean; found 0"),
+        ("flip: false", "flip: false, flop: 1", "training.shape.crop.flop is not a known key; did you mean 'flip'?"),
     ],
 )
 def test_each_mistake_names_the_key(read, old, new, message):
@@ -154,6 +176,8 @@ def test_the_default_file_is_params_yaml():
         ("trial_samples: 50", "trial_sample: 50", "report.trial_sample is not a known key; did you mean 'trial_samples'"),
         ("strategy: bestup-3-loss", "strategy: bestest", "train.strategy: there is no strategy 'bestest'"),
         ("search_epoch: 1 ", "search_epoch: 99 ", "search_epoch 99 comes after the last of 8 epochs"),
+        ("{loss: kl,", "{loss: kll,", "recipe.distillation.loss: Input should be one of 'kl', 'alpha', 'adaptive-alpha'; found 'kll'"),
+        ("{loss: kl,", "{loss: kl, clip: 5,", "recipe.distillation.clip is not a known key beside loss: kl; allowed are ['loss', "),
         ("  members: 5 ", "  members: null ", "either members or targets_mflops"),
         ("report:\n", "reports:\n", "there is no section 'reports'"),
         ("space: nas/spaces/glyphs.yaml", "space: nas/spaces/glyph.yaml", "there is no file nas/spaces/glyph.yaml"),

@@ -10,6 +10,7 @@ import yaml
 from nas import params, profile, space
 from nas.stages import common, fit_predictor, pretrain, report, search, split, train, transfer
 from nas.tracking import Settings
+from nas.training.losses import AdaptiveAlpha
 from nas.training.recipe import Recipe, Runtime
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +67,7 @@ def test_what_the_profile_says_is_in_the_file_and_nothing_else_changed(file, nam
     after = params.read_all(file)
 
     def named(key: str) -> str:  # as `apply` names it: these are replaced, not merged
-        return next((whole for whole in ("split.data", "transfer.augmentation") if key.startswith(f"{whole}.")), key)
+        return next((whole for whole in profile.WHOLE if key.startswith(f"{whole}.")), key)
 
     old, new, asked = leaves(before), leaves(after), leaves(wanted)
     different = {k for k in old.keys() | new.keys() if old.get(k) != new.get(k)}
@@ -103,6 +104,21 @@ def test_the_paper_numbers():
     assert found["recipe"]["batch"] == 64 * 32
     assert (found["pretrain"]["subnetworks"], found["train"]["pool"], found["train"]["bucket_mflops"]) == (1024, 10**6, 25)
     assert found["search"]["evolution"]["population"] == 512
+
+
+def test_alphanet_is_imagenet_but_for_its_three_changes():
+    """Uniform sampling, the adaptive alpha-divergence (alpha -1 and 1, clip 5), and its own space."""
+    paper, alpha = (leaves(yaml.safe_load((ROOT / "profiles" / f"{name}.yaml").read_text())) for name in ("imagenet", "alphanet"))
+    changes = {"space": "nas/spaces/alpha_net.yaml", "train.strategy": "uniform"}
+    loss = {"loss": "adaptive-alpha", "alpha_min": -1.0, "alpha_max": 1.0, "clip": 5.0}
+    assert alpha == paper | changes | {f"recipe.distillation.{key}": value for key, value in loss.items()}
+
+
+def test_a_loss_is_replaced_not_merged(file):
+    """AlphaNet's takes the place of the default's, none of whose keys stays: the same as if nothing had been there."""
+    apply("alphanet", file)
+    assert params.read("recipe", Recipe, file).distillation == AdaptiveAlpha(alpha_min=-1.0, alpha_max=1.0, clip=5.0)
+    assert "temperature" not in params.read_all(file)["recipe"]["distillation"]
 
 
 @pytest.mark.parametrize(

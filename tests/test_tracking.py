@@ -14,6 +14,7 @@ from nas import provenance, tracking
 
 SETTINGS = tracking.Settings(uri="sqlite:///mlflow.db", experiment="test", system_metrics=False)
 STAGES = "stages:\n" + "".join(f"  {s}: {{cmd: echo {s}, deps: [data.txt], params: [{s}]}}\n" for s in ("train", "search", "report"))
+GROUP = tracking.Group("compared", "a")
 OPEN = "import sys\nfrom nas import tracking\nwith tracking.stage_run(sys.argv[1], {}) as run: run.log({'x': 1}, 0)\n"
 
 
@@ -293,6 +294,71 @@ def test_a_final_figure_adds_no_point_to_its_curve(project):
     assert [(m.step, m.value) for m in curve] == [(1, 40), (2, 70)]
     assert read(run.id).data.metrics["train/size"] == 3
     assert read(run.parent_id).data.metrics["train/top1"] == 70
+
+
+def test_runs_of_a_group_share_a_parent(project, monkeypatch):
+    """Whatever pipeline they belong to and whenever they run: in the same process, in others, and after the group's report."""
+    first = go("train", group=GROUP)
+    assert go("search", group=GROUP).parent_id == first.parent_id
+    for number in ("two", "three"):
+        start_pipeline(monkeypatch, number, f"{provenance.process_token()}-{number}")  # another owner
+        assert go("train", group=GROUP).parent_id == first.parent_id and status(first.parent_id) == "RUNNING"
+    with tracking.stage_run("report", {}, group=GROUP) as report:
+        report.close_pipeline()
+    assert status(first.parent_id) == "FINISHED"
+    start_pipeline(monkeypatch, "four", f"{provenance.process_token()}-four")
+    assert go("train", group=GROUP).parent_id == report.parent_id == first.parent_id and status(first.parent_id) == "RUNNING"
+    assert read(first.parent_id).info.run_name == "compared"
+
+
+@pytest.mark.slow
+def test_two_processes_of_a_group_share_a_parent(project, monkeypatch):
+    """At once, without a pipeline above them: only one of them makes it."""
+    monkeypatch.delenv("NAS_PIPELINE")
+    environment = os.environ | {"PYTHONPATH": str(Path(tracking.__file__).parents[1])}
+    code = OPEN.replace("{})", "{}, title=sys.argv[1] + '!', group=tracking.Group('compared', 'a'), shares=False)")
+    options = {"stderr": subprocess.PIPE, "text": True, "env": environment}
+    stages = [subprocess.Popen([sys.executable, "-c", code, stage], **options) for stage in ("train", "search")]
+
+    errors = [process.communicate()[1] for process in stages]
+
+    assert [p.returncode for p in stages] == [0, 0], errors
+    runs = client().search_runs([e.experiment_id for e in client().search_experiments()])
+    (parent,) = (r for r in runs if tracking.PARENT not in r.data.tags)
+    assert {r.info.run_name for r in runs if r is not parent} == {"train!", "search!"} and parent.info.run_name == "compared"
+    assert {r.data.tags[tracking.PARENT] for r in runs if r is not parent} == {parent.info.run_id}
+
+
+def test_another_key_makes_another_parent(project):
+    """As does another name; runs without a group stay below their pipeline's."""
+    groups = [GROUP, tracking.Group("compared", "b"), tracking.Group("others", "a"), None]
+    assert len({go("train", group=group).parent_id for group in groups}) == 4
+
+
+def test_one_of_many_alike_leaves_its_parent_alone(project):
+    """Its parameters, figures and strategy are its own; those of a run that shares are the parent's too."""
+    with tracking.stage_run("train", {"seed": 1}, strategy="uniform", group=GROUP, shares=False, title="uniform, seed 1") as one:
+        one.summary({"top1": 70}, "train")
+    with tracking.stage_run("report", {"seeds": [0, 1]}, group=GROUP) as report:
+        report.summary({"uniform/top1": 71}, "mean")
+
+    found, parent = read(one.id), read(one.parent_id)
+    assert (found.data.params, found.data.metrics["train/top1"]) == ({"seed": "1"}, 70)
+    assert (found.info.run_name, found.data.tags["nas.strategy"]) == ("uniform, seed 1", "uniform")
+    assert report.parent_id == one.parent_id
+    assert (parent.data.params, parent.data.metrics) == ({"seeds": "[0, 1]"}, {"mean/uniform/top1": 71})
+    assert "nas.strategy" not in parent.data.tags and "dvc.stage" not in parent.data.tags
+
+
+def test_an_interrupted_run_of_a_group_goes_on(project, monkeypatch):
+    """In its run, below the same parent, which runs again although the interruption had ended it."""
+    with pytest.raises(KeyboardInterrupt), tracking.stage_run("train", {}, group=GROUP, shares=False) as first:
+        raise KeyboardInterrupt
+    assert status(first.id) == status(first.parent_id) == "KILLED"
+    start_pipeline(monkeypatch, "two", f"{provenance.process_token()}-two")
+    run = go("train", group=GROUP, shares=False)
+    assert run.resumed and (run.id, run.parent_id) == (first.id, first.parent_id)
+    assert (status(run.id), status(run.parent_id)) == ("FINISHED", "RUNNING")
 
 
 def test_the_other_ranks_write_nothing(project, monkeypatch):

@@ -48,11 +48,12 @@ def page(found: Findings) -> str:
     """The whole page as HTML text."""
     drawn, title = charts(found), "Sampling strategies side by side"
     strategies, seeds = found.runs["strategy"].nunique(), found.runs["seed"].nunique()
+    evaluations = found.runs.groupby(["strategy", "seed"]).size().iloc[0]
     verdicts = pd.DataFrame([(c.key, c.statement, c.verdict) for c in found.claims], columns=["claim", "in words", "verdict"])
     best = found.summary.sort_values("hypervolume_mean", ascending=False)
     body = [
-        f"<header><h1>{escape(title)}</h1><p>{strategies} strategies, {seeds} seeds each, equal training steps, the same architectures "
-        f"measured, {found.runs.groupby(['strategy', 'seed']).size().iloc[0]} evaluations a run.</p></header>",
+        f"<header><h1>{escape(title)}</h1><p>{strategies} strategies, {seeds} {'seed' if seeds == 1 else 'seeds'} each: equal training "
+        f"steps, the same architectures measured, {evaluations} evaluations a run.</p></header>",
         cards([(f"{row.hypervolume_mean:.3f}", f"hypervolume of {row.strategy} (mean)") for row in best.head(3).itertuples()]),
         section(
             "The strategies",

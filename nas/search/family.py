@@ -85,3 +85,22 @@ def hypervolume(cost: np.ndarray, top1: np.ndarray, largest_cost: float, chance:
         chance: top-1 of guessing, percent, 100 / classes.
     """
     return pareto.hypervolume(np.asarray(cost) / largest_cost, np.asarray(top1) / 100, 1.0, chance / 100)
+
+
+def figures(cost: np.ndarray, top1: np.ndarray, ends: tuple[float, float], chance: float) -> dict[str, float]:
+    """What searches are compared by, under the same names everywhere.
+
+    Args:
+        cost: (n,), MFLOPs.
+        top1: (n,), percent.
+        ends: cost of the space's cheapest and dearest architecture.
+        chance: top-1 of guessing, percent.
+
+    Returns:
+        hypervolume; top1_best, and top1_low, the best at or below cheapest + (dearest - cheapest) / 4, percent; no top1_low
+        where nothing so cheap was evaluated.
+    """
+    cost, top1, (cheapest, dearest) = np.asarray(cost), np.asarray(top1), ends
+    low = top1[cost <= cheapest + (dearest - cheapest) / 4]
+    found = {"hypervolume": hypervolume(cost, top1, dearest, chance), "top1_best": float(top1.max())}
+    return found | ({"top1_low": float(low.max())} if len(low) else {})

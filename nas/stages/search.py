@@ -8,7 +8,7 @@ reads    outputs/split/, outputs/train/weights.safetensors, early.safetensors
 writes   outputs/search/evaluated.parquet   one column a gene, mflops, top1 (percent, part `search`), round, method
          outputs/search/family.json         name, arch, mflops, parameters, top1_search, top1_monitor (percent, final weights)
          outputs/search/family/             <name>.safetensors: calibrated networks with the final weights
-         outputs/search/metrics.json        {"evaluations", "hypervolume", "hypervolume_random", "family"}
+         outputs/search/metrics.json        {"evaluations", "hypervolume", "top1_low", "top1_best", "hypervolume_random", "family"}
 """
 
 from typing import Annotated, Literal, Self
@@ -29,7 +29,7 @@ from nas.sampling.flops import ExactSampler
 from nas.sampling.uniform import Unconstrained
 from nas.search import evolution
 from nas.search.evolution import Bounds, Evaluated
-from nas.search.family import Member, family, hypervolume
+from nas.search.family import Member, family, figures, hypervolume
 from nas.space import Arch
 from nas.stages import common, split
 from nas.stages.errors import user_errors
@@ -89,7 +89,7 @@ def main() -> None:
         chance, largest = 100 / len(data.classes), table.largest
         metrics = {
             "evaluations": len(evolved),
-            "hypervolume": hypervolume(evolved.cost, evolved.score, largest, chance),
+            **figures(evolved.cost, evolved.score, (table.smallest, largest), chance),
             "hypervolume_random": hypervolume(drawn.cost, drawn.score, largest, chance),
             "family": len(members),
         }

@@ -31,8 +31,8 @@ class Epoch:
     epoch: int  # from 1
     learning_rate: float  # of the last step
     loss_largest: float  # mean cross-entropy, nats
-    loss_sampled: float  # mean KL to the largest network, nats
-    loss_smallest: float  # mean KL to the largest network, nats
+    loss_sampled: float  # mean distillation loss, nats
+    loss_smallest: float  # mean distillation loss, nats
     top1_smallest: float  # percent, on the part `monitor`
     top1_largest: float  # percent, on the part `monitor`
 
@@ -116,6 +116,7 @@ def train(
                 partial(choose_all, strategy, groups),
                 Regularisation(recipe.dropout, recipe.drop_connect, batch.items.to(device) + mask_key),
                 recipe.label_smoothing,
+                recipe.distillation,
                 runtime,
             )
             torch.nn.utils.clip_grad_value_(supernet.parameters(), recipe.clip_value)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from nas.data.loader import Augmentation
 from nas.params import Section
+from nas.training.losses import DistillationLoss
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -22,6 +23,7 @@ class Recipe(Section):
     momentum: Fraction  # Nesterov
     weight_decay: Annotated[float, Field(ge=0)]  # on weights; none on batch norm and biases
     label_smoothing: Fraction
+    distillation: DistillationLoss  # of all sub-networks but the largest
     dropout: Fraction  # largest network only
     drop_connect: Fraction  # largest network only
     clip_value: Annotated[float, Field(gt=0)]  # each gradient component is clipped to [-clip_value, clip_value]

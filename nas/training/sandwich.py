@@ -2,8 +2,9 @@
 
 BigNAS (arXiv:2003.11142) and AttentiveNAS (arXiv:2011.09011), Eq. 3, Algorithm 1 line 10 and
 appendix A: the largest network learns from the labels, with dropout and drop-connect; the sampled
-ones and the smallest learn from the largest one's answers of this very step. Each is propagated
-backward at once, so the gradients add up and the memory is that of one network.
+ones and the smallest learn from the largest one's answers of this very step, by KL (AlphaNet,
+arXiv:2102.07954: by an alpha-divergence). Each is propagated backward at once, so the gradients add
+up and the memory is that of one network.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from nas.parallel import side_by_side
 from nas.space import Arch
 from nas.supernet.layers import Regularisation
 from nas.supernet.network import Supernet
-from nas.training.losses import distillation_loss, label_loss
+from nas.training.losses import Distillation, label_loss
 from nas.training.recipe import Runtime
 
 Choose = Callable[[Callable[[Sequence[Arch]], list[float]]], list[Arch]]
@@ -25,7 +26,7 @@ Choose = Callable[[Callable[[Sequence[Arch]], list[float]]], list[Arch]]
 
 @dataclass(frozen=True)
 class StepLosses:
-    """Losses of one step, in nats: cross-entropy for the largest network, KL to it for the others."""
+    """Losses of one step, in nats: cross-entropy for the largest network, the distillation loss for the others."""
 
     largest: Tensor  # scalar
     sampled: Tensor  # scalar, mean over the sampled sub-networks
@@ -39,6 +40,7 @@ def sandwich_step(
     choose: Choose,
     regularise: Regularisation,
     smoothing: float,
+    distil: Distillation,
     runtime: Runtime,
 ) -> StepLosses:
     """Add the gradients of the largest, the chosen and the smallest sub-network to the supernet's.
@@ -48,7 +50,8 @@ def sandwich_step(
         labels: (B,) int64.
         choose: gets a score (minus the loss on this batch, higher is better) and returns the
             sub-networks to train; strategies that need no score do not call it.
-        smoothing: label smoothing, of the largest network's loss and of the score.
+        smoothing: label smoothing, of the largest network's loss, of the score, and of the labels' part of `distil`.
+        distil: what the chosen and the smallest sub-network learn.
         runtime: precision, and how many candidates are scored side by side.
     """
 
@@ -69,7 +72,7 @@ def sandwich_step(
     losses = []
     for arch in [*sampled, supernet.space.smallest()]:
         with autocast():
-            loss = distillation_loss(supernet(images, arch), teacher)
+            loss = distil(supernet(images, arch), teacher, labels, smoothing)
         loss.backward()
         losses.append(loss.detach())
     return StepLosses(largest.detach(), torch.stack(losses[:-1]).mean(), losses[-1])

@@ -83,3 +83,16 @@ def test_hypervolume_ends():
     """Free and always right is 1 - chance; the largest network alone, or guessing, is worth nothing."""
     assert family.hypervolume(np.array([0]), np.array([100]), 10, 4) == pytest.approx(0.96)
     assert family.hypervolume(np.array([10, 1]), np.array([90, 4]), 10, 4) == 0
+
+
+def test_final_figures_by_hand():
+    """Costs from 1 to 10 MFLOPs, chance 20 %: 0.9 x 0.2 + 0.4 x 0.3 of the unit square; the cheapest quarter ends at 3.25."""
+    found = family.figures([1.0, 6.0, 10.0, 1.2], [40.0, 70.0, 65.0, 30.0], (1.0, 10.0), 20)
+    assert found == pytest.approx({"hypervolume": 0.9 * 0.2 + 0.4 * 0.3, "top1_low": 40, "top1_best": 70})
+
+
+def test_the_low_end_includes_its_edge():
+    """A network at just cheapest + a quarter of the range counts, one a hair dearer does not; with none there is no figure."""
+    costs, scores = [2.0, 3.0, 3.0 + 1e-9], [30.0, 50.0, 60.0]
+    assert family.figures(costs, scores, (2.0, 6.0), 10)["top1_low"] == 50
+    assert "top1_low" not in family.figures(costs[2:], scores[2:], (2.0, 6.0), 10)

@@ -105,7 +105,7 @@ def test_metrics_have_the_agreed_keys(finished):
     assert found.keys() == {"kendall_tau", "kendall_tau_flops", "subnetworks"} and found["subnetworks"] == 16
     assert all(-1 <= found[key] <= 1 for key in ("kendall_tau", "kendall_tau_flops"))
     found = metrics(folder, "search")
-    assert found.keys() == {"evaluations", "hypervolume", "hypervolume_random", "family"}
+    assert found.keys() == {"evaluations", "hypervolume", "top1_low", "top1_best", "hypervolume_random", "family"}
     assert found["family"] == 3 and found["evaluations"] == 8 + 2 * (4 + 4)
     assert all(0 <= found[key] <= 1 for key in ("hypervolume", "hypervolume_random"))
     found = metrics(folder, "transfer")

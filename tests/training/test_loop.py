@@ -13,13 +13,15 @@ from nas.sampling.attentive import BestUp, Uniform
 from nas.sampling.uniform import Unconstrained
 from nas.supernet.network import Supernet
 from nas.training import loop
+from nas.training.losses import KL
 from nas.training.recipe import Recipe, Runtime
 
 CPU = torch.device("cpu")
 RUNTIME = Runtime(device="cpu", threads=1, evaluators=1, workers=0, precision="fp32", channels_last=True)
 RECIPE = Recipe(
     zero_init=False, batch=20, learning_rate=2.0, warmup_epochs=0.5, momentum=0.9, weight_decay=1e-5, label_smoothing=0.1,
-    dropout=0.2, drop_connect=0.2, clip_value=1.0, sampled=2, augmentation=Augmentation(crop_scale=(0.8, 1.0), flip=True, policy="none"),
+    distillation=KL(), dropout=0.2, drop_connect=0.2, clip_value=1.0, sampled=2,
+    augmentation=Augmentation(crop_scale=(0.8, 1.0), flip=True, policy="none"),
 )  # fmt: skip
 
 

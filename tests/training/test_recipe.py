@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from nas.data.loader import Augmentation
 from nas.supernet.network import Supernet
+from nas.training.losses import KL
 from nas.training.recipe import Recipe, Runtime, learning_rate, optimizer
 
 PLAIN = Augmentation(crop_scale=(1.0, 1.0), flip=False, policy="none")
 RECIPE = Recipe(
     zero_init=False, batch=32, learning_rate=0.5, warmup_epochs=1.0, momentum=0.9, weight_decay=0.01, label_smoothing=0.1,
-    dropout=0.2, drop_connect=0.2, clip_value=1.0, sampled=2, augmentation=PLAIN,
+    distillation=KL(), dropout=0.2, drop_connect=0.2, clip_value=1.0, sampled=2, augmentation=PLAIN,
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import torch
 
 from nas.supernet.layers import Regularisation
 from nas.supernet.network import Supernet
+from nas.training.losses import KL, AdaptiveAlpha
 from nas.training.recipe import Runtime
 from nas.training.sandwich import sandwich_step
 
@@ -44,7 +45,7 @@ def test_gradients_are_the_sum_of_four(supernet, batch, tiny_space, rng, monkeyp
     images, labels = batch
     sampled = [tiny_space.random(rng) for _ in range(2)]
     reference = copy.deepcopy(supernet)
-    losses = sandwich_step(supernet, images, labels, lambda _: sampled, regularisation(), SMOOTHING, RUNTIME)
+    losses = sandwich_step(supernet, images, labels, lambda _: sampled, regularisation(), SMOOTHING, KL(), RUNTIME)
 
     for module in ("nas.supernet.layers.part", "nas.supernet.network.part"):  # slices that autograd itself follows
         monkeypatch.setattr(module, lambda weight, *where: weight[where])
@@ -62,13 +63,43 @@ def test_gradients_are_the_sum_of_four(supernet, batch, tiny_space, rng, monkeyp
     assert losses.smallest.item() == pytest.approx(expected[3].item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("distil", [KL(temperature=2.0, weight=0.6), AdaptiveAlpha(alpha_min=-1.0, alpha_max=1.0, clip=5.0, weight=0.5)])
+def test_all_but_the_largest_learn_by_the_loss_given(supernet, batch, tiny_space, rng, distil):
+    """Losses of the sampled and the smallest are the object's, of their logits, the largest one's, the labels and the smoothing."""
+    images, labels = batch
+    sampled = [tiny_space.random(rng) for _ in range(2)]
+    teacher = supernet(images, tiny_space.largest(), regularisation())
+    expected = [distil(supernet(images, arch), teacher, labels, SMOOTHING).item() for arch in [*sampled, tiny_space.smallest()]]
+    losses = sandwich_step(supernet, images, labels, lambda _: sampled, regularisation(), SMOOTHING, distil, RUNTIME)
+    assert losses.sampled.item() == pytest.approx((expected[0] + expected[1]) / 2, rel=1e-6)
+    assert losses.smallest.item() == pytest.approx(expected[2], rel=1e-6)
+    assert losses.largest.item() == pytest.approx(label(teacher, labels).item(), rel=1e-6)
+
+
+def test_gradients_of_another_loss_add_up(supernet, batch, tiny_space, rng):
+    """Those of the labels for the largest and of the object's for the others, by plain autograd."""
+    images, labels = batch
+    distil, middle = AdaptiveAlpha(alpha_min=-1.0, alpha_max=1.0, clip=5.0, weight=0.5), tiny_space.random(rng)
+    reference = copy.deepcopy(supernet)
+    sandwich_step(supernet, images, labels, lambda _: [middle], regularisation(), SMOOTHING, distil, RUNTIME)
+
+    teacher = reference(images, tiny_space.largest(), regularisation())
+    others = sum(distil(reference(images, arch), teacher.detach(), labels, SMOOTHING) for arch in (middle, tiny_space.smallest()))
+    (label(teacher, labels) + others).backward()
+    for (name, ours), theirs in zip(supernet.named_parameters(), reference.parameters(), strict=True):
+        if theirs.grad is None:  # a shortcut that none of the three networks has
+            assert ours.grad is None, name
+        else:
+            assert torch.allclose(ours.grad, theirs.grad, rtol=1e-9, atol=1e-12), name
+
+
 def test_a_step_adds_to_the_gradients_there_are(supernet, batch, tiny_space, rng):
     """Two steps in a row without clearing give twice the gradients of one."""
     sampled = [tiny_space.random(rng) for _ in range(2)]
     once = copy.deepcopy(supernet)
-    sandwich_step(once, *batch, lambda _: sampled, regularisation(), SMOOTHING, RUNTIME)
+    sandwich_step(once, *batch, lambda _: sampled, regularisation(), SMOOTHING, KL(), RUNTIME)
     for _ in range(2):
-        sandwich_step(supernet, *batch, lambda _: sampled, regularisation(), SMOOTHING, RUNTIME)
+        sandwich_step(supernet, *batch, lambda _: sampled, regularisation(), SMOOTHING, KL(), RUNTIME)
     assert all(torch.allclose(b.grad, 2 * a.grad, rtol=1e-9) for a, b in zip(once.parameters(), supernet.parameters()))
 
 
@@ -84,7 +115,7 @@ def test_the_score_is_minus_the_loss_on_this_batch(supernet, batch, tiny_space, 
         return archs[:1]
 
     expected = [-label(supernet(images, arch), labels).item() for arch in archs]
-    sandwich_step(supernet, images, labels, choose, regularisation(), SMOOTHING, RUNTIME)
+    sandwich_step(supernet, images, labels, choose, regularisation(), SMOOTHING, KL(), RUNTIME)
     assert scores == pytest.approx(expected, rel=1e-5)
     assert gradients and all(g is None for g in gradients)
 
@@ -101,5 +132,5 @@ def test_regularisation_touches_the_largest_network_only(supernet, batch, tiny_s
     spied = type("Spied", (Supernet,), {"forward": forward})
     supernet.__class__ = spied
     middle = tiny_space.random(rng)
-    sandwich_step(supernet, *batch, lambda _: [middle], regularise, SMOOTHING, RUNTIME)
+    sandwich_step(supernet, *batch, lambda _: [middle], regularise, SMOOTHING, KL(), RUNTIME)
     assert calls == [(tiny_space.largest(), regularise), (middle, None), (tiny_space.smallest(), None)]

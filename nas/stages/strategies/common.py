@@ -32,7 +32,7 @@ from nas.sampling.flops import ExactSampler
 from nas.sampling.uniform import Unconstrained
 from nas.search import evolution
 from nas.search.evolution import Evaluated
-from nas.search.family import hypervolume
+from nas.search.family import figures
 from nas.space import SearchSpace
 from nas.stages import common, split
 from nas.supernet.network import Supernet
@@ -44,6 +44,7 @@ PIPELINE = Path("pipelines/strategies")
 FILE = PIPELINE / "params.yaml"
 OUTPUTS = PIPELINE / "outputs"
 FLAT = "-flat"  # a strategy's name that ends so draws its cost targets alike from all buckets
+VARIED = ("strategies", "seeds", "scratch", "report")  # another strategy or seed belongs to the same comparison
 EVALUATED = 0  # seed of what is alike for all seeds: the architectures measured, and which half the predictor is fitted to
 
 
@@ -150,7 +151,7 @@ def read(file: Path = FILE) -> Settings:
         form(name, file)
     if strategies[0] != "uniform":
         raise params.ParamsError(f"{file}: strategies: the first is what the others are compared with, uniform; found {strategies[0]!r}")
-    if not isinstance(seeds, list) or not seeds or len(set(seeds)) != len(seeds) or any(type(s) is not int or s < 0 for s in seeds):
+    if not isinstance(seeds, list) or not seeds or any(type(s) is not int or s < 0 for s in seeds) or len(set(seeds)) != len(seeds):
         raise params.ParamsError(f"{file}: seeds: different whole numbers from 0 on are needed; found {seeds!r}")
     sections = {name: params.check(found, name, model, file) for name, model in SECTIONS.items()}
     if sections["scratch"].strategy not in strategies:
@@ -165,12 +166,16 @@ def form(name: str, file: Path = FILE) -> tuple[Name, str, bool]:
         ParamsError: for a name that is none.
     """
     base = str(name).removesuffix(FLAT)
+    flat = base != name
     try:
-        return parse(base), base, base != name
+        found = parse(base)
     except ValueError:
         raise params.ParamsError(
-            f"{file}: strategies: there is no strategy {name!r}; the forms are {FORMS}, each also with the ending {FLAT}"
+            f"{file}: strategies: there is no strategy {name!r}; the forms are {FORMS}; those with K candidates also with the ending {FLAT}"
         ) from None
+    if flat and (found.rule == "uniform" or found.offline):
+        raise params.ParamsError(f"{file}: strategies: {name!r}: {base} draws no cost targets, so there are none to be flat; take {base!r}")
+    return found, base, flat
 
 
 @contextmanager
@@ -190,8 +195,8 @@ def stage(
     out = OUTPUTS / name / key
     out.mkdir(parents=True, exist_ok=True)
     address = f"{PIPELINE}/dvc.yaml:{name}" + (f"@{key}" if key else "")
-    compared = {key: value for key, value in params.read_all(FILE).items() if key != "report"}
-    text = json.dumps([compared, os.environ.get("DVC_EXP_NAME")], sort_keys=True)
+    alike = {key: value for key, value in params.read_all(FILE).items() if key not in VARIED}
+    text = json.dumps([alike, os.environ.get("DVC_EXP_NAME")], sort_keys=True)
     group = Group("strategies", hashlib.sha256(text.encode()).hexdigest()[:16])
     with (
         tracking.stage_run(address, parameters, strategy, title=title, group=group, shares=shares) as run,
@@ -303,7 +308,8 @@ def measure(table: CostTable, score: Scorer, m: Measure, seed: int, run: StageRu
         return list(progress(score.each(archs), "measure: sub-networks", len(archs)))
 
     def save(evaluated: Evaluated, number: int) -> None:
-        run.log({f"search/{key}": value for key, value in figures(evaluated, table, score.supernet.classes).items()}, number)
+        found = figures(evaluated.cost, evaluated.score, (table.smallest, table.largest), 100 / score.supernet.classes)
+        run.log({f"search/{key}": value for key, value in found.items()}, number)
         arrays = {key: torch.from_numpy(np.ascontiguousarray(a)) for key, a in evaluated.to_arrays().items()}
         checkpoint.save(arrays, "evaluated.pt")
 
@@ -317,17 +323,3 @@ def measure(table: CostTable, score: Scorer, m: Measure, seed: int, run: StageRu
     return evolution.evolve(
         table.space, settings, score=scores, mflops=table.costs, draw=draw, seed=seed, evaluated=evaluated, on_round=save
     )
-
-
-def figures(evaluated: Evaluated, table: CostTable, classes: int) -> dict[str, float]:
-    """The final figures that strategies are compared by.
-
-    Returns:
-        hypervolume; top1_low, the best at or below cheapest + (dearest - cheapest) / 4; top1_best, percent.
-    """
-    low = evaluated.cost <= table.smallest + 0.25 * (table.largest - table.smallest)
-    return {
-        "hypervolume": hypervolume(evaluated.cost, evaluated.score, table.largest, 100 / classes),
-        "top1_low": float(evaluated.score[low].max()),
-        "top1_best": float(evaluated.score.max()),
-    }

@@ -225,7 +225,7 @@ def facts(s: common.Settings, data: loader.DataSet, table: CostTable, wide: Cost
         "seeds": list(s.seeds),
         "epochs": f"{s.train.epochs}; early: {s.pretrain.epochs}, then {s.continued.epochs} more",
         "steps": f"{steps:,} (batches of {s.recipe.batch})",
-        "evaluations": f"{each.min():,} a strategy and seed" if each.min() == each.max() else f"{each.min():,} to {each.max():,}",
+        "evaluations": (f"{each.min():,}" if each.min() == each.max() else f"{each.min():,} to {each.max():,}") + " a strategy and seed",
     }
 
 

@@ -26,6 +26,7 @@ from nas.sampling import attentive
 from nas.sampling.flops import ExactSampler
 from nas.sampling.target import UnderTarget
 from nas.sampling.uniform import Unconstrained
+from nas.search.family import figures
 from nas.search.predictor import Forest
 from nas.space import SearchSpace
 from nas.stages import common as main_pipeline
@@ -61,7 +62,8 @@ def train_and_measure(
     frame = evaluated.to_frame(space)
     frame.to_parquet(out / "evaluated.parquet", index=False)
     run.table(frame, "evaluated.json")
-    common.finish(out, common.figures(evaluated, table, len(data.classes)) | {"evaluations": len(evaluated)}, run, "search")
+    found = figures(evaluated.cost, evaluated.score, (table.smallest, table.largest), 100 / len(data.classes))
+    common.finish(out, found | {"evaluations": len(evaluated)}, run, "search")
 
 
 def sampling(name: str, table: CostTable, p: common.Train, seed: int) -> attentive.Strategy:

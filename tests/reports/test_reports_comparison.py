@@ -1,0 +1,181 @@
+"""The comparison's page: whole, offline, the same every time; its tables by hand."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nas.reports import claims, comparison, deployments
+from nas.reports.comparison import Findings
+from nas.reports.deployments import Counts, Method
+
+STRATEGIES, SEEDS, EDGES = ("uniform", "bestup-3-loss", "worstup-3-loss"), (0, 1), (0.0, 1.0, 2.0)
+LIFT = dict(zip(STRATEGIES, (0.0, 1.0, -1.0)))
+
+
+def made_up() -> Findings:
+    """Three strategies with two seeds; 12 architectures for all, then 4 of a search."""
+    rng = np.random.default_rng(0)
+    cost = np.linspace(0.1, 2.0, 16)
+    runs = pd.concat(
+        pd.DataFrame(
+            {
+                "strategy": strategy,
+                "seed": seed,
+                "mflops": cost,
+                "top1": 50 + 15 * cost + LIFT[strategy] + rng.normal(0, 0.3, 16),
+                "round": np.repeat([0, 1], [12, 4]),
+            }
+        )
+        for strategy in STRATEGIES
+        for seed in SEEDS
+    )
+    summary = pd.DataFrame({"strategy": STRATEGIES, "seeds": 2})
+    for name, level, spread in (("hypervolume", 0.7, 0.01), ("top1_low", 62.0, 0.5), ("top1_best", 80.0, 0.4)):
+        summary[f"{name}_mean"] = [level + LIFT[s] / 10 for s in STRATEGIES]
+        summary[f"{name}_std"] = spread
+    measured = pd.DataFrame({"mflops": cost, "part": ["fit", "test"] * 8})
+    ranks = {s: measured.assign(**{c: cost + rng.normal(0, 0.2, 16) for c in ("predicted", "early", "final")}) for s in SEEDS}
+    targets = np.arange(200.0, 400.0, 25.0)
+    trials = pd.DataFrame({"target": targets, "uniform": 50.0, "paper_mean": 12.0, "paper_std": 5.0, "exact": 1.0})
+    spaces = pd.concat(
+        pd.DataFrame({"space": space, "seed": seed, "mflops": cost, "top1": level + 10 * cost})
+        for space, level in (("deep", 60), ("wide", 58))
+        for seed in SEEDS
+    )
+    members = pd.DataFrame(
+        [(seed, f"a{i}", 0.2 + i, 60.0 + i, 61.0 + i + seed) for seed in SEEDS for i in range(2)],
+        columns=["seed", "member", "mflops", "top1_inherited", "top1_alone"],
+    )
+    methods = [
+        deployments.supernet("uniform", Counts(4, 4)),
+        deployments.supernet("bestup-3-loss", Counts(4, 4, 6)),
+        deployments.supernet("worstup-3-loss", Counts(4, 4, 6)),
+        deployments.alone(4),
+        *deployments.PUBLISHED,
+    ]
+    judged = claims.judge(claims.Results(EDGES, runs, members=members))
+    return Findings(runs, EDGES, summary, ranks, trials, spaces, methods, members, judged)
+
+
+FOUND = made_up()
+
+
+class Reader(HTMLParser):
+    """Tags left open, ids, addresses and visible words of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.ids, self.addresses, self.words = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.ids += [v for k, v in attrs if k == "id"]
+        self.addresses += [v for k, v in attrs if k in ("src", "href")]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return comparison.page(FOUND)
+
+
+@pytest.fixture(scope="module")
+def read(text) -> Reader:
+    reader = Reader()
+    reader.feed(text)
+    return reader
+
+
+def test_it_opens_offline(read, text):
+    """Every tag is closed, no address at all, and plotly.js is in the page once."""
+    assert read.open == [] and read.addresses == []
+    assert text.count("<script") == text.count("</script>") and len(text) > 1_000_000
+    assert "cdn.plot.ly/plotly" not in text.split("</head>")[1] and "@import" not in text.split("</style>")[0]
+
+
+def test_every_figure_is_there_once(read, text):
+    """Each chart of each figure by its id, and a script that draws into it."""
+    drawn = [chart.key for figure in comparison.charts(FOUND).values() for chart in figure]
+    assert len(set(drawn)) == len(drawn) == 3 + 2 + 1 + 2 + 3 + 1 + 1 + 2 + 2
+    assert sorted(read.ids) == sorted(drawn)
+    assert all(re.search(rf'Plotly\.newPlot\(\s*"{key}"', text) for key in drawn)
+
+
+def test_the_same_findings_give_the_same_page(text):
+    """Byte for byte, from findings made again: no times, no random ids."""
+    assert comparison.page(made_up()) == text
+
+
+def test_figures_are_named_after_the_papers():
+    """A file for each of the paper's figures and Table 3, and for what goes beyond it."""
+    papers = [f"figure_{n}" for n in range(4, 10)] + ["table_3"]
+    assert set(comparison.charts(FOUND)) == {*papers, "fronts", "inherited"}
+
+
+def test_numbers_and_verdicts_can_be_read(read):
+    """The best strategy's hypervolume first, the budget, every claim with its verdict."""
+    words = " ".join(read.words)
+    assert "0.800 hypervolume of bestup-3-loss (mean) 0.700 hypervolume of uniform (mean)" in words
+    assert "3 strategies, 2 seeds each" in words and "16 evaluations a run" in words
+    for claim in FOUND.claims:
+        assert f"{claim.statement} {claim.verdict}" in re.sub(r"\s+", " ", words)
+
+
+def test_the_summary_in_words():
+    """Three decimals for the hypervolume, one for top-1; no deviation where there is one seed."""
+    summary = FOUND.summary.copy()
+    summary.loc[2, [c for c in summary if c.endswith("_std")]] = np.nan
+    found = comparison.summary_table(summary)
+    assert found.iloc[1].tolist() == ["bestup-3-loss", 2, "0.800 ± 0.010", "62.1 ± 0.5", "80.1 ± 0.4"]
+    assert found.iloc[2].tolist() == ["worstup-3-loss", 2, "0.600", "61.9", "79.9"]
+
+
+def test_the_table_of_members_is_rounded():
+    """Inherited 60 and 61, alone 61 and 62 with seed 0, a point more with seed 1: differences -1 and -2, mean -1.5, sd 0.7."""
+    found = comparison.inherited_table(FOUND.members).set_index("member").loc["all"]
+    assert (found["top1_inherited"], found["top1_alone"], found["difference"], found["difference_sd"]) == (60.5, 62, -1.5, 0.7)
+
+
+def test_break_even_by_hand():
+    """4 x 4 = 16 against 4 N: from 5; 16 + 4 x 6 / 3 = 24: equal at 6, from 7. Published methods are not compared."""
+    assert comparison.break_even(FOUND.methods) == [
+        "uniform costs less than each network alone from 5 deployments on.",
+        "bestup-3-loss costs less than each network alone from 7 deployments on.",
+        "worstup-3-loss costs less than each network alone from 7 deployments on.",
+    ]
+
+
+def test_of_methods_with_equal_costs_the_first_is_drawn():
+    """BestUp-3 and WorstUp-3 cost the same, one line would hide the other; those of another source or cost stay."""
+    here, paper = comparison.charts(FOUND)["table_3"]
+    assert [s.name for s in here.series] == ["uniform", "bestup-3-loss", "each network alone"]
+    assert [s.name for s in paper.series] == [m.name for m in deployments.PUBLISHED]
+
+
+def test_methods_that_differ_are_all_drawn():
+    """The same total for one network, another for two."""
+    methods = [Method("flat", "here", "", 8, 0), Method("steep", "here", "", 0, 8), Method("flat too", "here", "", 8, 0)]
+    (here,) = comparison.charts(replace(FOUND, methods=methods))["table_3"]
+    assert {s.name for s in here.series} == {"flat", "steep"}
+
+
+def test_a_single_seed_is_enough():
+    """What needs two seeds is left out, the rest of the page is there."""
+    runs, spaces, members = (f[f["seed"] == 0] for f in (FOUND.runs, FOUND.spaces, FOUND.members))
+    summary = FOUND.summary.assign(seeds=1, **{c: np.nan for c in FOUND.summary if c.endswith("_std")})
+    judged = claims.judge(claims.Results(EDGES, runs, members=members))
+    one = replace(FOUND, runs=runs, spaces=spaces, members=members, summary=summary, ranks={0: FOUND.ranks[0]}, claims=judged)
+    found = comparison.page(one)
+    assert "3 strategies, 1 seed" in found
+    assert "±" not in found.split("</table>")[0].split("<table")[1]
