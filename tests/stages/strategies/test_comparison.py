@@ -56,6 +56,14 @@ def ran(output: str) -> list[str]:
     return sorted(re.findall(r"Running stage '(?:[^':]*:)?([^']+)'", output))
 
 
+def mlflow_runs(folder: Path) -> list:
+    """All runs that MLflow has of the project."""
+    import mlflow  # takes seconds
+
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    return list(client.search_runs([e.experiment_id for e in client.search_experiments()]))
+
+
 def hashes(folder: Path, stage: str) -> dict[str, str]:
     lock = yaml.safe_load((folder / FILE).with_suffix(".lock").read_text())
     return {out["path"]: out["md5"] for out in lock["stages"][stage]["outs"]}
@@ -119,11 +127,14 @@ def test_nothing_runs_twice(project):
 
 
 def test_a_seed_more_runs_what_it_adds(project):
-    """No stage of the seeds that were there runs again; the report does, over three seeds."""
+    """No stage of the seeds that were there runs again; the report does, over three seeds; MLflow has all under one parent."""
     change(project, seeds=[0, 1, 2])
     assert ran(dvc(project, "repro", FILE).stdout) == sorted(["report", *of_seed(2)])
     summary = json.loads((project / "pipelines/strategies/outputs/summary.json").read_text())
     assert [summary[strategy]["seeds"] for strategy in STRATEGIES] == [3, 3]
+    runs = mlflow_runs(project)
+    (parent,) = (r for r in runs if r.info.run_name == "strategies")
+    assert sum(r.data.tags.get("mlflow.parentRunId") == parent.info.run_id and "nas.strategy" in r.data.tags for r in runs) == 6
 
 
 def test_a_killed_training_goes_on_and_ends_the_same(project):
@@ -160,11 +171,7 @@ def test_a_killed_training_goes_on_and_ends_the_same(project):
 
 def test_mlflow_has_one_run_of_the_comparison(finished):
     """One parent; a child a strategy and seed, with the same final metrics; on the parent nothing of a single child."""
-    import mlflow  # takes seconds
-
-    folder, _ = finished
-    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    runs = mlflow_runs(finished[0])
     (parent,) = (r for r in runs if r.info.run_name == "strategies")
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert {r.info.status for r in runs if r.info.run_name != "pipeline"} == {"FINISHED"}

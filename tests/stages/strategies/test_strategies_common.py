@@ -121,6 +121,13 @@ def test_a_name_that_is_no_strategy(name):
         common.form(name)
 
 
+@pytest.mark.parametrize("name", ["uniform-flat", "bestup-1m-acc-flat", "worstup-5k-acc-flat"])
+def test_targets_that_are_not_drawn_can_not_be_flat(name):
+    """Uniform sampling and offline sets have no cost target: the ending would be the same training under another name."""
+    with pytest.raises(params.ParamsError, match=f"strategies: '{name}': .* draws no cost targets"):
+        common.form(name)
+
+
 @pytest.fixture(scope="module")
 def divided(easy_set):
     """The easy set with 42 pictures to train on, 12 for the predictor and 6 to search on; classes are alike in each."""
