@@ -49,7 +49,7 @@ def page(found: Findings) -> str:
     drawn, title = charts(found), "Sampling strategies side by side"
     strategies, seeds = found.runs["strategy"].nunique(), found.runs["seed"].nunique()
     evaluations = found.runs.groupby(["strategy", "seed"]).size().iloc[0]
-    verdicts = pd.DataFrame([(c.key, c.statement, c.verdict) for c in found.claims], columns=["claim", "in words", "verdict"])
+    verdicts = pd.DataFrame([(c.key, c.verdict, c.statement) for c in found.claims], columns=["claim", "verdict", "in words"])
     best = found.summary.sort_values("hypervolume_mean", ascending=False)
     body = [
         f"<header><h1>{escape(title)}</h1><p>{strategies} strategies, {seeds} {'seed' if seeds == 1 else 'seeds'} each: equal training "
@@ -84,7 +84,7 @@ def page(found: Findings) -> str:
             "pictures, on which nothing was chosen.",
             drawn["inherited"],
             inherited_table(found.members),
-            "Top-1 in percent, means over the seeds.",
+            "Top-1 in percent, means over the seeds ± their standard deviation.",
         ),
         section(
             "The predictor",
@@ -114,16 +114,20 @@ def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
     """For people: a row a strategy, mean ± deviation of each final figure."""
     digits = {"hypervolume": 3, "top1_low": 1, "top1_best": 1}
     shown = {"strategy": summary["strategy"], "seeds": summary["seeds"]}
-    for name, n in digits.items():
-        pairs = zip(summary[f"{name}_mean"], summary[f"{name}_std"])
-        shown[name] = [f"{mean:.{n}f}" + (f" ± {std:.{n}f}" if np.isfinite(std) else "") for mean, std in pairs]
-    return pd.DataFrame(shown)
+    return pd.DataFrame(shown | {name: _spread(summary[f"{name}_mean"], summary[f"{name}_std"], n) for name, n in digits.items()})
 
 
 def inherited_table(members: pd.DataFrame) -> pd.DataFrame:
-    """For people: `inherited.summary` with one decimal."""
+    """For people: `inherited.summary`, mean ± deviation of each accuracy and of the difference."""
     found = inherited.summary(members)
-    return found.round({c: 3 if c.startswith("mflops") else 1 for c in found.columns if found[c].dtype.kind == "f"})
+    names = {"inherited": "top1_inherited", "trained alone": "top1_alone", "difference": "difference"}
+    shown = {"member": found["member"], "MFLOPs": found["mflops"].round(3)}
+    return pd.DataFrame(shown | {name: _spread(found[column], found[f"{column}_sd"], 1) for name, column in names.items()})
+
+
+def _spread(means: pd.Series, deviations: pd.Series, digits: int) -> list[str]:
+    """["70.1 ± 2.3", ...]; without the deviation where there is but one seed."""
+    return [f"{m:.{digits}f}" + (f" ± {d:.{digits}f}" if np.isfinite(d) else "") for m, d in zip(means, deviations)]
 
 
 def break_even(methods: Sequence[Method]) -> list[str]:
