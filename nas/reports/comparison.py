@@ -58,7 +58,7 @@ def page(found: Findings) -> str:
         section(
             "The strategies",
             "Best found above what uniform sampling found with the same seed, by bucket of cost (the paper's Figure 6); bars are one "
-            "standard deviation over the seeds. A strategy whose bar crosses zero has not been told from uniform sampling.",
+            "standard deviation over the seeds. Which differences can be told from chance is said under The claims.",
             drawn["figure_6"],
             summary_table(found.summary),
             "Means over the seeds, ± their standard deviation. Top-1 in percent on the search split: top1_low is the best within the "

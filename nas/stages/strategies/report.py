@@ -24,7 +24,9 @@ from nas.data import loader
 from nas.reports import buckets, claims, comparison, deployments, ranks, style
 from nas.reports import inherited as inherited_charts
 from nas.reports import spaces as space_charts
+from nas.sampling.flops import ExactSampler
 from nas.sampling.study import trials_study
+from nas.sampling.target import Prior
 from nas.stages import common as main_pipeline
 from nas.stages import split
 from nas.stages.errors import user_errors
@@ -197,18 +199,34 @@ def tables(found: comparison.Findings) -> dict[str, pd.DataFrame]:
     wide = gains.pivot(index=["low", "high"], columns="strategy", values=["gain", "gain_sd"])
     wide.columns = [name if kind == "gain" else f"{name}_sd" for kind, name in wide.columns]
     return {
-        "figure_4": ranks.points(found.ranks, "4"),
-        "figure_5": buckets.boxes(found.runs, found.edges),
+        "figure_4": by_column(ranks.points(found.ranks, "4"), "figure", "y"),
+        "figure_5": by_column(buckets.boxes(found.runs, found.edges), "strategy", "median"),
         "figure_6": wide.reset_index(),
         "fronts": buckets.fronts(found.runs),
-        "figure_7": ranks.points(found.ranks, "7"),
+        "figure_7": by_column(ranks.points(found.ranks, "7"), "figure", "y"),
         "figure_8": found.trials,
-        "figure_9": space_charts.fronts(found.spaces),
-        "table_3": deployments.costs(found.methods),
+        "figure_9": by_column(space_charts.fronts(found.spaces), "space", "top1"),
+        "table_3": by_column(deployments.costs(found.methods), "method", "cost"),
         "inherited": inherited_charts.differences(found.members),
         "ranks": ranks.table(found.ranks),
         "claims": claims.table(found.claims),
     }
+
+
+def targets(table: CostTable, s: common.Settings) -> str:
+    """How often the ends of the range of cost are asked for: from the prior, and flat."""
+    prior, bounds = ExactSampler(table, s.train.bucket_mflops).prior(), common.edges(table, s.measure.buckets)
+
+    def words(drawn: Prior) -> str:
+        shares = np.histogram(np.clip(drawn.targets, bounds[0], bounds[-1]), bounds, weights=drawn.probabilities)[0]
+        return f"{shares[0]:.1%} in the cheapest bucket, {shares[-1]:.1%} in the dearest"
+
+    return f"from the prior {words(prior)}; flat {words(prior.flat())}"
+
+
+def by_column(frame: pd.DataFrame, key: str, value: str) -> pd.DataFrame:
+    """The same rows with a column more for each `key`, which repeats `value` in that key's rows: DVC draws a series a column."""
+    return frame.assign(**{str(name): frame[value].where(frame[key] == name) for name in frame[key].unique()})
 
 
 def facts(s: common.Settings, data: loader.DataSet, table: CostTable, wide: CostTable, runs: pd.DataFrame) -> dict[str, object]:
@@ -221,6 +239,7 @@ def facts(s: common.Settings, data: loader.DataSet, table: CostTable, wide: Cost
         "pictures": f"{pictures:,} to train on, {len(data.items('search')):,} to measure on, {len(data.items('test')):,} for testing",
         "space": f"{s.space.name}: {s.space.size:,} architectures, {table.smallest:.3f} to {table.largest:.3f} MFLOPs",
         "wide space": f"{s.wide_space.name}: {s.wide_space.size:,} architectures, {wide.smallest:.3f} to {wide.largest:.3f} MFLOPs",
+        "cost targets": targets(table, s),
         "strategies": list(s.strategies),
         "seeds": list(s.seeds),
         "epochs": f"{s.train.epochs}; early: {s.pretrain.epochs}, then {s.continued.epochs} more",

@@ -183,5 +183,18 @@ def test_evaluations_that_differ_are_told(outputs, easy_set):
     """A search that found too few new architectures: from the fewest to the most."""
     runs = report.all_runs(S).iloc[:-1]
     data = replace(easy_set, parts=Parts(np.repeat(["train", "predictor", "search", "test"], [64, 6, 20, 6])))
-    ends = SimpleNamespace(smallest=0.1, largest=1.0)
-    assert report.facts(S, data, ends, ends, runs)["evaluations"].startswith("2 to 3")
+    table = flops.table(S.space, 3)
+    assert report.facts(S, data, table, table, runs)["evaluations"].startswith("2 to 3")
+
+
+def test_shares_of_the_cost_targets_by_counting(tiny_space, tiny_rows):
+    """All 2304 architectures, costs rounded to 0.03 MFLOPs, counted in the first and the last of five buckets; flat: each target once."""
+    table = flops.table(tiny_space, 3)
+    rounded = np.floor(table.costs(tiny_rows) / 0.03 + 0.5) * 0.03
+    bounds = np.linspace(table.smallest, table.largest, 6)
+
+    def share(targets: np.ndarray) -> str:
+        low, high = np.mean(targets < bounds[1]), np.mean(targets >= bounds[4])
+        return f"{low:.1%} in the cheapest bucket, {high:.1%} in the dearest"
+
+    assert report.targets(table, S) == f"from the prior {share(rounded)}; flat {share(np.unique(rounded.round(6)))}"
