@@ -238,13 +238,12 @@ def test_a_naive_ratio_overflows():
     assert (teacher / student).isinf().any()
 
 
-@given(st.integers(0, 2**32), st.floats(-50, 50), SOME, CLIPS)
+@given(st.integers(0, 2**32), st.floats(-50, 50), SOME, st.none() | st.floats(1.01, 1000))  # at 1 rounding decides what is clipped
 def test_equal_answers_cost_nothing_by_any_alpha(seed, shift, alpha, clip):
     """Zero for the same logits, also when all of a picture's are shifted; and a zero gradient."""
     teacher = logits(seed)
     assert alpha_divergence(teacher + shift, teacher, alpha, clip).item() == pytest.approx(0, abs=1e-4)
-    if clip is None or clip > 1.01:  # at 1 rounding decides what is clipped
-        assert gradient(lambda x: alpha_divergence(x, teacher, alpha, clip), teacher + shift).abs().max().item() < 1e-4
+    assert gradient(lambda x: alpha_divergence(x, teacher, alpha, clip), teacher + shift).abs().max().item() < 1e-4
 
 
 @pytest.mark.parametrize("distil", [KL(), Alpha(alpha=1.0, clip=5.0), Alpha(alpha=-1.0, clip=5.0)])
