@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from tests.stages.test_pipeline import ENVIRONMENT, ROOT, dvc, run
+from tests.stages.test_pipeline import ENVIRONMENT, dvc, small_copy
 
 pytestmark = pytest.mark.slow
 
@@ -73,16 +73,7 @@ def hashes(folder: Path, stage: str) -> dict[str, str]:
 def finished(tmp_path_factory) -> tuple[Path, str]:
     """A copy of the project after its first comparison, and what dvc printed. Not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("comparison") / "project"
-    listed = run(ROOT, "git", "ls-files", "-co", "--exclude-standard").stdout
-    for name in listed.splitlines():
-        made = name.endswith("dvc.lock") or name.startswith(("outputs/", "docs/")) or re.match(r"pipelines/\w+/outputs/", name)
-        if (ROOT / name).is_file() and not made:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    run(folder, "git", "init", "--quiet")
-    run(folder, "git", "add", "--all")
-    run(folder, "git", "commit", "--quiet", "--message", "start")
-    run(folder, sys.executable, "-m", "nas.profile", "smoke")
+    small_copy(folder)
     change(folder, **SMALL)
     return folder, dvc(folder, "repro", FILE).stdout
 
