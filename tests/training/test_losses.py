@@ -238,12 +238,19 @@ def test_a_naive_ratio_overflows():
     assert (teacher / student).isinf().any()
 
 
-@given(st.integers(0, 2**32), st.floats(-50, 50), SOME, st.none() | st.floats(1.01, 1000))  # at 1 rounding decides what is clipped
+@given(st.integers(0, 2**32), st.floats(-50, 50), SOME, CLIPS)
+@example(0, 1.0, 0.99999, 1.0)
 def test_equal_answers_cost_nothing_by_any_alpha(seed, shift, alpha, clip):
-    """Zero for the same logits, also when all of a picture's are shifted; and a zero gradient."""
+    """Zero for the same logits, also when all of a picture's are shifted; and a zero gradient.
+
+    Clipped at 1, D_alpha is the total variation of p and q over alpha (alpha - 1): a shift's rounding, 1e-5 at the most, is divided so.
+    """
     teacher = logits(seed)
-    assert alpha_divergence(teacher + shift, teacher, alpha, clip).item() == pytest.approx(0, abs=1e-4)
-    assert gradient(lambda x: alpha_divergence(x, teacher, alpha, clip), teacher + shift).abs().max().item() < 1e-4
+    cut, slope = clip is not None and clip <= 1.01, abs(alpha * (alpha - 1))
+    bound = max(1e-4, 1e-5 / slope) if cut and slope else 1e-4
+    assert alpha_divergence(teacher + shift, teacher, alpha, clip).item() == pytest.approx(0, abs=bound)
+    if not cut:  # at 1 rounding decides what is clipped
+        assert gradient(lambda x: alpha_divergence(x, teacher, alpha, clip), teacher + shift).abs().max().item() < 1e-4
 
 
 @pytest.mark.parametrize("distil", [KL(), Alpha(alpha=1.0, clip=5.0), Alpha(alpha=-1.0, clip=5.0)])
