@@ -66,7 +66,7 @@ def run_all(stages: list[Stage], rows: list[Row], at_once: int, settings: Settin
                 try:
                     future.result()
                     done.add(stage.address)
-                except Exception as error:
+                except Exception as error:  # whatever a task raised: what does not need this stage is still to be run
                     failures[stage.address] = error
         except BaseException:
             settings.commands.end()  # or the runner would wait for them

@@ -16,6 +16,7 @@ from prefect.concurrency.sync import concurrency
 
 from flows import compare as flow
 from flows import stages
+from tests.flows.test_flow_pipeline import dvc, git, under_git_and_dvc
 
 FILE = "pipelines/cmp/dvc.yaml"
 CODE = """
@@ -89,14 +90,6 @@ NEEDS = {
 }
 
 
-def dvc(*args: str) -> str:
-    return subprocess.run([sys.executable, "-m", "dvc", *args], check=True, capture_output=True, text=True).stdout
-
-
-def git(*args: str) -> str:
-    return subprocess.run(["git", *args], check=True, capture_output=True, text=True).stdout
-
-
 @pytest.fixture(scope="session")
 def matrix(tmp_path_factory) -> Path:
     """split <- early@SEED <- train@STRATEGY-SEED <- report over two dvc.yaml files, and `other`, which nothing needs."""
@@ -108,14 +101,7 @@ def matrix(tmp_path_factory) -> Path:
     (folder / FILE).write_text(MATRIX_STAGES.format(python=sys.executable))
     (folder / "pipelines/cmp/params.yaml").write_text("train: {add: 100}\n")
     (folder / ".gitignore").write_text("calls.log\nout/*\n!out/*.json\npids/\nbad-*\n__pycache__/\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        git("init", "-q")
-        dvc("init", "-q")
-        dvc("config", "core.analytics", "false")
-        git("add", "-A")
-        git("-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "-m", "start")
-    return folder
+    return under_git_and_dvc(folder)
 
 
 @pytest.fixture

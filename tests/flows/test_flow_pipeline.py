@@ -46,6 +46,18 @@ def git(*args: str) -> str:
     return subprocess.run(["git", *args], check=True, capture_output=True, text=True).stdout
 
 
+def under_git_and_dvc(folder: Path) -> Path:
+    """The folder, as a DVC project with all its files in a first commit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        git("init", "-q")
+        dvc("init", "-q")
+        dvc("config", "core.analytics", "false")
+        git("add", "-A")
+        git("-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "-m", "start")
+    return folder
+
+
 def calls() -> list[str]:
     """The stages that really ran, in order."""
     log = Path("calls.log")
@@ -64,14 +76,7 @@ def template(tmp_path_factory) -> Path:
     stages = [STAGE.format(name=name, python=sys.executable, source=source) for name, source in sources.items()]
     (folder / "dvc.yaml").write_text("stages:" + "".join(stages))
     (folder / ".gitignore").write_text("calls.log\n*.txt\n!start.txt\n__pycache__/\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        git("init", "-q")
-        dvc("init", "-q")
-        dvc("config", "core.analytics", "false")
-        git("add", "-A")
-        git("-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "-m", "start")
-    return folder
+    return under_git_and_dvc(folder)
 
 
 @pytest.fixture

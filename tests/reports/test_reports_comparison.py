@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ import pytest
 from nas.reports import claims, comparison, deployments
 from nas.reports.comparison import Findings
 from nas.reports.deployments import Counts, Method
+from tests.reports.test_page import Reader
 
 STRATEGIES, SEEDS, EDGES = ("uniform", "bestup-3-loss", "worstup-3-loss"), (0, 1), (0.0, 1.0, 2.0)
 LIFT = dict(zip(STRATEGIES, (0.0, 1.0, -1.0)))
@@ -62,27 +62,6 @@ def made_up() -> Findings:
 
 
 FOUND = made_up()
-
-
-class Reader(HTMLParser):
-    """Tags left open, ids, addresses and visible words of a page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open, self.ids, self.addresses, self.words = [], [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.ids += [v for k, v in attrs if k == "id"]
-        self.addresses += [v for k, v in attrs if k in ("src", "href")]
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, f"</{tag}> closes nothing"
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("script", "style"):
-            self.words.append(data)
 
 
 @pytest.fixture(scope="module")
