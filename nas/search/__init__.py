@@ -1,1 +1,1 @@
-"""Finding architectures: the accuracy predictor, evolution and random search, and the family they yield."""
+"""Finding architectures: objectives, ways of searching, the accuracy predictor, and the family that they yield."""

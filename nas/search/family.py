@@ -3,14 +3,15 @@
 AttentiveNAS (arXiv:2011.09011), section 4.5 and Table 1: A0 to A6 are such a family.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from nas import encoding, pareto
-from nas.search.evolution import Evaluated
+from nas.search.evaluated import Evaluated
+from nas.search.problem import Problem
 from nas.space import Arch
 
 
@@ -48,6 +49,38 @@ def family(evaluated: Evaluated, prefix: str, *, size: int | None = None, target
     archs = encoding.from_rows(evaluated.rows[chosen])
     numbers = zip(evaluated.cost[chosen].tolist(), evaluated.score[chosen].tolist())
     return [Member(f"{prefix}-a{i}", arch, cost, score) for i, (arch, (cost, score)) in enumerate(zip(archs, numbers))]
+
+
+def family_within(problem: Problem, evaluated: Evaluated, prefix: str, targets: Sequence[Mapping[str, float]]) -> list[Member]:
+    """For each target the member of the front with the highest score that stays within it, the first cost ascending.
+
+    Targets that the same member serves best share it; of equals the cheapest in the first cost is taken.
+
+    Args:
+        problem: objectives and bounds.
+        evaluated: what was searched.
+        prefix: of the names.
+        targets: each the greatest cost allowed, by the objective's or constraint's name, e.g. {"mflops": 300, "latency_ms": 8}.
+
+    Raises:
+        ValueError: if there are no targets, a name is not known, or nothing on the front stays within a target.
+    """
+    if not len(targets):
+        raise ValueError("params.yaml: search: no targets; list the greatest costs allowed for each member")
+    front = evaluated[problem.front(evaluated)]
+    costs = {o.name: o.of(front.rows) for o in (*problem.costs, *problem.constraints)}
+    places = []
+    for target in targets:
+        if unknown := sorted(set(target) - set(costs)):
+            raise ValueError(f"params.yaml: search: target {dict(target)}: {unknown[0]!r} is not one of {sorted(costs)}")
+        fits = np.all([costs[name] <= limit for name, limit in target.items()], axis=0) & np.ones(len(front), dtype=bool)
+        if not fits.any():
+            least = {name: float(costs[name].min()) for name in target}
+            raise ValueError(f"params.yaml: search: nothing found keeps the target {dict(target)}; the least of each found is {least}")
+        places.append(int(np.argmax(np.where(fits, front.score, -np.inf))))
+    chosen = front[np.unique(places)]
+    numbers = zip(chosen.archs, chosen.cost.tolist(), chosen.score.tolist())
+    return [Member(f"{prefix}-a{i}", arch, cost, score) for i, (arch, cost, score) in enumerate(numbers)]
 
 
 def _spread(costs: np.ndarray, size: int) -> np.ndarray:

@@ -34,7 +34,9 @@ class Forest:
     value: np.ndarray  # (nodes,) float64, percent
 
     @classmethod
-    def fit(cls, rows: np.ndarray, top1: np.ndarray, *, trees: int = 100, max_depth: int = 15, seed: int = 0) -> Self:
+    def fit(
+        cls, rows: np.ndarray, top1: np.ndarray, *, trees: int = 100, max_depth: int = 15, seed: int = 0, features: float = 1.0
+    ) -> Self:
         """Fit to measured sub-networks.
 
         Args:
@@ -43,6 +45,7 @@ class Forest:
             trees: number of trees.
             max_depth: of each tree.
             seed: of bootstrap samples and ties.
+            features: share of the genes that each question is chosen from; fewer make trees more different, and faster to fit.
 
         Raises:
             ValueError: for shapes that do not match, fewer than two sub-networks, or numbers that are not finite.
@@ -57,7 +60,8 @@ class Forest:
             )
         if not np.isfinite(top1).all():
             raise ValueError(f"top1 of sub-network {int(np.flatnonzero(~np.isfinite(top1))[0])} is not a finite number")
-        model = RandomForestRegressor(n_estimators=trees, max_depth=max_depth, random_state=seed, n_jobs=1).fit(rows, top1)
+        model = RandomForestRegressor(n_estimators=trees, max_depth=max_depth, max_features=features, random_state=seed, n_jobs=1)
+        model.fit(rows, top1)
         return cls.compile(model)
 
     @classmethod
@@ -109,11 +113,15 @@ class Forest:
         """(n, genes) -> (n,) standard deviation over the trees, percentage points: how much they disagree."""
         return self._reduce(rows, np.std)
 
-    def _reduce(self, rows: np.ndarray, over_trees) -> np.ndarray:
+    def predict_with_spread(self, rows: np.ndarray) -> np.ndarray:
+        """(n, genes) -> (n, 2) `predict` and `spread`, in one walk through the trees."""
+        return self._reduce(rows, lambda leaves, axis: np.stack([leaves.mean(axis), leaves.std(axis)], axis=1), (2,))
+
+    def _reduce(self, rows: np.ndarray, over_trees, shape: tuple[int, ...] = ()) -> np.ndarray:
         rows = np.asarray(rows)
         if rows.ndim != 2 or rows.shape[1] != self.genes:
             raise ValueError(f"rows of shape {rows.shape}; this predictor was fitted to (n, {int(self.genes)}): another space?")
-        out = np.empty(len(rows))
+        out = np.empty((len(rows), *shape))
         for start in range(0, len(rows), CHUNK):
             part = slice(start, start + CHUNK)
             out[part] = over_trees(self._leaves(rows[part]), axis=1)

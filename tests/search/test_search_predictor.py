@@ -48,6 +48,19 @@ def test_spread_is_the_standard_deviation_over_trees(measured, forest):
     np.testing.assert_allclose(forest.spread(rows), each.std(axis=0), atol=1e-9)
 
 
+def test_prediction_and_spread_in_one_walk(measured, forest):
+    """Both are bit for bit those that are asked for by themselves."""
+    both = forest.predict_with_spread(measured[0])
+    assert np.array_equal(both[:, 0], forest.predict(measured[0])) and np.array_equal(both[:, 1], forest.spread(measured[0]))
+
+
+def test_fewer_features_are_scikit_learns(measured):
+    """A share of the genes at each question, as `max_features` of RandomForestRegressor."""
+    theirs = RandomForestRegressor(5, max_depth=6, random_state=1, max_features=0.3).fit(*measured)
+    ours = Forest.fit(*measured, trees=5, max_depth=6, seed=1, features=0.3)
+    np.testing.assert_allclose(ours.predict(measured[0]), theirs.predict(measured[0]), atol=1e-9)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     n=st.integers(2, 40),

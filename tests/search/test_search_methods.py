@@ -1,0 +1,263 @@
+"""Every method on a closed-form oracle over all 2304 architectures of a tiny space, whose true front is known."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from nas import encoding, pareto
+from nas.cost import flops, parameters
+from nas.cost.table import CostTable
+from nas.sampling.flops import ExactSampler
+from nas.sampling.uniform import Unconstrained
+from nas.search import evolution, guided, nsga2
+from nas.search.evaluated import Cache, Evaluated
+from nas.search.methods import Method, search
+from nas.search.problem import Objective, Problem, of_score, of_table
+from nas.search.spread import Spread
+from nas.space import Arch, SearchSpace
+
+
+@dataclass
+class Oracle:
+    """Gains that diminish, of a size of its own for each gene, and a loss for a deep second stage that is narrow."""
+
+    space: SearchSpace
+    asked: list[Arch] = field(default_factory=list)
+    patience: int = 10**9  # scores before it is interrupted
+
+    def top1(self, rows: np.ndarray) -> np.ndarray:
+        last = np.maximum([len(g.choices) - 1 for g in self.space.genes], 1)
+        unit = encoding.indices(self.space, rows) / last
+        gains = np.array([8, 1, 2, 3, 2, 3, 5, 1, 2, 1, 3])
+        return 60 + unit**0.7 @ gains - 3 * unit[:, 6] * (1 - unit[:, 3])
+
+    def __call__(self, archs: list[Arch]):
+        for arch, score in zip(archs, self.top1(encoding.to_rows(archs))):
+            if len(self.asked) == self.patience:
+                raise KeyboardInterrupt
+            self.asked.append(arch)
+            yield float(score)
+
+
+@pytest.fixture(scope="module")
+def table(tiny_space) -> CostTable:
+    return flops.table(tiny_space, 10)
+
+
+@pytest.fixture(scope="module")
+def problem(tiny_space, table) -> Problem:
+    return Problem(tiny_space, (of_table("mflops", table), of_score()))
+
+
+@pytest.fixture(scope="module")
+def three(tiny_space, table) -> Problem:
+    sizes = of_table("parameters", parameters.table(tiny_space, 10))
+    return Problem(tiny_space, (of_table("mflops", table), sizes, of_score()))
+
+
+@pytest.fixture(scope="module")
+def spread(table) -> Spread:
+    sampler = ExactSampler(table, (table.largest - table.smallest) / 8)
+
+    def between(low: float, high: float, n: int, rng: np.random.Generator) -> list[Arch]:
+        return sampler.draw_between(low, high, n, rng).archs()
+
+    return Spread(between, table.smallest, table.largest, strata=8)
+
+
+METHODS = ("evolution", "nsga2", "guided", "random search")
+
+
+def method(name: str, problem: Problem, spread: Spread, evaluations: int) -> Method:
+    """With as many evaluations (evolution: a multiple of 40)."""
+    if name == "evolution":
+        rounds = (evaluations - 80) // 40
+        sizes = {"population": 80, "mutants": 20, "crossovers": 20, "rounds": rounds, "mutation_probability": 0.2, "bucket": 0.005}
+        return evolution.Evolution(evolution.Settings(**sizes), spread)
+    if name == "nsga2":
+        sizes = {"population": 40, "offspring": 40, "crossover_probability": 0.9, "mutation_probability": 0.1}
+        return nsga2.Nsga2(nsga2.Settings(evaluations=evaluations, **sizes), spread)
+    if name == "guided":
+        return guided.Guided(guided.Settings(evaluations=evaluations, **GUIDED), spread)
+    return evolution.RandomSearch(evaluations, 64, Unconstrained(problem.space))
+
+
+GUIDED = {"start": 40, "batch": 40, "growth": 0.0, "population": 100, "generations": 4, "mutation_probability": 0.1}
+GUIDED |= {"optimism": 0.5, "trees": 10, "max_depth": 10, "features": 0.7}
+
+
+def true_front(problem: Problem, rows: np.ndarray) -> set[tuple[float, ...]]:
+    """The points of the Pareto set of everything that keeps the bounds."""
+    scores = Oracle(problem.space).top1(rows)
+    losses = problem.losses(rows, scores)[problem.allowed(rows) & problem.score.within(scores)]
+    return set(map(tuple, losses[pareto.front(losses)]))
+
+
+def found_front(problem: Problem, evaluated: Evaluated) -> set[tuple[float, ...]]:
+    front = evaluated[problem.front(evaluated)]
+    return set(map(tuple, problem.losses(front.rows, front.score)))
+
+
+def same(a: Evaluated, b: Evaluated) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(a.to_arrays().values(), b.to_arrays().values()))
+
+
+@pytest.mark.parametrize(("name", "evaluations"), [("evolution", 1200), ("nsga2", 800), ("guided", 400), ("random search", 2304)])
+def test_the_true_front_is_found(name, evaluations, problem, spread, tiny_rows):
+    """Every point of it, and nothing that is not on it; random search has to look at everything for that."""
+    found = search(method(name, problem, spread, evaluations), problem, score=Oracle(problem.space), seed=0)
+    assert found_front(problem, found) == true_front(problem, tiny_rows)
+    assert len(found) <= evaluations
+
+
+@pytest.mark.parametrize(("name", "evaluations"), [("evolution", 1800), ("nsga2", 1600), ("guided", 1000)])
+def test_the_true_front_of_three_objectives_is_found(name, evaluations, three, spread, tiny_rows):
+    """MFLOPs, parameters and top-1: all of its points."""
+    found = search(method(name, three, spread, evaluations), three, score=Oracle(three.space), seed=0)
+    assert found_front(three, found) == true_front(three, tiny_rows)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_nothing_is_evaluated_twice(name, problem, spread):
+    """The oracle is asked for each of the 320 once, and the columns are those of its rows."""
+    oracle = Oracle(problem.space)
+    found = search(method(name, problem, spread, 320), problem, score=oracle, seed=1)
+    assert len(found) == len(oracle.asked) == len(set(oracle.asked)) == 320
+    assert np.array_equal(found.score, oracle.top1(found.rows)) and np.array_equal(found.cost, problem.cost(found.rows))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bounds_on_costs_hold(name, tiny_space, table, spread, tiny_rows):
+    """Neither too many MFLOPs nor too many parameters, the latter only a constraint, are ever evaluated."""
+    sizes = parameters.table(tiny_space, 10)
+    low, high = np.quantile(table.costs(tiny_rows), [0.2, 0.6])
+    most = float(np.quantile(sizes.costs(tiny_rows), 0.7))
+    objectives = (of_table("mflops", table, low, high), of_score())
+    bounded = Problem(tiny_space, objectives, constraints=(of_table("parameters", sizes, high=most),))
+    oracle = Oracle(tiny_space)
+    search(method(name, bounded, spread, 160), bounded, score=oracle, seed=0)
+    rows = encoding.to_rows(oracle.asked)
+    assert table.costs(rows).min() >= low and table.costs(rows).max() <= high and sizes.costs(rows).max() <= most
+
+
+@pytest.mark.parametrize(("name", "evaluations"), [("evolution", 1200), ("nsga2", 800), ("guided", 400)])
+def test_a_bound_on_the_score_leaves_its_part_of_the_front(name, evaluations, tiny_space, table, spread, tiny_rows):
+    """At least 80 %: what is below is in no front, and all that is above is found."""
+    bounded = Problem(tiny_space, (of_table("mflops", table), of_score(low=80)))
+    found = search(method(name, bounded, spread, evaluations), bounded, score=Oracle(tiny_space), seed=0)
+    assert found.score[bounded.front(found)].min() >= 80
+    assert found_front(bounded, found) == true_front(bounded, tiny_rows)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_search_resumed_after_a_round_ends_as_the_undisturbed_one(name, problem, spread):
+    """From the arrays of round 2, bit for bit, and nothing of before is scored again."""
+    saved = {}
+    whole = search(
+        method(name, problem, spread, 320),
+        problem,
+        score=Oracle(problem.space),
+        seed=3,
+        on_round=lambda evaluated, number: saved.update({number: evaluated.to_arrays()}),
+    )
+    oracle = Oracle(problem.space)
+    before = Evaluated(**saved[2])
+    assert same(whole, search(method(name, problem, spread, 320), problem, score=oracle, seed=3, evaluated=before))
+    assert len(oracle.asked) == 320 - len(before)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_search_killed_within_a_round_ends_as_the_undisturbed_one(name, problem, spread, tmp_path):
+    """Interrupted at its 150th score; the file has the 150, and the second run asks for the other 170."""
+    whole = search(method(name, problem, spread, 320), problem, score=Oracle(problem.space), seed=3)
+    killed, saved = Oracle(problem.space, patience=150), {}
+    path = tmp_path / "scores.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        search(
+            method(name, problem, spread, 320),
+            problem,
+            score=killed,
+            seed=3,
+            cache=Cache("w", path),
+            on_round=lambda evaluated, number: saved.update(evaluated=evaluated),
+        )
+    oracle = Oracle(problem.space)
+    assert same(whole, search(method(name, problem, spread, 320), problem, score=oracle, seed=3, cache=Cache("w", path), **saved))
+    assert len(oracle.asked) == 170 and not set(oracle.asked) & set(killed.asked)
+
+
+def test_methods_share_what_is_known(problem, spread):
+    """Random search after NSGA-II with the same cache asks for nothing that was scored; with other weights for everything."""
+    cache = Cache("early")
+    search(method("nsga2", problem, spread, 800), problem, score=Oracle(problem.space), seed=0, cache=cache)
+    oracle = Oracle(problem.space)
+    found = search(method("random search", problem, spread, 320), problem, score=oracle, seed=0, cache=cache)
+    assert len(found) == 320 > len(oracle.asked) and len(cache) == 800 + len(oracle.asked)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_exhausted_region_ends_the_search(name, tiny_space, table, spread, tiny_rows):
+    """Among the cheapest of all, everything is evaluated and the search ends short of its evaluations."""
+    high = float(np.quantile(table.costs(tiny_rows), 0.03))
+    bounded = Problem(tiny_space, (of_table("mflops", table, high=high), of_score()))
+    cheap = Spread(spread.between, table.smallest, high, strata=4)
+    found = search(method(name, bounded, cheap, 400), bounded, score=Oracle(tiny_space), seed=0)
+    there = tiny_rows[table.costs(tiny_rows) <= high]
+    assert set(map(tuple, found.rows)) == set(map(tuple, there)) and len(found) == len(there)
+
+
+@pytest.mark.parametrize("name", ["nsga2", "guided"])
+def test_random_search_is_beaten_with_half_its_evaluations(name, problem, spread, table):
+    """Hypervolume after 320 evaluations against 640 at random, on each of three seeds."""
+    for seed in range(3):
+        areas = [
+            problem.hypervolume(search(m, problem, score=Oracle(problem.space), seed=seed), (table.largest, 10), (table.largest, 100))
+            for m in (method(name, problem, spread, 320), method("random search", problem, spread, 640))
+        ]
+        assert areas[0] > areas[1]
+
+
+@pytest.mark.parametrize(("scores", "message"), [([70.0, np.nan], "diverged"), ([70.0], "1 numbers for"), ([70.0] * 99, "numbers for")])
+def test_broken_scores_stop_the_search(scores, message, problem, spread):
+    """Not a number, too few and too many never become part of a ranking."""
+    with pytest.raises(ValueError, match=message):
+        search(method("nsga2", problem, spread, 40), problem, score=lambda archs: scores, seed=0)
+
+
+def test_nothing_within_the_bounds_raises(tiny_space, spread):
+    """A function of architectures that none satisfies: an error that names the bound, not an endless loop."""
+    impossible = Objective("legs", lambda rows: np.zeros(len(rows)), low=3)
+    problem = Problem(tiny_space, (impossible, of_score()))
+    with pytest.raises(ValueError, match="no architecture with 3 <= legs <= inf"):
+        search(method("nsga2", problem, spread, 40), problem, score=Oracle(tiny_space), seed=0)
+
+
+def test_the_best_come_by_front_then_by_distance():
+    """Front 0 is 0, 1, 2 with 1 between the ends; then the point that only they dominate; what breaks a bound is last."""
+    losses = np.array([[0, 4], [2, 1], [4, 0], [5, 5], [0, 0], [1, 1]])
+    assert nsga2.best(losses, 6, beyond=np.array([0, 0, 0, 0, 2, 1])).tolist() == [0, 2, 1, 3, 5, 4]
+
+
+def test_the_most_promising_by_hand(tiny_space, problem):
+    """Sure predictions: the one that raises the best within its cost by most, over most budgets, and nothing twice."""
+    cheap, dear = tiny_space.smallest(), tiny_space.largest()
+    so_far = Evaluated(encoding.to_rows([cheap]), problem.cost(encoding.to_rows([cheap])), np.array([60.0]), np.zeros(1, int))
+    little_more = Arch.from_genes([*cheap.genes[:-1], cheap.genes[-1] + 1])  # the second stage's expansion, 3 instead of 2
+    rows = encoding.to_rows([cheap, dear, little_more])
+    # nothing to gain at 59; 70 at the greatest budget only; 70 at nearly every budget, after which the second adds nothing
+    order = guided.most_promising(problem, so_far, rows, np.array([59.0, 70.0, 70.0]), np.zeros(3), 2)
+    assert order[0] == 2
+    # 71 for the dearest is worth its while once everything else is bought
+    order = guided.most_promising(problem, so_far, rows, np.array([59.0, 71.0, 70.0]), np.zeros(3), 9)
+    assert order.tolist() == [2, 1, 0]
+
+
+def test_uncertainty_promises(tiny_space, problem):
+    """Of two equal predictions no better than what is known, the less certain one is evaluated first."""
+    rows = encoding.to_rows([tiny_space.largest(), tiny_space.largest()])
+    so_far = Evaluated(rows[:1], problem.cost(rows[:1]), np.array([80.0]), np.zeros(1, int))
+    cheap = encoding.to_rows([tiny_space.smallest()])
+    so_far = so_far + Evaluated(cheap, problem.cost(cheap), np.array([60.0]), np.zeros(1, int))
+    order = guided.most_promising(problem, so_far, rows, np.array([79.0, 79.0]), np.array([0.1, 2.0]), 2)
+    assert order.tolist() == [1, 0]
