@@ -102,7 +102,7 @@ def listed(pipeline: str, stage: str) -> list[str]:
     """The parameters that dvc.yaml names for a stage; all are in the file beside it."""
     ((file, found),) = [item for entry in FOUND[pipeline]["stages"][stage]["params"] for item in entry.items()]
     assert file == f"pipelines/{pipeline}/params.yaml"
-    return found
+    return [re.sub(r"\.\$\{item\..*", "", key) for key in found]  # `losses.${item.distillation}` is one of losses
 
 
 def within(key: str, whole: str) -> bool:
@@ -122,6 +122,7 @@ def test_every_module_that_decides_results_is_a_dependency(pipeline, stage):
     [
         ("pretrain", {"nas.stages.pretrain", "nas.search.predictor", "nas.training.loop"}, {"nas.stages.strategies.train", "nas.transfer"}),
         ("wide", {"nas.stages.strategies.train", "nas.search.evolution"}, {"nas.transfer", "nas.stages.split"}),
+        ("distill", {"nas.stages.strategies.train", "nas.training.losses"}, {"nas.transfer", "nas.search.guided"}),
         ("scratch", {"nas.transfer", "nas.supernet.extract"}, {"nas.reports.claims", "nas.stages.pretrain"}),
         ("report", {"nas.reports.claims", "nas.sampling.study", "nas.spaces"}, {"nas.transfer", "nas.stages.strategies.train"}),
     ],
@@ -145,6 +146,7 @@ def test_params_are_those_that_the_stage_reads(pipeline, stage):
     [
         ("continued", {"space", "recipe", "runtime", "runtime.workers", "evaluation", "continued.epochs"}, {"pretrain", "train"}),
         ("wide", {"wide_space", "train", "measure", "recipe.zero_init"}, {"space", "seeds"}),
+        ("distill", {"losses", "space", "train", "measure"}, {"distillations", "strategies", "seeds"}),
         ("scratch", {"space", "train.epochs", "scratch.strategy", "scratch.members"}, {"measure", "strategies"}),
         ("report", {"strategies", "seeds", "recipe.sampled", "measure.buckets", "report"}, {"scratch", "runtime"}),
     ],
@@ -166,7 +168,9 @@ def test_search_spaces_are_dependencies(pipeline, stage):
 def test_params_and_placeholders_exist(pipeline):
     """Each key that dvc.yaml names is in params.yaml, and each dependency that no stage makes is a file or folder."""
     for stage in FOUND[pipeline]["stages"]:
-        for key in listed(pipeline, stage):
+        assert listed(pipeline, stage)
+    for entry in expanded(pipeline).values():
+        for key in entry["params"][0][f"pipelines/{pipeline}/params.yaml"]:
             value(PARAMS[pipeline], key)
     code = {dep for entry in expanded(pipeline).values() for dep in entry["deps"] if "outputs" not in Path(dep).parts}
     assert code and not {dep for dep in code if not (ROOT / dep).exists()}

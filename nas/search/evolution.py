@@ -8,7 +8,6 @@ crossovers), 5632 with the paper's 512, 20, 128, 128. (Its text says 5248, which
 the smallest network, as in the release, the first population has the largest: sandwich training favours both.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,9 +17,8 @@ from pydantic import Field
 from nas import encoding
 from nas.params import Section
 from nas.search.evaluated import Evaluated, keys
-from nas.search.methods import Draw, Score, children, first, mutants, search, unseen
-from nas.search.problem import Objective, OfRows, Problem, of_score
-from nas.space import SearchSpace
+from nas.search.methods import Draw, children, first, mutants, unseen
+from nas.search.problem import Problem
 
 
 class Settings(Section):
@@ -32,22 +30,6 @@ class Settings(Section):
     rounds: int = Field(ge=0)
     mutation_probability: float = Field(gt=0, le=1)  # a gene
     bucket: float = Field(gt=0)  # MFLOPs; one parent per bucket of cost
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """The costs that are of interest, both ends included, and the costs that there are."""
-
-    low: float
-    high: float
-    achievable: tuple[float, float]  # cost of the cheapest and of the dearest architecture
-
-    def __post_init__(self) -> None:
-        if self.low > self.high or self.low > self.achievable[1] or self.high < self.achievable[0]:
-            raise ValueError(
-                f"no architecture costs between {self.low:g} and {self.high:g}; the space has {self.achievable[0]:.3f} to "
-                f"{self.achievable[1]:.3f}; change params.yaml: search.min_mflops or search.max_mflops"
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,40 +96,6 @@ class RandomSearch:
         return unseen(problem, lambda: encoding.to_rows(self.draw(self.block, rng)), size, set(keys(so_far.rows)))
 
 
-def evolve(
-    space: SearchSpace,
-    settings: Settings,
-    *,
-    score: Score,
-    mflops: OfRows,
-    draw: Draw,
-    seed: int,
-    bounds: Bounds | None = None,
-    evaluated: Evaluated | None = None,
-    on_round: Callable[[Evaluated, int], None] = lambda evaluated, round: None,
-) -> Evaluated:
-    """Evolution for top-1 and MFLOPs: `nas.search.methods.search` with `Evolution`, which says more."""
-    return search(Evolution(settings, draw), _plain(space, mflops, bounds), score=score, seed=seed, evaluated=evaluated, on_round=on_round)
-
-
-def random_search(
-    space: SearchSpace,
-    n: int,
-    *,
-    block: int,
-    score: Score,
-    mflops: OfRows,
-    draw: Draw,
-    seed: int,
-    bounds: Bounds | None = None,
-    evaluated: Evaluated | None = None,
-    on_block: Callable[[Evaluated, int], None] = lambda evaluated, block: None,
-) -> Evaluated:
-    """n architectures at random, for top-1 and MFLOPs: `nas.search.methods.search` with `RandomSearch`."""
-    method = RandomSearch(n, block, draw)
-    return search(method, _plain(space, mflops, bounds), score=score, seed=seed, evaluated=evaluated, on_round=on_block)
-
-
 def parents(evaluated: Evaluated, bucket: float) -> np.ndarray:
     """Indices of the best of each bucket of cost, cheapest bucket first; of equals the earliest evaluated.
 
@@ -162,8 +110,3 @@ def _best_of_cells(costs: np.ndarray, score: np.ndarray, widths: np.ndarray) -> 
     place = np.unique(np.floor(costs / widths + 0.5).astype(np.int64), axis=0, return_inverse=True)[1].ravel()
     order = np.lexsort((np.arange(len(score)), -score, place))
     return order[np.unique(place[order], return_index=True)[1]]
-
-
-def _plain(space: SearchSpace, mflops: OfRows, bounds: Bounds | None) -> Problem:
-    limits = {} if bounds is None else {"low": bounds.low, "high": bounds.high}
-    return Problem(space, (Objective("mflops", mflops, **limits), of_score()))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from nas import encoding, pareto
+from nas import pareto
 from nas.search.evaluated import Evaluated
 from nas.search.problem import Problem
 from nas.space import Arch
@@ -21,34 +21,28 @@ class Member:
 
     name: str  # e.g. "glyphs-a0", the cheapest
     arch: Arch
-    mflops: float
-    top1_search: float  # percent, on the pictures it was chosen on: optimistic
+    cost: float  # the first one, in its unit, e.g. MFLOPs
+    score: float  # e.g. top-1 in percent on the pictures it was chosen on: optimistic
 
 
-def family(evaluated: Evaluated, prefix: str, *, size: int | None = None, targets: Sequence[float] | None = None) -> list[Member]:
-    """Members of the front of everything evaluated, cost and accuracy both ascending.
+def family(evaluated: Evaluated, prefix: str, size: int) -> list[Member]:
+    """Members of the front of cost and score, both ascending: `size` of them, or all if the front is smaller.
 
-    With `size`, that many (or all, if the front is smaller), from the front's cheapest to its dearest, evenly
-    spread in the logarithm of cost: accuracy rises by about the same amount for each doubling, so each step
-    up is worth taking. With `targets`, the most accurate within each budget; budgets that the same member
-    serves best share it.
+    From the front's cheapest to its dearest, evenly spread in the logarithm of cost: accuracy rises by about the same
+    amount for each doubling, so each step up is worth taking.
 
     Args:
         evaluated: what was searched.
         prefix: of the names.
-        size: number of members, >= 1; either this or `targets`.
-        targets: budgets, MFLOPs.
+        size: number of members.
 
     Raises:
-        ValueError: if not exactly one of size and targets is given, or a target is below the cheapest network.
+        ValueError: if size is below 1.
     """
-    if (size is None) == (targets is None):
-        raise ValueError("params.yaml: search: either members or targets_mflops is needed, and not both")
-    front = pareto.best_front(evaluated.cost, evaluated.score)  # cost ascending
-    chosen = front[_spread(evaluated.cost[front], size) if targets is None else _within(evaluated.cost[front], targets)]
-    archs = encoding.from_rows(evaluated.rows[chosen])
-    numbers = zip(evaluated.cost[chosen].tolist(), evaluated.score[chosen].tolist())
-    return [Member(f"{prefix}-a{i}", arch, cost, score) for i, (arch, (cost, score)) in enumerate(zip(archs, numbers))]
+    if size < 1:
+        raise ValueError(f"params.yaml: search.members: {size}: a family has at least one member")
+    front = evaluated[pareto.best_front(evaluated.cost, evaluated.score)]  # cost ascending
+    return _members(front[_spread(front.cost, size)], prefix)
 
 
 def family_within(problem: Problem, evaluated: Evaluated, prefix: str, targets: Sequence[Mapping[str, float]]) -> list[Member]:
@@ -66,43 +60,31 @@ def family_within(problem: Problem, evaluated: Evaluated, prefix: str, targets: 
         ValueError: if there are no targets, a name is not known, or nothing on the front stays within a target.
     """
     if not len(targets):
-        raise ValueError("params.yaml: search: no targets; list the greatest costs allowed for each member")
+        raise ValueError("params.yaml: search.targets: empty; list the greatest costs allowed for each member")
     front = evaluated[problem.front(evaluated)]
     costs = {o.name: o.of(front.rows) for o in (*problem.costs, *problem.constraints)}
     places = []
     for target in targets:
         if unknown := sorted(set(target) - set(costs)):
-            raise ValueError(f"params.yaml: search: target {dict(target)}: {unknown[0]!r} is not one of {sorted(costs)}")
+            raise ValueError(f"params.yaml: search.targets: {dict(target)}: {unknown[0]!r} is not one of {sorted(costs)}")
         fits = np.all([costs[name] <= limit for name, limit in target.items()], axis=0) & np.ones(len(front), dtype=bool)
         if not fits.any():
             least = {name: float(costs[name].min()) for name in target}
-            raise ValueError(f"params.yaml: search: nothing found keeps the target {dict(target)}; the least of each found is {least}")
+            raise ValueError(f"params.yaml: search.targets: nothing found keeps {dict(target)}; the least of each found is {least}")
         places.append(int(np.argmax(np.where(fits, front.score, -np.inf))))
-    chosen = front[np.unique(places)]
+    return _members(front[np.unique(places)], prefix)
+
+
+def _members(chosen: Evaluated, prefix: str) -> list[Member]:
     numbers = zip(chosen.archs, chosen.cost.tolist(), chosen.score.tolist())
     return [Member(f"{prefix}-a{i}", arch, cost, score) for i, (arch, cost, score) in enumerate(numbers)]
 
 
 def _spread(costs: np.ndarray, size: int) -> np.ndarray:
     """Places of `size` distinct costs, as near as can be to evenly spaced ones in log scale."""
-    if size < 1:
-        raise ValueError(f"params.yaml: search.members: {size}: a family has at least one member")
     wanted = np.geomspace(costs[0], costs[-1], min(size, len(costs)))
     distance = np.log(costs[None, :] / wanted[:, None]) ** 2
     return np.sort(linear_sum_assignment(distance)[1])
-
-
-def _within(costs: np.ndarray, targets: Sequence[float]) -> np.ndarray:
-    """Places of the dearest cost within each target, each once."""
-    if not len(targets):
-        raise ValueError("params.yaml: search.targets_mflops is empty; list budgets in MFLOPs")
-    places = np.searchsorted(costs, np.asarray(targets, dtype=np.float64), side="right") - 1
-    if (places < 0).any():
-        raise ValueError(
-            f"params.yaml: search.targets_mflops: {min(targets):g} MFLOPs: the cheapest network found costs {costs[0]:.3f}; "
-            f"those worth having lie between {costs[0]:.3f} and {costs[-1]:.3f}"
-        )
-    return np.unique(places)
 
 
 def hypervolume(cost: np.ndarray, top1: np.ndarray, largest_cost: float, chance: float) -> float:

@@ -73,7 +73,7 @@ def search(
     if evaluated is None:
         bounds = [f"{o.low:g} <= {o.name} <= {o.high:g}" for o in (*problem.costs, *problem.constraints)]
         raise ValueError(
-            f"{TRIES} populations drawn, and no architecture with {' and '.join(bounds)} among them; widen the bounds in params.yaml search"
+            f"{TRIES} populations drawn, and no architecture with {' and '.join(bounds)} among them; widen search.bounds in params.yaml"
         )
     return evaluated
 

@@ -32,7 +32,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         if not self.low <= self.high:
-            raise ValueError(f"params.yaml: search: nothing is at least {self.low:g} and at most {self.high:g} {self.name}")
+            raise ValueError(f"params.yaml: search.bounds.{self.name}: nothing is at least {self.low:g} and at most {self.high:g}")
 
     def within(self, values: np.ndarray) -> np.ndarray:
         """(n,) -> (n,) bool: which keep the bounds."""
@@ -68,7 +68,7 @@ def of_table(name: str, table: CostTable, low: float | None = None, high: float 
     try:
         table.check_between(low, high)
     except ValueError as error:
-        raise ValueError(f"params.yaml: search: bounds on {name}: {error}") from None
+        raise ValueError(f"params.yaml: search.bounds.{name}: {error}") from None
     return Objective(name, table.costs, False, low, high)
 
 
@@ -122,12 +122,11 @@ class Problem:
         Raises:
             ValueError: if nothing does; says how near the best came.
         """
-        scores = evaluated.score
-        within = np.flatnonzero(self.allowed(evaluated.rows) & self.score.within(scores))
+        scores, within = evaluated.score, self._within(evaluated)
         if not len(within):
             raise ValueError(
                 f"none of {len(evaluated)} evaluated architectures keeps the bounds; {self.score.name} was {scores.min():g} to "
-                f"{scores.max():g}, {self.score.low:g} to {self.score.high:g} is asked for; widen the bounds in params.yaml search"
+                f"{scores.max():g}, {self.score.low:g} to {self.score.high:g} is asked for; widen search.bounds in params.yaml"
             )
         front = within[pareto.front(self.losses(evaluated.rows[within], scores[within]))]
         return front[np.argsort(evaluated.cost[front], kind="stable")]
@@ -142,13 +141,20 @@ class Problem:
             reference: (objectives,) the worst of interest, in the objectives' units and order.
             scale: (objectives,) in the objectives' units.
         """
-        front = self.front(evaluated)
+        within = self._within(evaluated)
+        if not len(within):
+            return 0.0
         scale, signs = np.asarray(scale, dtype=np.float64), np.where([o.larger_is_better for o in self.objectives], -1.0, 1.0)
-        losses = self.losses(evaluated.rows[front], evaluated.score[front])
+        losses = self.losses(evaluated.rows[within], evaluated.score[within])
         return pareto.volume(losses / scale, signs * np.asarray(reference, dtype=np.float64) / scale)
 
     def to_frame(self, evaluated: Evaluated) -> pd.DataFrame:
-        """`Evaluated.to_frame` with a column for each further cost, and `front`: whether it is in the Pareto set."""
-        frame = evaluated.to_frame(self.space)
-        extra = {o.name: o.of(evaluated.rows) for o in (*self.costs[1:], *self.constraints)}
-        return frame.assign(**extra, front=np.isin(np.arange(len(evaluated)), self.front(evaluated)))
+        """One column a gene, then the objectives and constraints by their names, `round`, `front`: whether it is in the Pareto set."""
+        genes = pd.DataFrame(evaluated.rows, columns=[g.name for g in self.space.genes])
+        values = {o.name: evaluated.score if o.of is None else o.of(evaluated.rows) for o in (*self.objectives, *self.constraints)}
+        front = np.isin(np.arange(len(evaluated)), self.front(evaluated))
+        return genes.assign(**values, round=evaluated.round, front=front)
+
+    def _within(self, evaluated: Evaluated) -> np.ndarray:
+        """Indices of what keeps all bounds."""
+        return np.flatnonzero(self.allowed(evaluated.rows) & self.score.within(evaluated.score))

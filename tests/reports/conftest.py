@@ -8,7 +8,10 @@ import pytest
 
 from nas import encoding, space
 from nas.reports.page import Findings
+from nas.sampling.uniform import Unconstrained
 from nas.search import evolution, family
+from nas.search.methods import search
+from nas.search.problem import Objective, Problem, of_score
 
 SPACE = space.load(Path(space.__file__).parent / "spaces" / "glyphs.yaml")
 
@@ -30,12 +33,11 @@ def findings() -> Findings:
     settings = evolution.Settings(population=64, mutants=32, crossovers=32, rounds=5, mutation_probability=0.2, bucket=0.1)
     oracle = {
         "score": lambda archs: top1(encoding.to_rows(archs), 1).tolist(),
-        "mflops": cost,
-        "draw": lambda n, rng: [SPACE.random(rng) for _ in range(n)],
         "seed": 0,
     }
-    evolved = evolution.evolve(SPACE, settings, **oracle)
-    drawn = evolution.random_search(SPACE, len(evolved), block=64, **oracle)
+    problem, draw = Problem(SPACE, (Objective("mflops", cost), of_score())), Unconstrained(SPACE)
+    evolved = search(evolution.Evolution(settings, draw), problem, **oracle)
+    drawn = search(evolution.RandomSearch(len(evolved), 64, draw), problem, **oracle)
     members = family.family(evolved, "glyphs", size=6)
     rows = encoding.to_rows([m.arch for m in members])
     measured = encoding.random_rows(SPACE, 200, rng)
@@ -53,7 +55,7 @@ def findings() -> Findings:
     )
     grid = [(s, m, lr, wd) for s in ("greek", "cyrillic", "digits") for m in members for lr in (0.02, 0.1) for wd in (0.0, 1e-4)]
     results = pd.DataFrame(grid, columns=["set", "member", "learning_rate", "weight_decay"])
-    results["mflops"] = [m.mflops for m in results["member"]]
+    results["mflops"] = [m.cost for m in results["member"]]
     results["member"] = [m.name for m in results["member"]]
     results["top1_holdout"] = 90 + 3 * np.log10(results["mflops"]) + rng.normal(0, 1, len(results))
     results["best"] = results.groupby("set")["top1_holdout"].transform("max") == results["top1_holdout"]
@@ -72,10 +74,10 @@ def findings() -> Findings:
             {
                 "name": [m.name for m in members],
                 "arch": [encoding.to_json(m.arch) for m in members],
-                "mflops": [m.mflops for m in members],
+                "mflops": [m.cost for m in members],
                 "parameters": (40_000 * cost(rows)).astype(int) + 9000,
-                "top1_search": [m.top1_search for m in members],
-                "top1_test": [m.top1_search - 1.1 for m in members],
+                "top1_search": [m.score for m in members],
+                "top1_test": [m.score - 1.1 for m in members],
             }
         ),
         ends=pd.DataFrame({"name": ["smallest", "largest"], "mflops": [0.1, 3.0], "top1_test": [58.1, 85.3]}),

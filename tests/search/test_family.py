@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.search import family
-from nas.search.evolution import Evaluated
+from nas.search.evaluated import Evaluated
 from nas.space import Arch, StageArch
 
 
@@ -25,22 +25,22 @@ SEARCHED = evaluated([1, 2, 3, 4, 6, 16], [50, 60, 55, 70, 70, 80])
 def test_targets_give_the_most_accurate_within_each():
     """Budgets 3 and 15 buy the networks of 2 and 4 MFLOPs."""
     members = family.family(SEARCHED, "toy", targets=[3, 15])
-    assert [(m.name, m.arch.resolution, m.mflops, m.top1_search) for m in members] == [("toy-a0", 2, 2, 60), ("toy-a1", 4, 4, 70)]
+    assert [(m.name, m.arch.resolution, m.cost, m.score) for m in members] == [("toy-a0", 2, 2, 60), ("toy-a1", 4, 4, 70)]
 
 
 def test_a_budget_met_exactly_is_met():
     """The network of 4 MFLOPs fits a budget of 4."""
-    assert [m.mflops for m in family.family(SEARCHED, "toy", targets=[4])] == [4]
+    assert [m.cost for m in family.family(SEARCHED, "toy", targets=[4])] == [4]
 
 
 def test_budgets_that_share_a_network_give_it_once():
     """5, 6 and 15 MFLOPs all buy the network of 4."""
-    assert [m.mflops for m in family.family(SEARCHED, "toy", targets=[15, 5, 6])] == [4]
+    assert [m.cost for m in family.family(SEARCHED, "toy", targets=[15, 5, 6])] == [4]
 
 
 def test_a_size_spreads_over_doublings():
     """Three of 1, 2, 4, 16: the ends and the one next to their geometric mean, 4."""
-    assert [m.mflops for m in family.family(SEARCHED, "toy", size=3)] == [1, 4, 16]
+    assert [m.cost for m in family.family(SEARCHED, "toy", size=3)] == [1, 4, 16]
 
 
 def test_a_small_front_is_taken_whole():
@@ -56,8 +56,8 @@ def test_a_family_is_ascending_distinct_and_beaten_by_nobody(points, size):
     """Whatever was evaluated: cost and accuracy both rise, and no evaluated network is as cheap and better."""
     cost, score = map(list, zip(*points))
     members = family.family(evaluated(cost, score), "toy", size=size)
-    assert all(a.mflops < b.mflops and a.top1_search < b.top1_search for a, b in pairwise(members))
-    assert not any(c <= m.mflops and s > m.top1_search for m in members for c, s in points)
+    assert all(a.cost < b.cost and a.score < b.score for a, b in pairwise(members))
+    assert not any(c <= m.cost and s > m.score for m in members for c, s in points)
     assert 1 <= len(members) <= size
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, create_model
 from sklearn.model_selection import train_test_split
 
 from nas import encoding, params, provenance, seeding, space, tracking
@@ -31,20 +31,23 @@ from nas.sampling.attentive import FORMS, Name, Strategy, parse
 from nas.sampling.flops import ExactSampler
 from nas.sampling.uniform import Unconstrained
 from nas.search import evolution
-from nas.search.evolution import Evaluated
+from nas.search.evaluated import Evaluated
 from nas.search.family import figures
+from nas.search.methods import search
+from nas.search.problem import Problem, of_score, of_table
 from nas.space import SearchSpace
 from nas.stages import common, split
 from nas.supernet.network import Supernet
 from nas.tracking import Group, StageRun
 from nas.training import loop
+from nas.training.losses import DistillationLoss
 from nas.training.recipe import Recipe, Runtime
 
 PIPELINE = Path("pipelines/strategies")
 FILE = PIPELINE / "params.yaml"
 OUTPUTS = PIPELINE / "outputs"
 FLAT = "-flat"  # a strategy's name that ends so draws its cost targets alike from all buckets
-VARIED = ("strategies", "seeds", "scratch", "report")  # another strategy or seed belongs to the same comparison
+VARIED = ("strategies", "distillations", "seeds", "losses", "scratch", "report")  # others belong to the same comparison
 EVALUATED = 0  # seed of what is alike for all seeds: the architectures measured, and which half the predictor is fitted to
 
 
@@ -101,7 +104,9 @@ class Settings:
     """All of pipelines/strategies/params.yaml."""
 
     strategies: tuple[str, ...]
+    distillations: tuple[str, ...]  # names in losses
     seeds: tuple[int, ...]
+    losses: dict[str, DistillationLoss]
     space: SearchSpace
     wide_space: SearchSpace
     runtime: Runtime
@@ -141,7 +146,7 @@ def read(file: Path = FILE) -> Settings:
         FileNotFoundError, ValueError: for a search space that is missing or wrong.
     """
     found = params.read_all(file)
-    known = {"strategies", "seeds", "space", "wide_space", *SECTIONS}
+    known = {"strategies", "distillations", "seeds", "losses", "space", "wide_space", *SECTIONS}
     if wrong := sorted(known ^ set(found)):
         raise params.ParamsError(f"{file}: {wrong[0]!r} is {'missing' if wrong[0] in known else 'not known'}; its keys are {sorted(known)}")
     strategies, seeds = found["strategies"], found["seeds"]
@@ -156,7 +161,45 @@ def read(file: Path = FILE) -> Settings:
     sections = {name: params.check(found, name, model, file) for name, model in SECTIONS.items()}
     if sections["scratch"].strategy not in strategies:
         raise params.ParamsError(f"{file}: scratch.strategy: {sections['scratch'].strategy!r} is none of strategies, {strategies}")
-    return Settings(tuple(strategies), tuple(seeds), space.load(str(found["space"])), space.load(str(found["wide_space"])), **sections)
+    losses, distillations = _losses(found, file)
+    return Settings(
+        tuple(strategies),
+        distillations,
+        tuple(seeds),
+        losses,
+        space.load(str(found["space"])),
+        space.load(str(found["wide_space"])),
+        **sections,
+    )
+
+
+def _losses(found: dict, file: Path) -> tuple[dict[str, DistillationLoss], tuple[str, ...]]:
+    """The sections `losses` and `distillations`, checked."""
+    names, told = found["losses"], f"{file}: losses: a distillation loss for each of some names is needed"
+    if not isinstance(names, dict) or not names:
+        raise params.ParamsError(f"{told}; found {names!r}")
+    model = create_model("Losses", __base__=params.Section, **{str(name): (DistillationLoss, ...) for name in names})
+    checked = params.check(found, "losses", model, file)
+    losses = {str(name): getattr(checked, str(name)) for name in names}
+    listed = found["distillations"]
+    if not isinstance(listed, list) or len(set(map(str, listed))) != len(listed) or not listed:
+        raise params.ParamsError(f"{file}: distillations: a list of different names is needed; found {listed!r}")
+    for name in listed:
+        if name not in losses:
+            raise params.ParamsError(f"{file}: distillations: {name!r} is none of losses, {list(losses)}")
+    for name in listed[1:]:
+        if len(different := differences(losses[listed[0]], losses[name])) != 1:
+            raise params.ParamsError(
+                f"{file}: losses.{name}: it has to differ from losses.{listed[0]}, the first of distillations, in one key, or nothing "
+                f"could be said of any; it differs in {sorted(different) or 'none'}"
+            )
+    return losses, tuple(listed)
+
+
+def differences(a: DistillationLoss, b: DistillationLoss) -> dict[str, Any]:
+    """Key -> value of b where it is another than that of a, or a has no such key."""
+    first, second = a.model_dump(), b.model_dump()
+    return {key: second.get(key) for key in {**first, **second} if first.get(key) != second.get(key)}
 
 
 def form(name: str, file: Path = FILE) -> tuple[Name, str, bool]:
@@ -319,7 +362,6 @@ def measure(table: CostTable, score: Scorer, m: Measure, seed: int, run: StageRu
         top1 = np.array(scores(encoding.from_rows(rows)))
         evaluated = Evaluated(rows, table.costs(rows), top1, np.zeros(len(rows), dtype=np.int64))
         save(evaluated, 0)
-    draw = Unconstrained(table.space)  # of no use: the population is there already
-    return evolution.evolve(
-        table.space, settings, score=scores, mflops=table.costs, draw=draw, seed=seed, evaluated=evaluated, on_round=save
-    )
+    method = evolution.Evolution(settings, Unconstrained(table.space))  # the draw is of no use: the population is there already
+    problem = Problem(table.space, (of_table("mflops", table), of_score()))
+    return search(method, problem, score=scores, seed=seed, evaluated=evaluated, on_round=save)

@@ -23,7 +23,7 @@ from nas.checkpoint import Checkpoint, load_weights
 from nas.data import loader
 from nas.evaluation.evaluate import Scorer, calibrate
 from nas.progress import progress
-from nas.search.evolution import Evaluated
+from nas.search.evaluated import Evaluated
 from nas.search.family import family
 from nas.space import Arch, SearchSpace
 from nas.stages import common as main_pipeline
@@ -47,7 +47,7 @@ def main(seed: int) -> None:
         rows = []
         for i, member in enumerate(progress(members, "scratch: networks trained alone", len(members))):
             alone = train_alone(member.arch, f"a{i}", data, s, seed, device, test, checkpoint)
-            rows.append({"member": f"a{i}", "mflops": member.mflops, "top1_inherited": test.top1(member.arch), "top1_alone": alone})
+            rows.append({"member": f"a{i}", "mflops": member.cost, "top1_inherited": test.top1(member.arch), "top1_alone": alone})
         found = pd.DataFrame(rows)
         found.to_csv(out / "members.csv", index=False)
         run.table(found, "members.json")

@@ -14,7 +14,7 @@ from nas.cost import flops
 from nas.data.loader import EvaluationBatches
 from nas.data.splits import Parts
 from nas.evaluation.evaluate import Scorer
-from nas.search.evolution import Evaluated
+from nas.search.evaluated import Evaluated
 from nas.search.family import figures
 from nas.space import SearchSpace
 from nas.stages.strategies import common
