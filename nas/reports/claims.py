@@ -395,11 +395,15 @@ def _divergence(base: str, comparisons: tuple[Comparison, ...]) -> Claim:
 
 
 ALPHANET = {  # by key of the loss: where the paper has it, and what to know about it
-    "alpha_min": ("AlphaNet, supplement, section D", ""),
+    "alpha_min": (
+        "AlphaNet, supplement, section D",
+        "A class weighs at most clip / |alpha_min| in the gradient of this divergence, so a smaller |alpha_min| allows larger steps.",
+    ),
     "alpha_max": ("AlphaNet, supplement, section D", ""),
     "clip": (
         "AlphaNet, supplement, section D",
-        "The supplement varies a beta there that it does not explain; most likely it is this bound of the ratio.",
+        "The supplement varies a beta there that it does not explain; most likely it is this bound of the ratio. "
+        "A class weighs at most clip / |alpha_min| in the gradient, so a larger clip allows larger steps.",
     ),
     "weight": (
         "AlphaNet, supplement, section C",
@@ -673,7 +677,10 @@ def _limits(claims: Sequence[Claim]) -> str:
             "worst the best or worst."
         )
     if any(claim.key.startswith("value of ") and claim.comparisons for claim in claims):
-        points.append("Each distillation loss was trained with the learning rate and all other settings of KL; none was tuned to it.")
+        points.append(
+            "Each distillation loss was trained with the learning rate and all other settings of KL; none was tuned to it. A loss whose "
+            "gradients are larger may only need a lower rate."
+        )
     if any("4c" in c.name or "7a" in c.name or "7b" in c.name for claim in claims for c in claim.comparisons):
         points.append(
             "Figures 4c, 7a and 7b pair each seed with the next, so a run enters two of their differences, which are not independent: "

@@ -56,6 +56,7 @@ def page(found: Findings) -> str:
     strategies, losses, seeds = found.runs["strategy"].nunique(), len(found.losses_summary), found.runs["seed"].nunique()
     evaluations = found.runs.groupby(["strategy", "seed"]).size().iloc[0]
     verdicts = pd.DataFrame([(c.key, c.verdict, c.statement) for c in found.claims], columns=["claim", "verdict", "in words"])
+    default = ", ".join(f"{s.key} {s.default}" for s in found.losses.settings)
     best = found.summary.sort_values("hypervolume_mean", ascending=False)
     body = [
         f"<header><h1>{escape(title)}</h1><p>{strategies} strategies and {losses} distillation losses, "
@@ -81,8 +82,9 @@ def page(found: Findings) -> str:
         section(
             "Distillation: two alphas",
             "What sub-networks learn from the largest one, with uniform sampling: by KL, by AlphaNet's adaptive alpha-divergence "
-            f"({found.losses.base}), and by that with another alpha_min or alpha_max (its Figure 9). The same randomly drawn architectures "
-            f"for all: minimum, quartiles, maximum, means over the seeds. The dotted line is the median of {found.losses.base}.",
+            f"({found.losses.base}: {default}), and by that with another alpha_min or alpha_max (its Figure 9). The same randomly drawn "
+            "architectures for all: minimum, quartiles, maximum, means over the seeds. The dotted line is the median of "
+            f"{found.losses.base}.",
             drawn["alphanet_9"],
             summary_table(found.losses_summary, "loss"),
             "Means over the seeds, ± their standard deviation, as above; all losses, those of the next figure too.",

@@ -134,6 +134,7 @@ def test_the_summary_in_words():
 def test_losses_have_a_table_of_their_own(read):
     """Its first column is not called a strategy, and KL, which the others are set against, comes first."""
     assert comparison.summary_table(FOUND.losses_summary, "loss").columns[0] == "loss"
+    assert "adaptive alpha-divergence (adaptive: clip 5)" in " ".join(read.words)
     assert "loss seeds hypervolume top1_low top1_best KL 2 0.700 ± 0.010" in re.sub(r"\s+", " ", " ".join(read.words))
 
 

@@ -304,7 +304,7 @@ def distilled_by(s: common.Settings) -> str:
     base, *others = s.distillations
     changed = [f"{k} {in_words(v)}" for name in others for k, v in common.differences(s.losses[base], s.losses[name]).items()]
     told = f"strategies: {said(s.recipe.distillation)}; {base}: {said(s.losses[base])}"
-    return told + (f"; and this with {', or '.join(changed)}" if changed else "")
+    return told + (f"; and that with one change: {', '.join(changed)}" if changed else "")
 
 
 def by_column(frame: pd.DataFrame, key: str, value: str) -> pd.DataFrame:

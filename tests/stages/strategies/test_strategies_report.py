@@ -138,7 +138,7 @@ def test_losses_in_words():
     s = replace(S, distillations=("adaptive", "temperature-2", "free"), losses=S.losses | {"free": free})
     assert report.distilled_by(s) == (
         "strategies: kl, temperature 1, weight 1; adaptive: adaptive-alpha, temperature 1, weight 1, alpha_min -1, alpha_max 1, clip 5; "
-        "and this with temperature 2, or clip none"
+        "and that with one change: temperature 2, clip none"
     )
     assert report.distilled_by(replace(S, distillations=("adaptive",))).endswith("alpha_max 1, clip 5")
 
