@@ -1,0 +1,158 @@
+"""What runs the networks that are timed: torch on a processor or a GPU, ONNX Runtime on a processor."""
+
+import os
+import platform
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from nas.latency.rounds import Clock, HostClock
+from nas.params import Section
+
+Call = Callable[[Any], Any]
+
+
+class Backend(ABC):
+    """Prepares modules to be called as they would be in use. A choice of hardware and software, not of networks."""
+
+    clock: Clock
+
+    @abstractmethod
+    def images(self, batch: int, side: int) -> Any:
+        """Random pictures (batch, 3, side, side) in the form that calls take."""
+
+    @abstractmethod
+    def prepare(self, module: nn.Module, example: Any) -> Call:
+        """The module as a call; it need not work for other shapes than the example's."""
+
+    @abstractmethod
+    def running(self) -> AbstractContextManager:
+        """What has to hold while calls are made: threads, no gradients."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Device, versions and settings, for the table."""
+
+
+@dataclass(frozen=True)
+class EventClock:
+    """For a GPU: events in its own queue, read when all of it is done."""
+
+    device: torch.device
+
+    def mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def seconds(self, marks: list[torch.cuda.Event]) -> np.ndarray:
+        marks[-1].synchronize()
+        return np.array([a.elapsed_time(b) / 1000 for a, b in pairwise(marks)])  # elapsed_time is in ms
+
+
+class TorchBackend(Backend):
+    """Eager torch.
+
+    oneDNN keeps the kernels that it has built for 1,024 layers; a table has more, and each would be built anew, in
+    many times what it takes to run, whenever its turn comes. So more are kept, if nothing has run in this process yet.
+    """
+
+    def __init__(self, device: torch.device, threads: int, channels_last: bool) -> None:
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "20000")
+        self._device, self._threads = device, threads
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self.clock = EventClock(device) if device.type == "cuda" else HostClock()
+
+    def images(self, batch: int, side: int) -> Tensor:
+        return torch.randn(batch, 3, side, side).to(self._device, memory_format=self._format)
+
+    def prepare(self, module: nn.Module, example: Tensor) -> Call:
+        return module.to(self._device, memory_format=self._format)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            torch.set_num_threads(before)
+
+    def facts(self) -> dict[str, Any]:
+        gpu = self._device.type == "cuda"
+        return {
+            "device": torch.cuda.get_device_name(self._device) if gpu else processor(),
+            "backend": "torch",
+            "threads": self._threads,
+            "memory_format": str(self._format).removeprefix("torch."),
+            "versions": versions() | ({"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if gpu else {}),
+        }
+
+
+class Torch(Section):
+    """Section `latency.backend` for torch."""
+
+    runtime: Literal["torch"]
+    device: str  # cpu, cuda, cuda:1, ...
+    threads: Annotated[int, Field(ge=1)]  # of an operator
+    channels_last: bool
+
+    def start(self) -> TorchBackend:
+        """
+        Raises:
+            ValueError: if the device is not there.
+        """
+        try:
+            device = torch.device(self.device)
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"params.yaml: latency.backend.device: {self.device!r} cannot be used here ({error}); cpu always can"
+            ) from None
+        return TorchBackend(device, self.threads, self.channels_last)
+
+
+class OnnxRuntime(Section):
+    """Section `latency.backend` for ONNX Runtime on the processor."""
+
+    runtime: Literal["onnxruntime"]
+    threads: Annotated[int, Field(ge=1)]
+
+    def start(self) -> Backend:
+        """
+        Raises:
+            ValueError: if its packages are not installed.
+        """
+        try:
+            from nas.latency.onnx_runtime import OnnxRuntimeBackend
+        except ImportError as error:
+            raise ValueError(
+                f"params.yaml: latency.backend.runtime: onnxruntime needs the packages onnx and onnxruntime ({error}): "
+                "pip install onnx onnxruntime, or use torch"
+            ) from None
+        return OnnxRuntimeBackend(self.threads)
+
+
+@cache
+def processor() -> str:
+    """The processor's name, as the system tells it, e.g. "AMD EPYC" or "Raspberry Pi 4 Model B Rev 1.4"."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return told.get("model name") or told.get("Model") or platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Of what decides how fast a network runs, besides the backend's own."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "system": platform.platform(), "cores": str(os.cpu_count())}
