@@ -21,7 +21,7 @@ from torchvision.models import get_model, get_model_weights
 
 from nas import encoding, params, space
 from nas.cost import flops, parameters
-from nas.latency.backend import Torch
+from nas.latency.choice import Torch
 from nas.latency.modules import network
 from nas.latency.rounds import Program, measure
 from nas.progress import progress

@@ -1,4 +1,4 @@
-"""What runs the networks that are timed: torch on a processor or a GPU, ONNX Runtime on a processor."""
+"""What runs the networks that are timed, and torch as one: on a processor or a GPU."""
 
 import os
 import platform
@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from nas.latency.rounds import Clock, HostClock
-from nas.params import Section
 
 Call = Callable[[Any], Any]
 
@@ -34,6 +32,10 @@ class Backend(ABC):
     @abstractmethod
     def prepare(self, module: nn.Module, example: Any) -> Call:
         """The module as a call; it need not work for other shapes than the example's."""
+
+    @abstractmethod
+    def empty(self, example: Any) -> Call:
+        """A call that does nothing: what is paid for calling a piece by itself."""
 
     @abstractmethod
     def running(self) -> AbstractContextManager:
@@ -79,6 +81,9 @@ class TorchBackend(Backend):
     def prepare(self, module: nn.Module, example: Tensor) -> Call:
         return module.to(self._device, memory_format=self._format)
 
+    def empty(self, example: Tensor) -> Call:
+        return lambda x: x  # a network calls its blocks as a chain does
+
     @contextmanager
     def running(self) -> Iterator[None]:
         before = torch.get_num_threads()
@@ -98,50 +103,6 @@ class TorchBackend(Backend):
             "memory_format": str(self._format).removeprefix("torch."),
             "versions": versions() | ({"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if gpu else {}),
         }
-
-
-class Torch(Section):
-    """Section `latency.backend` for torch."""
-
-    runtime: Literal["torch"]
-    device: str  # cpu, cuda, cuda:1, ...
-    threads: Annotated[int, Field(ge=1)]  # of an operator
-    channels_last: bool
-
-    def start(self) -> TorchBackend:
-        """
-        Raises:
-            ValueError: if the device is not there.
-        """
-        try:
-            device = torch.device(self.device)
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(
-                f"params.yaml: latency.backend.device: {self.device!r} cannot be used here ({error}); cpu always can"
-            ) from None
-        return TorchBackend(device, self.threads, self.channels_last)
-
-
-class OnnxRuntime(Section):
-    """Section `latency.backend` for ONNX Runtime on the processor."""
-
-    runtime: Literal["onnxruntime"]
-    threads: Annotated[int, Field(ge=1)]
-
-    def start(self) -> Backend:
-        """
-        Raises:
-            ValueError: if its packages are not installed.
-        """
-        try:
-            from nas.latency.onnx_runtime import OnnxRuntimeBackend
-        except ImportError as error:
-            raise ValueError(
-                f"params.yaml: latency.backend.runtime: onnxruntime needs the packages onnx and onnxruntime ({error}): "
-                "pip install onnx onnxruntime, or use torch"
-            ) from None
-        return OnnxRuntimeBackend(self.threads)
 
 
 @cache

@@ -1,16 +1,16 @@
 """From measured pieces to a table, and how well the table tells the latency of whole networks.
 
-A network takes a little less than its pieces took one by one (the calls between them fall away) and a part that is
-paid once. Three numbers, a fixed part, a time saved a piece and a factor, are fitted on whole networks; the table
-is then judged on other ones.
+What it costs to call a piece by itself is measured with an empty call and taken off. A network pays something once,
+and its pieces may run a little faster or slower than they did in chains: two numbers, fitted on whole networks; the
+table is then judged on other ones.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from scipy.optimize import lsq_linear
+from scipy.optimize import nnls
 
 from nas.cost.latency import Entry, LatencyTable, Piece, pieces
 from nas.sampling.flops import ExactSampler
@@ -23,57 +23,52 @@ BINS = 2000  # of the sampler: strata are coarse, so a fine one would only take 
 
 @dataclass(frozen=True)
 class Correction:
-    """network = fixed_ms + sum over its pieces of max(factor * measured - saved_ms, LEAST * factor * measured)."""
+    """network = fixed_latency_ms + factor * sum over its pieces."""
 
-    fixed_ms: float = 0.0
-    saved_ms: float = 0.0  # a piece
-    factor: float = 1.0
-
-    def of(self, measured_ms: float) -> float:
-        """What a piece adds to a network."""
-        return max(self.factor * measured_ms - self.saved_ms, LEAST * self.factor * measured_ms)
+    fixed_latency_ms: float
+    factor: float
 
 
-def entries(chains: Sequence[Sequence[Piece]], laps_ms: np.ndarray) -> dict[Piece, Entry]:
-    """Median latency of each piece, over all rounds and all chains that hold it.
+def entries(chains: Sequence[Sequence[Piece]], laps_ms: np.ndarray) -> tuple[dict[Piece, Entry], float]:
+    """Median latency of each piece, over all rounds and all chains that hold it, and the median of an empty call, ms.
+
+    The empty call is taken off each piece, of which at least a tenth is left.
 
     Args:
-        laps_ms: (rounds, pieces of all chains) milliseconds, as `Rounds.normalised` gives them in seconds.
+        laps_ms: (rounds, columns) milliseconds; for each chain a column a piece and one for an empty call.
     """
-    columns: dict[Piece, list[int]] = {}
-    for column, piece in enumerate(piece for chain in chains for piece in chain):
+    columns: dict[Piece | None, list[int]] = {}
+    for column, piece in enumerate(piece for chain in chains for piece in (*chain, None)):
         columns.setdefault(piece, []).append(column)
+    empty_ms = float(np.median(laps_ms[:, columns.pop(None)]))
     found = {}
     for piece, where in columns.items():
         low, middle, high = np.percentile(laps_ms[:, where], (25, 50, 75))
-        found[piece] = Entry(float(middle), float((high - low) / middle), len(laps_ms) * len(where))
-    return found
+        found[piece] = Entry(float(max(middle - empty_ms, LEAST * middle)), float((high - low) / middle), len(laps_ms) * len(where))
+    return found, empty_ms
 
 
 def fit(parts: Sequence[Sequence[Entry]], measured_ms: np.ndarray) -> Correction:
-    """The correction with the least squared relative error.
+    """The correction with the least squared relative error; neither number can be negative.
 
     Args:
         parts: (networks,) entries of the pieces of each.
         measured_ms: (networks,) latency of each as a whole.
 
     Raises:
-        ValueError: for fewer than 4 networks, which three numbers would fit whatever they are.
+        ValueError: for fewer than 4 networks, on which two numbers would mean little.
     """
     if len(parts) < 4:
-        raise ValueError(f"{len(parts)} networks: three numbers need at least 4 to be fitted on; raise params.yaml: latency.fitted")
+        raise ValueError(f"{len(parts)} networks: at least 4 are needed to fit two numbers on; raise params.yaml: latency.fitted")
     sums = np.array([sum(e.latency_ms for e in found) for found in parts])
-    counts = np.array([len(found) for found in parts])
-    columns = np.stack([np.ones(len(parts)), -counts, sums], axis=1) / measured_ms[:, None]
-    usual = float(np.median([e.latency_ms for found in parts for e in found]))
-    bounds = ([0, 0, 0.2], [float(measured_ms.min()), usual, 5])
-    return Correction(*map(float, lsq_linear(columns, np.ones(len(parts)), bounds).x))
+    columns = np.stack([np.ones(len(parts)), sums], axis=1) / measured_ms[:, None]
+    return Correction(*map(float, nnls(columns, np.ones(len(parts)))[0]))
 
 
 def corrected(space: SearchSpace, classes: int, found: Mapping[Piece, Entry], by: Correction, setting: Mapping) -> LatencyTable:
     """The table that adds up to whole networks."""
-    fixed = {p: Entry(by.of(e.latency_ms), e.spread, e.times) for p, e in found.items()}
-    return LatencyTable(space, classes, fixed, by.fixed_ms, setting)
+    scaled = {p: replace(e, latency_ms=by.factor * e.latency_ms) for p, e in found.items()}
+    return LatencyTable(space, classes, scaled, by.fixed_latency_ms, setting)
 
 
 def spread_over(table: LatencyTable, n: int, rng: np.random.Generator, without: frozenset[Arch] = frozenset()) -> list[Arch]:

@@ -35,13 +35,17 @@ class OnnxRuntimeBackend(Backend):
         return np.random.default_rng(side).standard_normal((batch, 3, side, side), dtype=np.float32)
 
     def prepare(self, module: nn.Module, example: np.ndarray) -> Call:
+        return self._session(graph(module, example.shape))
+
+    def empty(self, example: np.ndarray) -> Call:
+        return self._session(_model([helper.make_node("Identity", ["x"], ["y"])], [], example.shape))
+
+    def _session(self, model: onnx.ModelProto) -> Call:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # warnings about the machine would come once a session
-        session = onnxruntime.InferenceSession(
-            graph(module, example.shape).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return lambda x: session.run(None, {"x": x})[0]
 
     @contextmanager
@@ -80,9 +84,13 @@ def graph(module: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
         x = writer.head("x", module)
     else:
         raise TypeError(f"{type(module).__name__} is neither a network nor a piece of one")
-    nodes = [*writer.nodes, helper.make_node("Identity", [x], ["y"])]
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in (("x", shape), ("y", None))]
-    made = helper.make_graph(nodes, "network", ends[:1], ends[1:], writer.weights)
+    return _model([*writer.nodes, helper.make_node("Identity", [x], ["y"])], writer.weights, shape)
+
+
+def _model(nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto], shape: tuple[int, ...]) -> onnx.ModelProto:
+    """From `x` of this shape to `y` of whatever shape comes out."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in (("x", shape), ("y", None)))
+    made = helper.make_graph(nodes, "network", [x], [y], weights)
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
 

@@ -19,8 +19,9 @@ from nas import encoding, seeding
 from nas.cost.latency import LatencyTable, Piece
 from nas.cost.table import CostTable
 from nas.latency import judge
-from nas.latency.backend import Backend, Call, OnnxRuntime, Torch
+from nas.latency.backend import Backend, Call
 from nas.latency.chains import chains
+from nas.latency.choice import OnnxRuntime, Torch
 from nas.latency.modules import module, network
 from nas.latency.rounds import Clock, Program, Rounds, measure
 from nas.params import Section
@@ -79,7 +80,7 @@ def survey(p: Settings, space: SearchSpace, classes: int, seed: int, backend: Ba
         reference = middle(programs[len(programs) // 2])
         pieces = taking("pieces", programs, reference, SHARE * p.limit_s - (time.monotonic() - began))
         began = time.monotonic()
-        entries = judge.entries(found_chains, 1000 * pieces.normalised([len(c) for c in found_chains]))
+        entries, empty_ms = judge.entries(found_chains, 1000 * pieces.normalised([len(p.calls) for p in programs]))
         archs = chosen(LatencyTable(space, classes, entries, 0.0), p.fitted, p.networks, seed)
         wholes = [network_program(space, a, classes, p.batch, backend) for a in progress(archs, "latency: networks built", len(archs))]
         rounds = taking("networks", wholes, reference, (1 - SHARE) * p.limit_s - (time.monotonic() - began))
@@ -93,13 +94,14 @@ def survey(p: Settings, space: SearchSpace, classes: int, seed: int, backend: Ba
         "seconds": round(pieces.seconds + rounds.seconds, 1),
         "reference_latency_ms": round(1000 * float(np.median(pieces.references)), 6),
         "reference_spread": round(spread(pieces.references), 6),
-        "correction": {**asdict(correction), "networks": p.fitted, "repetitions": len(rounds)},
+        "empty_call_latency_ms": round(empty_ms, 6),
+        "fitted": {**asdict(correction), "networks": p.fitted, "repetitions": len(rounds)},
     }
     return Survey(judge.corrected(space, classes, entries, correction, setting), tuple(archs), p.fitted, rounds)
 
 
 def chain_programs(space: SearchSpace, found: Sequence[Sequence[Piece]], classes: int, batch: int, backend: Backend) -> list[Program]:
-    """A program a chain; chains share the pieces that are equal."""
+    """A program a chain, with an empty call at its end; chains share the pieces that are equal."""
     calls: dict[Piece, Call] = {}
     programs = []
     for chain in progress(found, "latency: chains built", len(found)):
@@ -108,7 +110,7 @@ def chain_programs(space: SearchSpace, found: Sequence[Sequence[Piece]], classes
             if piece not in calls:
                 calls[piece] = backend.prepare(module(space, piece, classes), x)
             x = calls[piece](x)
-        programs.append(Program(tuple(calls[piece] for piece in chain), start))
+        programs.append(Program((*(calls[piece] for piece in chain), backend.empty(x)), start))
     return programs
 
 

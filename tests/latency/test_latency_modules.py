@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from nas.cost.latency import Piece, pieces
-from nas.latency.backend import OnnxRuntime, Torch, processor
+from nas.latency.backend import processor
+from nas.latency.choice import OnnxRuntime, Torch
 from nas.latency.modules import module, network
 from nas.space import Arch, StageArch
 from nas.supernet.extract import Network

@@ -10,7 +10,6 @@ from nas.cost import flops
 from nas.cost.latency import Entry, LatencyTable, distinct, pieces
 from nas.latency import judge
 from nas.latency.backend import Backend
-from nas.latency.judge import Correction
 from nas.latency.rounds import HostClock
 from nas.latency.survey import Settings, judged_on, survey, validation
 from nas.supernet.extract import Network
@@ -30,14 +29,18 @@ class Toy(Backend):
 
     def prepare(self, module: torch.nn.Module, example: int):
         seconds = 1e-6 * sum(p.numel() for p in module.parameters())
-        seconds += FIXED if isinstance(module, Network) else SAVED
+        return self.call(seconds + (FIXED if isinstance(module, Network) else SAVED))
 
+    def call(self, seconds: float):
         def call(x: int) -> int:
             self.calls += 1
             self.time += seconds + (0.05 if self.random.random() < self.interrupted else 0.0)
             return x
 
         return call
+
+    def empty(self, example: int):
+        return self.call(SAVED)
 
     def running(self):
         return nullcontext()
@@ -160,21 +163,29 @@ def test_a_survey_that_was_stopped_goes_on(found, tiny_space, saves, monkeypatch
 
 
 def test_what_it_was_measured_with_is_in_the_table(found):
-    """Device, batch, repetitions, spread, and the three numbers that were fitted."""
+    """Device, batch, repetitions, spread, the empty call, and the two numbers that were fitted."""
     setting = found.table.setting
     assert (setting["device"], setting["batch"], setting["repetitions"], setting["threads"]) == ("toy", 1, 6, 1)
-    assert setting["reference_spread"] < 1e-9 and setting["correction"]["fixed_ms"] == pytest.approx(1000 * FIXED, rel=1e-4)
-    assert setting["correction"]["saved_ms"] == pytest.approx(1000 * SAVED, rel=1e-4)
+    assert setting["reference_spread"] < 1e-9 and setting["empty_call_latency_ms"] == pytest.approx(1000 * SAVED)
+    assert setting["fitted"]["fixed_latency_ms"] == pytest.approx(1000 * FIXED) and setting["fitted"]["factor"] == pytest.approx(1)
 
 
-def test_no_piece_comes_out_negative():
-    """One that took less than what is saved a piece still costs a tenth of it; a longer one what is left."""
-    correction = Correction(fixed_ms=1.0, saved_ms=0.5, factor=1.0)
-    assert correction.of(0.4) == pytest.approx(0.04) and correction.of(2.0) == pytest.approx(1.5)
+def test_no_piece_comes_out_negative(tiny_space):
+    """One that took less than an empty call still costs a tenth of what it took; a longer one what is left."""
+    a, b, *_ = distinct(tiny_space)
+    found, empty_ms = judge.entries([[a, b]], np.array([[0.4, 2.0, 0.5]] * 3))
+    assert (found[a].latency_ms, found[b].latency_ms, empty_ms) == (pytest.approx(0.04), 1.5, 0.5)
 
 
-def test_three_numbers_are_not_fitted_on_three_networks(tiny_space):
-    """They would fit anything."""
+def test_the_fit_by_hand():
+    """Four networks whose latencies are 3 ms and twice the sums of their pieces."""
+    parts = [[Entry(float(n), 0, 1)] * n for n in (1, 2, 3, 4)]
+    found = judge.fit(parts, np.array([5.0, 11, 21, 35]))
+    assert (found.fixed_latency_ms, found.factor) == (pytest.approx(3), pytest.approx(2))
+
+
+def test_a_few_networks_are_not_enough():
+    """Two numbers fit three of them whatever they are."""
     with pytest.raises(ValueError, match=r"at least 4.*latency\.fitted"):
         judge.fit([[Entry(1.0, 0, 1)]] * 3, np.ones(3))
 
@@ -195,10 +206,11 @@ def test_figures_by_hand():
 
 
 def test_medians_over_rounds_and_chains(tiny_space):
-    """By hand: a piece in two chains, three rounds, six times in all."""
+    """By hand: a piece in two chains, three rounds, six times in all; empty calls, which take nothing, between."""
     a, b, *_ = distinct(tiny_space)
-    found = judge.entries([[a, b], [a]], np.array([[1.0, 10, 2], [3, 10, 4], [5, 40, 6]]))
-    assert found[a].latency_ms == 3.5 and found[a].times == 6 and found[b] == Entry(10.0, pytest.approx(1.5), 3)
+    found, empty_ms = judge.entries([[a, b], [a]], np.array([[1.0, 10, 0, 2, 0], [3, 10, 0, 4, 0], [5, 40, 0, 6, 0]]))
+    assert empty_ms == 0 and found[a].latency_ms == 3.5 and found[a].times == 6
+    assert found[b] == Entry(10.0, pytest.approx(1.5), 3)
 
 
 def test_parts_are_those_of_the_architecture(tiny_space):
