@@ -59,7 +59,7 @@ def main(
         rows = [*family(), *of_the_paper(), *of_torchvision()]
         programs = []
         for row in rows:
-            images = backend.images(batch, row.side)
+            images = backend.random(batch, 3, row.side)
             programs.append(Program((backend.prepare(row.module, images),), images))
         turns = measure(programs, programs[0], backend.clock, rounds, limit_s, lambda i: np.random.default_rng(i).permutation(len(rows)))
         *_, found = progress(turns, "rounds", rounds)

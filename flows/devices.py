@@ -59,6 +59,7 @@ def measure(name: str, overrides: Overrides | None = None) -> str:
     changed = [word for key, value in (overrides or {}).items() for word in ("--set-param", f"{key}={_word(value)}")]
     Commands().dvc("--wait-for-lock", "exp", "run", "--temp", "--single-item", "--force", "--name", experiment, *changed, STAGE)
     table, metrics = (dvc.api.read(path, rev=experiment) for path in (TABLE, METRICS))
+    Commands().dvc("exp", "remove", experiment)
     create_markdown_artifact(told(name, table, json.loads(metrics)), key=key_of(name), description=f"Latency table of {name}")
     return table
 

@@ -24,18 +24,19 @@ class Backend(ABC):
     """Prepares modules to be called as they would be in use. A choice of hardware and software, not of networks."""
 
     clock: Clock
+    in_chains: bool  # whether calls one after the other run as they would in one network
 
     @abstractmethod
-    def images(self, batch: int, side: int) -> Any:
-        """Random pictures (batch, 3, side, side) in the form that calls take."""
+    def random(self, batch: int, channels: int, side: int) -> Any:
+        """Random numbers (batch, channels, side, side) in the form that calls take."""
 
     @abstractmethod
     def prepare(self, module: nn.Module, example: Any) -> Call:
         """The module as a call; it need not work for other shapes than the example's."""
 
     @abstractmethod
-    def empty(self, example: Any) -> Call:
-        """A call that does nothing: what is paid for calling a piece by itself."""
+    def empty(self) -> Call:
+        """A call that takes anything and does nothing: what is paid for calling a piece by itself."""
 
     @abstractmethod
     def running(self) -> AbstractContextManager:
@@ -69,19 +70,21 @@ class TorchBackend(Backend):
     many times what it takes to run, whenever its turn comes. So more are kept, if nothing has run in this process yet.
     """
 
+    in_chains = True
+
     def __init__(self, device: torch.device, threads: int, channels_last: bool) -> None:
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "20000")
         self._device, self._threads = device, threads
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self.clock = EventClock(device) if device.type == "cuda" else HostClock()
 
-    def images(self, batch: int, side: int) -> Tensor:
-        return torch.randn(batch, 3, side, side).to(self._device, memory_format=self._format)
+    def random(self, batch: int, channels: int, side: int) -> Tensor:
+        return torch.randn(batch, channels, side, side).to(self._device, memory_format=self._format)
 
     def prepare(self, module: nn.Module, example: Tensor) -> Call:
         return module.to(self._device, memory_format=self._format)
 
-    def empty(self, example: Tensor) -> Call:
+    def empty(self) -> Call:
         return lambda x: x  # a network calls its blocks as a chain does
 
     @contextmanager

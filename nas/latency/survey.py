@@ -5,9 +5,10 @@ time limit; what is measured is handed out after every round, so that it can be 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache, partial
 from typing import Annotated, Any, Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from pydantic import Field
 
 from nas import encoding, seeding
-from nas.cost.latency import LatencyTable, Piece
+from nas.cost.latency import LatencyTable, Piece, Stem, distinct
 from nas.cost.table import CostTable
 from nas.latency import judge
 from nas.latency.backend import Backend, Call
@@ -27,6 +28,8 @@ from nas.latency.rounds import Clock, Program, Rounds, measure
 from nas.params import Section
 from nas.progress import progress
 from nas.space import Arch, SearchSpace
+
+Images = Callable[[int, int], Any]  # channels, side in pixels -> a batch, as the backend takes it
 
 _ARRAYS = ("laps", "references", "orders")
 SAVED_EVERY = 5.0  # seconds
@@ -71,18 +74,19 @@ def survey(p: Settings, space: SearchSpace, classes: int, seed: int, backend: Ba
     Raises:
         ValueError: if the time limit is too short for one round, or the space too small for so many networks.
     """
-    found_chains = chains(space)
+    found_chains = chains(space) if backend.in_chains else [(piece,) for piece in distinct(space)]
     taking = _Taking(clock or backend.clock, p.repetitions, seed, kept)
     with torch.random.fork_rng(devices=[]), backend.running():
         torch.default_generator.manual_seed(seeding.key(seed, "latency"))
         began = time.monotonic()
-        programs = chain_programs(space, found_chains, classes, p.batch, backend)
+        images = cache(partial(backend.random, p.batch))  # one of each shape, for all that take it
+        programs = chain_programs(space, found_chains, classes, images, backend)
         reference = middle(programs[len(programs) // 2])
         pieces = taking("pieces", programs, reference, SHARE * p.limit_s - (time.monotonic() - began))
         began = time.monotonic()
         entries, empty_ms = judge.entries(found_chains, 1000 * pieces.normalised([len(p.calls) for p in programs]))
         archs = chosen(LatencyTable(space, classes, entries, 0.0), p.fitted, p.networks, seed)
-        wholes = [network_program(space, a, classes, p.batch, backend) for a in progress(archs, "latency: networks built", len(archs))]
+        wholes = [network_program(space, a, classes, images, backend) for a in progress(archs, "latency: networks built", len(archs))]
         rounds = taking("networks", wholes, reference, (1 - SHARE) * p.limit_s - (time.monotonic() - began))
     measured_ms = 1000 * np.median(rounds.normalised([1] * len(archs)), axis=0)
     correction = judge.fit(judge.parts_of(space, entries, archs[: p.fitted]), measured_ms[: p.fitted])
@@ -100,31 +104,31 @@ def survey(p: Settings, space: SearchSpace, classes: int, seed: int, backend: Ba
     return Survey(judge.corrected(space, classes, entries, correction, setting), tuple(archs), p.fitted, rounds)
 
 
-def chain_programs(space: SearchSpace, found: Sequence[Sequence[Piece]], classes: int, batch: int, backend: Backend) -> list[Program]:
+def chain_programs(space: SearchSpace, found: Sequence[Sequence[Piece]], classes: int, images: Images, backend: Backend) -> list[Program]:
     """A program a chain, with an empty call at its end; chains share the pieces that are equal."""
     calls: dict[Piece, Call] = {}
-    programs = []
+    programs, empty = [], backend.empty()
     for chain in progress(found, "latency: chains built", len(found)):
-        x = start = backend.images(batch, chain[0].side)
+        x = start = images(3 if isinstance(chain[0], Stem) else chain[0].c_in, chain[0].side)
         for piece in chain:
             if piece not in calls:
                 calls[piece] = backend.prepare(module(space, piece, classes), x)
             x = calls[piece](x)
-        programs.append(Program((*(calls[piece] for piece in chain), backend.empty(x)), start))
+        programs.append(Program((*(calls[piece] for piece in chain), empty), start))
     return programs
 
 
 def middle(program: Program) -> Program:
     """The call in the middle of a program by itself: something of usual size, to compare with."""
-    x, at = program.start, len(program.calls) // 2
+    x, at = program.start, (len(program.calls) - 1) // 2  # the last one is empty
     for call in program.calls[:at]:
         x = call(x)
     return Program((program.calls[at],), x)
 
 
-def network_program(space: SearchSpace, arch: Arch, classes: int, batch: int, backend: Backend) -> Program:
+def network_program(space: SearchSpace, arch: Arch, classes: int, images: Images, backend: Backend) -> Program:
     """A whole network on pictures of its own resolution."""
-    start = backend.images(batch, arch.resolution)
+    start = images(3, arch.resolution)
     return Program((backend.prepare(network(space, arch, classes), start),), start)
 
 

@@ -56,7 +56,7 @@ def test_torch_runs_with_its_settings(tiny_space):
     backend = Torch(runtime="torch", device="cpu", threads=1, channels_last=True).start()
     before = torch.get_num_threads()
     with backend.running():
-        images = backend.images(2, 20)
+        images = backend.random(2, 3, 20)
         call = backend.prepare(network(tiny_space, ARCH, 5), images)
         assert images.is_contiguous(memory_format=torch.channels_last) and torch.get_num_threads() == 1
         assert call.stem.weight.is_contiguous(memory_format=torch.channels_last)
@@ -80,7 +80,7 @@ def onnx_backend():
 
 def test_onnx_runtime_gives_the_same_numbers(tiny_space, whole, onnx_backend):
     """The whole network and each piece of it, strides, odd sides and squeeze-and-excitation among them, to 1e-5."""
-    images = onnx_backend.images(3, 20)
+    images = onnx_backend.random(3, 3, 20)
     with torch.no_grad():
         expected = whole(torch.from_numpy(images)).numpy()
         np.testing.assert_allclose(onnx_backend.prepare(whole, images)(images), expected, atol=1e-5, rtol=1e-5)

@@ -20,11 +20,12 @@ SAVED, FIXED = 20e-6, 300e-6  # seconds: what a piece costs more when it is call
 class Toy(Backend):
     """A device that takes a microsecond a parameter; its clock moves with it, and now and then something else runs."""
 
-    def __init__(self, interrupted: float = 0.0) -> None:
-        self.time, self.random, self.interrupted, self.calls = 0.0, np.random.default_rng(0), interrupted, 0
+    def __init__(self, interrupted: float = 0.0, in_chains: bool = True) -> None:
+        self.in_chains = in_chains
+        self.time, self.rng, self.interrupted, self.calls = 0.0, np.random.default_rng(0), interrupted, 0
         self.clock = HostClock(lambda: self.time)
 
-    def images(self, batch: int, side: int) -> int:
+    def random(self, batch: int, channels: int, side: int) -> int:
         return side
 
     def prepare(self, module: torch.nn.Module, example: int):
@@ -34,12 +35,12 @@ class Toy(Backend):
     def call(self, seconds: float):
         def call(x: int) -> int:
             self.calls += 1
-            self.time += seconds + (0.05 if self.random.random() < self.interrupted else 0.0)
+            self.time += seconds + (0.05 if self.rng.random() < self.interrupted else 0.0)
             return x
 
         return call
 
-    def empty(self, example: int):
+    def empty(self):
         return self.call(SAVED)
 
     def running(self):
@@ -98,6 +99,13 @@ def test_the_table_of_a_known_device_is_exact(found, tiny_space):
     rng = np.random.default_rng(1)
     for arch in (tiny_space.smallest(), tiny_space.largest(), *(tiny_space.random(rng) for _ in range(20))):
         assert costs.cost(arch) == pytest.approx(true_ms(found.table, arch), rel=1e-5)
+
+
+def test_pieces_by_themselves_give_the_same_table(found, tiny_space):
+    """A backend whose calls don't run as in a network measures each piece alone, beside an empty call."""
+    alone = survey(P, tiny_space, 5, 0, Toy(in_chains=False), Memory()).table
+    assert {p: e.latency_ms for p, e in alone.entries.items()} == pytest.approx({p: e.latency_ms for p, e in found.table.entries.items()})
+    assert alone.fixed_latency_ms == pytest.approx(1000 * FIXED) and {e.times for e in alone.entries.values()} == {6}
 
 
 def test_every_piece_is_measured(found, tiny_space):
