@@ -42,11 +42,18 @@ def rounds(machine: Machine, programs: list[Program], n: int = 5, limit_s: float
 
 
 def test_each_call_gets_its_own_time(machine):
-    """Whatever order the programs come in; the calls are timed once a round, after one run that is not timed."""
+    """Whatever order the programs come in; the calls are timed once a round, after one run that does not count."""
     found = rounds(machine, [machine.program(1, 2), machine.program(4)])[-1]
     assert found.laps == pytest.approx(np.tile([1, 2, 4], (5, 1)))
     assert found.references == pytest.approx(np.full((5, 2), 0.5))
     assert machine.calls == 5 * 2 * (3 + 2)  # rounds, warm and timed, calls and references
+
+
+@pytest.mark.parametrize(("seconds", "runs"), [(1.0, 1 + 1), (0.0002, 3 + 1), (0.0, 20 + 1)])
+def test_short_programs_are_warmed_up_for_longer(machine, seconds, runs):
+    """Until half a millisecond has passed, with at least one run and at most 20, before the one that counts."""
+    machine.program(seconds).laps(HostClock(machine.now))
+    assert machine.calls == runs
 
 
 def test_a_slow_spell_of_the_machine_cancels(machine):
