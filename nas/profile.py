@@ -12,7 +12,8 @@ from ruamel.yaml.comments import CommentedMap
 from nas.params import FILE, ParamsError
 
 FOLDER = Path("profiles")
-WHOLE = ("split.data", "recipe.distillation", "transfer.augmentation")  # replaced, not merged: another choice has other keys
+# replaced, not merged: another choice has other keys
+WHOLE = ("split.data", "recipe.distillation", "latency.backend", "transfer.augmentation")
 
 
 def apply(name: str, file: Path = FILE, folder: Path = FOLDER) -> list[str]:

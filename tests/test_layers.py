@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"nas", "nas.space", "nas.seeding", "nas.pareto", "nas.progress", "nas.parallel"},
     {"nas.encoding", "nas.params", "nas.data", "nas.tracking", "nas.provenance", "nas.checkpoint"}
-    | {"nas.cost", "nas.sampling", "nas.supernet", "nas.spaces"},
-    {"nas.training", "nas.evaluation", "nas.search"},
+    | {"nas.cost", "nas.sampling", "nas.supernet", "nas.spaces", "nas.fold"},
+    {"nas.training", "nas.evaluation", "nas.search", "nas.latency"},
     {"nas.transfer", "nas.reports", "nas.profile"},
     {"nas.stages"},
     {"flows"},

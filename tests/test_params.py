@@ -179,7 +179,11 @@ def test_the_default_file_is_params_yaml():
         ("{loss: kl,", "{loss: kll,", "recipe.distillation.loss: Input should be one of 'kl', 'alpha', 'adaptive-alpha'; found 'kll'"),
         ("{loss: kl,", "{loss: kl, clip: 5,", "recipe.distillation.clip is not a known key beside loss: kl; allowed are ['loss', "),
         ("  members: 5 ", "  members: null ", "either members or targets is needed"),
-        ("  costs: [mflops] ", "  costs: [watts] ", "search.costs.0: Input should be 'mflops' or 'parameters'; found 'watts'"),
+        (
+            "  costs: [mflops] ",
+            "  costs: [watts] ",
+            "search.costs.0: Input should be 'mflops', 'parameters' or 'latency_ms'",
+        ),
         ("  costs: [mflops] ", "  costs: [mflops, mflops] ", "each can be named once"),
         ("  targets: null ", "  targets: [{flops: 3}] ", "search.targets.0.flops"),
         ("report:\n", "reports:\n", "there is no section 'reports'"),

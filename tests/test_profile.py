@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from nas import params, profile, space
-from nas.stages import common, fit_predictor, pretrain, report, search, split, train, transfer
+from nas.stages import common, fit_predictor, latency, pretrain, report, search, split, train, transfer
 from nas.tracking import Settings
 from nas.training.losses import AdaptiveAlpha
 from nas.training.recipe import Recipe, Runtime
@@ -23,6 +23,7 @@ SECTIONS = {
     "pretrain": pretrain.Pretrain,
     "fit_predictor": fit_predictor.FitPredictor,
     "train": train.Train,
+    "latency": latency.Latency,
     "search": search.Search,
     "transfer": transfer.Transfer,
     "report": report.Report,

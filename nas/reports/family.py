@@ -16,13 +16,14 @@ def table(family: pd.DataFrame) -> pd.DataFrame:
     """For people: a row a member, cheapest first.
 
     Args:
-        family: columns name, mflops, parameters, top1_search and top1_test (percent), arch (nas.encoding JSON).
+        family: columns name, mflops, latency_ms, parameters, top1_search and top1_test (percent), arch (nas.encoding JSON).
     """
     family = family.sort_values("mflops")
     return pd.DataFrame(
         {
             "name": family["name"],
             "MFLOPs": [f"{m:.3f}" for m in family["mflops"]],
+            "latency, ms": [f"{ms:.3g}" for ms in family["latency_ms"]],
             "parameters": [f"{p:,}" for p in family["parameters"]],
             "top-1 search, %": [f"{t:.1f}" for t in family["top1_search"]],
             "top-1 test, %": [f"{t:.1f}" for t in family["top1_test"]],

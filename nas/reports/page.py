@@ -25,7 +25,7 @@ class Findings:
     images: dict[str, int]  # pictures by part: train, predictor, search, monitor, test
     space: str  # name of the search space
     architectures: int  # in it
-    costs: tuple[str, ...]  # that were traded against accuracy, e.g. ("mflops",)
+    costs: tuple[str, ...]  # that the family is shown by, e.g. ("mflops", "latency_ms")
     strategy: str  # of attentive sampling, e.g. "bestup-3-loss"
     largest_mflops: float
     family: pd.DataFrame  # name, arch, mflops, parameters, top1_search, top1_test

@@ -6,7 +6,7 @@ from nas.pareto import best_front
 from nas.reports.search import chosen
 from nas.reports.style import BLUE, GREEN, GREY, INK, ORANGE, Chart, Series, wide
 
-AXES = {"mflops": "cost, MFLOPs", "parameters": "parameters"}  # of the columns that hold costs
+AXES = {"mflops": "cost, MFLOPs", "parameters": "parameters", "latency_ms": "latency, ms"}  # of the columns that hold costs
 
 
 def chart(family: pd.DataFrame, ends: pd.DataFrame, evaluated: pd.DataFrame, cost: str = "mflops") -> Chart:

@@ -2,7 +2,7 @@
 
 The only stage that reads the test part of the main data set, and it chooses nothing.
 
-params   params.yaml: seed, space, runtime, evaluation, train, search.costs, report
+params   params.yaml: seed, space, runtime, evaluation, train, search.costs, search.latency_table, report
 reads    the outputs of all other stages
 writes   outputs/report/family.csv       the family with its test accuracy, percent
          outputs/report/trials.csv       trials per sample by cost target (Figure 8)
@@ -42,14 +42,15 @@ class Report(params.Section):
 
 
 class SearchCosts(params.Section):
-    """The one key of params.yaml: search that matters here."""
+    """The keys of params.yaml: search that matter here."""
 
     model_config = ConfigDict(extra="ignore")
     costs: tuple[str, ...]
+    latency_table: str
 
 
 def main() -> None:
-    p, trained = params.read("report", Report), params.read("train", Train)
+    p, trained, searched = params.read("report", Report), params.read("train", Train), params.read("search", SearchCosts)
     _, runtime, evaluation = common.shared()
     seed, space = common.seed(), common.search_space()
     sections = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "report": p}
@@ -67,7 +68,7 @@ def main() -> None:
         family["top1_test"] = [test.top1_of(network.to(device)) for network in networks]
         smallest, largest = common.ends(test)
         rows = encoding.to_rows([space.smallest(), space.largest()])
-        costs = {name: each.costs(rows) for name, each in search.tables(space, len(data.classes)).items()}
+        costs = {name: each.costs(rows) for name, each in search.tables(space, len(data.classes), searched.latency_table).items()}
         ends = pd.DataFrame(costs | {"top1_test": [smallest, largest]})
         rng = seeding.generator(seed, "report", "trials")
         trials = trials_study(table, trained.bucket_mflops, trained.pool, p.trial_samples, rng)
@@ -77,7 +78,7 @@ def main() -> None:
             images=data.parts.counts(),
             space=space.name,
             architectures=space.size,
-            costs=params.read("search", SearchCosts).costs,
+            costs=tuple(dict.fromkeys([*searched.costs, "mflops", "latency_ms"])),
             strategy=trained.strategy,
             largest_mflops=table.largest,
             family=family,

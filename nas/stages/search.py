@@ -6,9 +6,10 @@ the accuracy predictor makes of an architecture (`search.score`). Each score is 
 what it was measured with, so that no architecture is ever evaluated twice, in this search or in another one.
 
 params   params.yaml: seed, space, runtime, evaluation, search
-reads    outputs/split/, outputs/train/weights.safetensors, early.safetensors, outputs/fit_predictor/forest.npz
-writes   outputs/search/evaluated.parquet   one column a gene, mflops, parameters, top1 (percent, part `search`), round, front, method
-         outputs/search/family.json         name, arch, mflops, parameters, top1_search, top1_monitor (percent, final weights)
+reads    outputs/split/, outputs/train/weights.safetensors, early.safetensors, outputs/fit_predictor/forest.npz, the latency table
+writes   outputs/search/evaluated.parquet   one column a gene, mflops, parameters, latency_ms (by the table), top1 (percent, part
+                                            `search`), round, front, method
+         outputs/search/family.json         name, arch, mflops, parameters, latency_ms, top1_search, top1_monitor (percent, final weights)
          outputs/search/family/             <name>.safetensors: calibrated networks with the final weights
          outputs/search/metrics.json        {"evaluations", "hypervolume", "top1_low", "top1_best", "family"}; with a baseline
                                             {"hypervolume_random"}; with other costs than MFLOPs alone {"hypervolume_objectives"}
@@ -26,7 +27,7 @@ from pydantic import Field, model_validator
 
 from nas import encoding, params, provenance
 from nas.checkpoint import Checkpoint, load_weights, save_weights
-from nas.cost import flops, parameters
+from nas.cost import flops, latency, parameters
 from nas.cost.table import CostTable
 from nas.data import loader
 from nas.evaluation.evaluate import Scorer
@@ -54,7 +55,7 @@ BUCKETS = 64  # of the exact samplers that draw first architectures
 BLOCK = 64  # architectures that random search evaluates in a round
 MANY = 2000  # random architectures by which the tightest bound is found
 
-Cost = Literal["mflops", "parameters"]
+Cost = Literal["mflops", "parameters", "latency_ms"]
 
 
 class Bound(params.Section):
@@ -69,6 +70,7 @@ class Bounds(params.Section):
 
     mflops: Bound
     parameters: Bound
+    latency_ms: Bound
     top1: Bound  # percent, on the search pictures
 
 
@@ -83,6 +85,7 @@ class Search(params.Section):
 
     weights: Literal["early", "final"]
     score: Literal["measured", "predicted"]
+    latency_table: str  # file
     costs: Annotated[tuple[Cost, ...], Field(min_length=1)]  # objectives beside the score; the first orders the family
     bounds: Bounds
     members: Annotated[int, Field(ge=1)] | None  # of the family, or
@@ -112,7 +115,7 @@ def main() -> None:
     sections = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "search": p}
     with common.stage("search", sections) as (run, checkpoint):
         data = loader.read(split.OUT)
-        known = tables(space, len(data.classes))
+        known = tables(space, len(data.classes), p.latency_table)
         problem = stated(p, known)
         device = runtime.start()
         supernet = common.new_supernet(space, len(data.classes), seed).to(device)
@@ -120,7 +123,7 @@ def main() -> None:
         load_weights(weights, supernet)
         run.dataset("outputs/split/splits.parquet", "search", pictures=len(data.items("search")))
         if p.score == "measured":
-            score, cache = common.scorer(supernet, data, "search", evaluation, runtime, device, seed).each, scores(str(weights))
+            score, cache = common.scorer(supernet, data, "search", evaluation, runtime, device, seed).each, scores(str(weights), p)
         else:
             score, cache = predicted, Cache()
         area = volume(problem, known, 100 / len(data.classes))
@@ -151,9 +154,17 @@ def main() -> None:
         common.finish("search", metrics | {"family": len(members)}, run)
 
 
-def tables(space: SearchSpace, classes: int) -> dict[str, CostTable]:
-    """Every cost that is known of the space's architectures, by its name in `search.costs`."""
-    return {"mflops": flops.table(space, classes), "parameters": parameters.table(space, classes)}
+def tables(space: SearchSpace, classes: int, latency_table: str) -> dict[str, CostTable]:
+    """Every cost that is known of the space's architectures, by its name in `search.costs`.
+
+    Raises:
+        FileNotFoundError, ValueError: if the latency table is missing, damaged or of another space.
+    """
+    return {
+        "mflops": flops.table(space, classes),
+        "parameters": parameters.table(space, classes),
+        "latency_ms": latency.load_cost_table(latency_table, space, classes),
+    }
 
 
 def stated(p: Search, known: dict[str, CostTable]) -> Problem:
@@ -183,14 +194,16 @@ def volume(problem: Problem, known: dict[str, CostTable], chance: float) -> Call
     return lambda evaluated: problem.hypervolume(evaluated, [*greatest, chance], [*greatest, 100.0])
 
 
-def scores(weights: str) -> Cache:
+def scores(weights: str, p: Search) -> Cache:
     """The scores that were measured before with the same weights, pictures, settings and code.
 
     Args:
         weights: the file that is searched with, as dvc.yaml names it.
+        p: whose costs and ways of searching make no difference.
     """
-    searching = ("nas/search", "nas/stages/search.py", "nas/sampling", "nas/pareto.py", "outputs/fit_predictor", "outputs/train")
-    deps = {path: md5 for path, md5 in provenance.inputs("search").items() if path == weights or not path.startswith(searching)}
+    others = ("nas/search", "nas/stages/search.py", "nas/sampling", "nas/pareto.py", "nas/cost", p.latency_table)
+    others += ("outputs/fit_predictor", "outputs/train")
+    deps = {path: md5 for path, md5 in provenance.inputs("search").items() if path == weights or not path.startswith(others)}
     sections = {name: params.read_all()[name] for name in ("seed", "space", "runtime", "evaluation")}
     key = hashlib.sha256(json.dumps([deps, sections], sort_keys=True).encode()).hexdigest()
     folder = provenance.project_root() / SCORES
@@ -266,6 +279,7 @@ def row(member: Member, known: dict[str, CostTable], final: Scorer) -> dict:
         "name": member.name,
         "arch": encoding.to_json(member.arch),
         "mflops": known["mflops"].cost(member.arch),
+        "latency_ms": known["latency_ms"].cost(member.arch),
         "parameters": sum(p.numel() for p in network.parameters()),
         "top1_search": member.score,
         "top1_monitor": final.top1_of(network),
@@ -290,7 +304,7 @@ def register(rows: list[dict], final: Scorer, data: loader.DataSet, run: StageRu
             example,
             registered_name=f"pareto-nas-{data.key}",
             alias=entry["name"].rpartition("-")[2],
-            metrics={key: entry[key] for key in ("mflops", "parameters", "top1_search", "top1_monitor")},
+            metrics={key: entry[key] for key in ("mflops", "latency_ms", "parameters", "top1_search", "top1_monitor")},
             tags={"mflops": f"{entry['mflops']:.3f}", "dataset": data.key},
         )
 

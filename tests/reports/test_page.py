@@ -10,7 +10,7 @@ from nas.reports import style, transfer
 from nas.reports.page import page
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
-FIGURES = ("pareto", "search", "predictor", "predictor-flops", "accuracy", "loss", "sampling", "transfer")
+FIGURES = ("pareto", "pareto-latency_ms", "search", "predictor", "predictor-flops", "accuracy", "loss", "sampling", "transfer")
 
 
 class Reader(HTMLParser):

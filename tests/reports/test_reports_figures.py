@@ -127,13 +127,13 @@ def test_an_architecture_in_words():
 
 
 def test_the_family_table_rounds_and_sorts():
-    """Cheapest first; three decimals of MFLOPs, one of accuracy."""
+    """Cheapest first; three decimals of MFLOPs, three digits of ms, one decimal of accuracy."""
     rows = pd.DataFrame(
-        [("b", 2.0, 12345, 71.26, 70.04), ("a", 0.1234, 999, 60.0, 59.0)],
-        columns=["name", "mflops", "parameters", "top1_search", "top1_test"],
+        [("b", 2.0, 1.2345, 12345, 71.26, 70.04), ("a", 0.1234, 0.5, 999, 60.0, 59.0)],
+        columns=["name", "mflops", "latency_ms", "parameters", "top1_search", "top1_test"],
     ).assign(arch=[encoding.to_json(ARCH)] * 2)
     table = family.table(rows)
-    assert table.iloc[1, :5].tolist() == ["b", "2.000", "12,345", "71.3", "70.0"] and table["name"].tolist() == ["a", "b"]
+    assert table.iloc[1, :6].tolist() == ["b", "2.000", "1.23", "12,345", "71.3", "70.0"] and table["name"].tolist() == ["a", "b"]
 
 
 def test_transfer_keeps_each_members_best_setting():

@@ -19,7 +19,7 @@ import yaml
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-STAGES = ["split", "pretrain", "fit_predictor", "train", "search", "transfer", "report"]
+STAGES = ["split", "pretrain", "fit_predictor", "train", "latency", "search", "transfer", "report"]
 NOT_OURS = ("DVC_", "MLFLOW_", "NAS_", "PREFECT_", "PYTHONPATH", "GIT_")
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(NOT_OURS)} | {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -114,6 +114,8 @@ def test_metrics_have_the_agreed_keys(finished):
     assert found.keys() == {"evaluations", "hypervolume", "top1_low", "top1_best", "hypervolume_random", "family"}
     assert found["family"] == 3 and found["evaluations"] == 8 + 2 * (4 + 4)
     assert all(0 <= found[key] <= 1 for key in ("hypervolume", "hypervolume_random"))
+    found = metrics(folder, "latency")
+    assert {"kendall_tau_latency", "kendall_tau_flops", "median_relative_error", "noise_floor"} <= found.keys()
     found = metrics(folder, "transfer")
     assert found.keys() == {"greek_top1", "digits_top1"} and all(0 <= v <= 100 for v in found.values())
 

@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from nas import encoding, params, provenance
+from nas.cost.latency import Entry, LatencyTable, distinct
 from nas.search.evaluated import Evaluated
 from nas.search.family import hypervolume
 from nas.stages import search
@@ -19,16 +20,20 @@ def section(**changes) -> Search:
 
 
 @pytest.fixture(scope="module")
-def known(tiny_space) -> dict:
-    return tables(tiny_space, 10)
+def known(tiny_space, tmp_path_factory) -> dict:
+    """FLOPs, parameters, and latencies of pieces that were made up: each takes its number of channels in ms."""
+    entries = {piece: Entry(float(piece.width), 0.0, 1) for piece in distinct(tiny_space)}
+    file = tmp_path_factory.mktemp("latency") / "table.json"
+    LatencyTable(tiny_space, 10, entries, 1.5).save(file)
+    return tables(tiny_space, 10, str(file))
 
 
 def test_costs_are_objectives_in_the_order_given_and_the_others_are_reported(known):
     """Two objectives beside the score, or one and the other among the constraints without a bound."""
     both = stated(section(costs=["parameters", "mflops"]), known)
-    assert [o.name for o in both.objectives] == ["parameters", "mflops", "top1"] and not both.constraints
+    assert [o.name for o in both.objectives] == ["parameters", "mflops", "top1"] and [o.name for o in both.constraints] == ["latency_ms"]
     one = stated(section(), known)
-    assert [o.name for o in one.objectives] == ["mflops", "top1"] and [o.name for o in one.constraints] == ["parameters"]
+    assert [o.name for o in one.objectives] == ["mflops", "top1"] and [o.name for o in one.constraints] == ["parameters", "latency_ms"]
 
 
 def test_bounds_of_any_kind_hold(known, tiny_rows):
@@ -46,6 +51,8 @@ def test_bounds_of_any_kind_hold(known, tiny_rows):
     [
         ({"members": None, "targets": [{"mflops": 1e9}]}, r"search\.targets: mflops 1e\+09: the space's architectures have .* MFLOPs"),
         ({"members": None, "targets": [{"parameters": 1}]}, r"search\.targets: parameters 1: .* parameters"),
+        ({"members": None, "targets": [{"latency_ms": 0.2}]}, r"search\.targets: latency_ms 0\.2: .* have \d.* to \d.* ms"),
+        ({"members": None, "targets": [{"latency_ms": 1e6}]}, r"search\.targets: latency_ms 1e\+06: .* have \d.* to \d.* ms"),
         ({"bounds": {"parameters": (None, 1)}}, r"search\.bounds\.parameters: .*achievable range"),
         ({"bounds": {"mflops": (3.0, 2.0)}}, r"search\.bounds\.mflops"),
         ({"bounds": {"top1": (90.0, 80.0)}}, r"search\.bounds\.top1"),
@@ -92,7 +99,14 @@ def test_the_volume_of_accuracy_and_flops_is_that_of_the_other_stages(known, tin
 
 def test_scores_are_kept_by_what_they_were_measured_with(tmp_path, monkeypatch):
     """Another search finds them again; other weights, pictures or settings of measurement do not."""
-    deps = {"nas/search": "a", "nas/supernet": "b", "outputs/train/weights.safetensors": "c", "outputs/train/early.safetensors": "d"}
+    p = section()
+    deps = {
+        p.latency_table: "t",
+        "nas/search": "a",
+        "nas/supernet": "b",
+        "outputs/train/weights.safetensors": "c",
+        "outputs/train/early.safetensors": "d",
+    }
     settings = {"seed": 0, "space": "s", "runtime": {}, "evaluation": {"batch": 2}, "search": {"method": "evolution"}}
     monkeypatch.setattr(provenance, "project_root", lambda: tmp_path)
     monkeypatch.setattr(provenance, "inputs", lambda stage: deps)
@@ -100,11 +114,11 @@ def test_scores_are_kept_by_what_they_were_measured_with(tmp_path, monkeypatch):
     row = np.array([1, 2, 3])
 
     def kept(weights: str = "outputs/train/weights.safetensors") -> float | None:
-        return search.scores(weights).get(row)
+        return search.scores(weights, p).get(row)
 
-    search.scores("outputs/train/weights.safetensors").put(row, 50.0)
+    search.scores("outputs/train/weights.safetensors", p).put(row, 50.0)
     assert kept() == 50.0 and kept("outputs/train/early.safetensors") is None
-    deps["nas/search"] = settings["search"] = deps["outputs/train/early.safetensors"] = "other"
+    deps["nas/search"] = deps[p.latency_table] = settings["search"] = deps["outputs/train/early.safetensors"] = "other"
     assert kept() == 50.0
     for changed, key in ((deps, "nas/supernet"), (deps, "outputs/train/weights.safetensors"), (settings, "evaluation")):
         before, changed[key] = changed[key], "other"

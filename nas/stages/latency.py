@@ -1,0 +1,57 @@
+"""Stage latency: how long every architecture of the space takes on this device, from its pieces, judged on whole networks.
+
+HardCoRe-NAS (arXiv:2102.11646), section 3.1, for the sum; AttentiveNAS (arXiv:2011.09011), appendix F, names latency as
+another metric to sample and search by. Weights are random, so the stage waits for no training. Outputs are
+measurements: no two runs give the same bytes, and a table of one device says nothing about another.
+
+params   params.yaml: seed, space, latency
+reads    outputs/split/metrics.json       (the number of classes)
+writes   outputs/latency/table.json       `nas.cost.latency.load_cost_table` makes a cost of it, in ms
+         outputs/latency/validation.csv   raw measurements of whole networks: see `nas.latency.survey.validation`
+         outputs/latency/validation.png   predicted against measured
+         outputs/latency/metrics.json     `nas.latency.judge.figures` on networks that nothing was fitted on; the range of
+                                          latencies; networks; seconds
+"""
+
+import json
+
+from nas import params
+from nas.cost import flops
+from nas.latency import judge
+from nas.latency.survey import Settings as Latency
+from nas.latency.survey import judged_on, survey, validation
+from nas.reports import latency as drawing
+from nas.reports import style
+from nas.stages import common
+from nas.stages.errors import user_errors
+
+OUT = common.OUTPUTS / "latency"
+CLASSES = common.OUTPUTS / "split" / "metrics.json"
+
+
+def main() -> None:
+    p = params.read("latency", Latency)
+    seed, space = common.seed(), common.search_space()
+    with common.stage("latency", {"seed": seed, "space": space.name, "latency": p}) as (run, checkpoint):
+        classes = json.loads(CLASSES.read_text())["classes"]
+        found = survey(p, space, classes, seed, p.backend.start(), checkpoint)
+        rows = validation(found, flops.table(space, classes))
+        judged, costs = judged_on(rows), found.table.cost_table()
+        found.table.save(OUT / "table.json")
+        rows.to_csv(OUT / "validation.csv", index=False)
+        style.save(style.picture(*drawing.charts(judged, found.table.setting)), OUT / "validation.png")
+        for name in ("table.json", "validation.png"):
+            run.artifact(OUT / name)
+        run.table(judged, "validation.json")
+        metrics = {
+            **judge.figures(*(judged[c].to_numpy() for c in ("predicted_latency_ms", "first_latency_ms", "second_latency_ms", "mflops"))),
+            "cheapest_latency_ms": costs.smallest,
+            "dearest_latency_ms": costs.largest,
+            "networks": len(judged),
+            "seconds": found.table.setting["seconds"],
+        }
+        common.finish("latency", metrics, run)
+
+
+if __name__ == "__main__":
+    user_errors(main)

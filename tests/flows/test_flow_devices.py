@@ -1,0 +1,156 @@
+"""Measuring another machine: on a small DVC project whose stage `latency` writes what it was told."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows import devices
+
+CODE = """
+import json, pathlib, sys
+import yaml
+p = yaml.safe_load(pathlib.Path("params.yaml").read_text())["latency"]
+if p["threads"] < 1:
+    sys.exit("threads: at least 1")
+out = pathlib.Path("outputs/latency")
+out.mkdir(parents=True, exist_ok=True)
+out.joinpath("table.json").write_text(json.dumps({"format": "latency table 1", "device": "toy", "threads": p["threads"]}, indent=2))
+out.joinpath("metrics.json").write_text(json.dumps({"kendall_tau_latency": 0.96}))
+"""
+DVC = f"""
+stages:
+  latency:
+    cmd: {sys.executable} work.py
+    deps: [work.py]
+    params: [latency]
+    outs: [outputs/latency/table.json]
+    metrics: [outputs/latency/metrics.json: {{cache: false}}]
+"""
+
+
+def dvc(*args: str) -> str:
+    return subprocess.run([sys.executable, "-m", "dvc", *args], check=True, capture_output=True, text=True).stdout
+
+
+def git(*args: str) -> str:
+    return subprocess.run(["git", *args], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, plain_environment) -> Path:
+    """Under git and DVC, the current folder; its own latency is measured already."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    Path("work.py").write_text(CODE)
+    Path("params.yaml").write_text("latency: {threads: 1}\n")
+    Path("dvc.yaml").write_text(DVC)
+    Path(".gitignore").write_text("__pycache__/\n/outputs/latency/table.json\n")
+    git("init", "-q")
+    dvc("init", "-q")
+    dvc("config", "core.analytics", "false")
+    dvc("repro", "-q")
+    git("add", "-A")
+    git("commit", "-q", "-m", "start")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["Pi4", "pi_4", "-pi", "", "a/b"])
+def test_names_that_no_artifact_can_have_are_refused(name):
+    """Before anything is run."""
+    with pytest.raises(ValueError, match="cannot name a device"):
+        devices.check(name)
+
+
+def test_the_table_comes_out_of_the_artifact_as_it_went_in():
+    """Byte for byte, whatever is told above it."""
+    table = json.dumps({"device": "Pi ```", "batch": 1, "entries": [1, 2]}, indent=2) + "\n"
+    told = devices.told("pi4", table, {"kendall_tau_latency": 0.961, "networks": 48})
+    assert devices.table_of(told) == table
+    assert "| device | Pi ``` |" in told and "| kendall_tau_latency | 0.961 |" in told
+
+
+def test_a_table_of_this_machine(server, project):
+    """With a parameter changed; it is under DVC, the artifact has it, and the project's own table is as it was."""
+    from prefect.artifacts import Artifact
+
+    own = Path(devices.TABLE).read_text()
+
+    path = devices.keep("pi4", devices.measure("pi4", {"latency.threads": 4}))
+
+    assert path == Path("devices/pi4.json") and json.loads(path.read_text())["threads"] == 4
+    assert yaml.safe_load(Path("devices/pi4.json.dvc").read_text())["outs"][0]["path"] == "pi4.json"
+    assert json.loads(devices.table_of(Artifact.get("latency-pi4").data)) == json.loads(path.read_text())
+    assert Path(devices.TABLE).read_text() == own
+    assert git("status", "--porcelain").split() == ["??", "devices/"]
+
+
+def test_a_failure_there_is_told(server, project):
+    """With the last words of the stage; nothing is written."""
+    with pytest.raises(devices.StageFailed, match="threads: at least 1"):
+        devices.measure("pi4", {"latency.threads": 0})
+    assert not Path("devices").exists()
+
+
+def test_another_version_replaces_the_first(project):
+    """Both are in DVC's cache: what git remembers of the first brings it back."""
+    devices.keep("pi4", "one\n")
+    git("add", "-A")
+    git("commit", "-qm", "one")
+    devices.keep("pi4", "two\n")
+    assert Path("devices/pi4.json").read_text() == "two\n"
+    git("checkout", "-q", "devices/pi4.json.dvc")
+    dvc("checkout", "-q")
+    assert Path("devices/pi4.json").read_text() == "one\n"
+
+
+def wait_for(url: str) -> None:
+    import httpx
+
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(url, timeout=2).is_success:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise TimeoutError(f"nothing at {url}")
+
+
+@pytest.mark.slow
+def test_a_worker_measures_and_the_table_comes_back(project, install):
+    """Server, deployment and worker of the device's queue as processes; the command here writes the worker's table."""
+    environment = install(project)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
+    git("add", "-A")
+    git("commit", "-qm", "flows")
+    started = []
+    try:
+        started.append(subprocess.Popen([*prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port)], env=environment))
+        wait_for(f"http://127.0.0.1:{port}/api/health")
+        for words in (["work-pool", "create", "local", "--type", "process"], ["deploy", "--name", "devices/measure"]):
+            subprocess.run([*prefect, *words], check=True, env=environment)
+        worker = [*prefect, "worker", "start", "--pool", "local", "--work-queue", "pi4"]
+        started.append(subprocess.Popen(worker, env=environment))
+        command = [sys.executable, "-m", "flows.devices", "--name", "pi4", "--queue", "pi4", "--set", "latency.threads=3"]
+        subprocess.run(command, check=True, env=environment, timeout=300)
+        assert json.loads(Path("devices/pi4.json").read_text())["threads"] == 3 and Path("devices/pi4.json.dvc").is_file()
+    finally:
+        for process in reversed(started):
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:  # a worker that is polling may take no notice
+                process.kill()
+                process.wait()

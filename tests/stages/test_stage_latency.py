@@ -1,0 +1,68 @@
+"""Stage latency from params.yaml to outputs/latency, on this machine, the smallest space, few rounds."""
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from nas import space
+from nas.cost.latency import load, load_cost_table
+from nas.stages import common, latency
+from nas.tracking import SilentRun
+
+ROOT = Path(__file__).parents[2]
+KEYS = {"kendall_tau_latency", "kendall_tau_flops", "kendall_tau_again", "median_relative_error", "p90_relative_error", "bias"}
+KEYS |= {"noise_floor", "p90_noise", "cheapest_latency_ms", "dearest_latency_ms", "networks", "seconds"}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A folder with parameters and the number of classes; neither DVC nor MLflow."""
+    monkeypatch.chdir(tmp_path)
+    found = yaml.safe_load((ROOT / "params.yaml").read_text())
+    found["latency"] |= {"repetitions": 4, "fitted": 4, "networks": 8, "limit_s": 500}
+    found["space"] = str(ROOT / "nas/spaces/smoke.yaml")
+    Path("params.yaml").write_text(yaml.safe_dump(found))
+    latency.CLASSES.parent.mkdir(parents=True)
+    latency.CLASSES.write_text('{"classes": 7}')
+
+    class Nothing:
+        def save(self, state, name): ...
+
+        def load(self, name): ...
+
+    @contextmanager
+    def stage(name, parameters):
+        latency.OUT.mkdir(parents=True)
+        yield SilentRun(), Nothing()
+
+    monkeypatch.setattr(common, "stage", stage)
+    return tmp_path
+
+
+def test_the_stage_leaves_a_table_and_how_good_it_is(project):
+    """All outputs, the agreed metrics, a table that a search can take, and a row for each of 12 networks and 4 rounds."""
+    latency.main()
+    metrics = json.loads((latency.OUT / "metrics.json").read_text())
+    assert metrics.keys() == KEYS and metrics["networks"] == 8 and metrics["noise_floor"] >= 0
+    searched = space.load(ROOT / "nas/spaces/smoke.yaml")
+    costs = load_cost_table(latency.OUT / "table.json", searched, 7)
+    assert costs.unit == "ms"
+    assert (costs.smallest, costs.largest) == pytest.approx((metrics["cheapest_latency_ms"], metrics["dearest_latency_ms"]), rel=1e-4)
+    setting = load(latency.OUT / "table.json", searched, 7).setting
+    assert setting["repetitions"] == 4 and setting["backend"] == "torch" and setting["versions"]["torch"]
+    rows = pd.read_csv(latency.OUT / "validation.csv")
+    assert len(rows) == 12 * 4 and (rows["raw_latency_ms"] > 0).all()
+    assert (latency.OUT / "validation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_too_little_time_stops_it(project):
+    """The message names the key."""
+    found = yaml.safe_load(Path("params.yaml").read_text())
+    found["latency"]["limit_s"] = 0.01
+    Path("params.yaml").write_text(yaml.safe_dump(found))
+    with pytest.raises(ValueError, match=r"raise params\.yaml: latency\.limit_s"):
+        latency.main()
