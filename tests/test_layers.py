@@ -15,7 +15,7 @@ LAYERS = (
     {"nas.encoding", "nas.params", "nas.data", "nas.tracking", "nas.provenance", "nas.checkpoint"}
     | {"nas.cost", "nas.sampling", "nas.supernet", "nas.spaces"},
     {"nas.training", "nas.evaluation", "nas.search"},
-    {"nas.transfer", "nas.reports", "nas.profile"},
+    {"nas.transfer", "nas.reports", "nas.profile", "nas.bundle", "nas.export", "nas.import_checkpoint"},
     {"nas.stages"},
     {"flows"},
 )

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from nas import params, profile, space
-from nas.stages import common, fit_predictor, pretrain, report, search, split, train, transfer
+from nas.stages import common, export, fit_predictor, pretrain, report, search, split, train, transfer
 from nas.tracking import Settings
 from nas.training.losses import AdaptiveAlpha
 from nas.training.recipe import Recipe, Runtime
@@ -24,6 +24,7 @@ SECTIONS = {
     "fit_predictor": fit_predictor.FitPredictor,
     "train": train.Train,
     "search": search.Search,
+    "export": export.Export,
     "transfer": transfer.Transfer,
     "report": report.Report,
     "tracking": Settings,

@@ -6,7 +6,7 @@ from pathlib import Path
 from nas import params, tracking
 from nas.sampling.attentive import parse
 
-STAGES = ("split", "pretrain", "fit_predictor", "train", "search", "transfer", "report")
+STAGES = ("split", "pretrain", "fit_predictor", "train", "search", "export", "transfer", "report")
 
 
 def check_all() -> None:
