@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -129,7 +130,7 @@ def published(name: str, threads: int) -> None:
     last = images.contiguous(memory_format=torch.channels_last)
     mobile, pictures = models.mobilenet_v2().eval(), torch.randn(BATCH, 3, 224, 224).contiguous(memory_format=torch.channels_last)
     folded = fold(network).to(memory_format=torch.channels_last)
-    same = plain(nas_copy(name, network))
+    same = plain(copied(name, network))
     with torch.inference_mode():
         assert torch.allclose(same(images), folded(images), atol=1e-3)
     runs = {"folded, channels_last": called(folded, last)}
@@ -139,17 +140,17 @@ def published(name: str, threads: int) -> None:
         runs[title], costs[title] = called(module, x), mflops(module, x)
 
     add("plain torch.nn", same, images)
-    add("plain torch.nn, channels_last", plain(nas_copy(name, network)).to(memory_format=torch.channels_last), last)
+    add("plain torch.nn, channels_last", plain(copied(name, network)).to(memory_format=torch.channels_last), last)
     add("MobileNetV2, channels_last", mobile.to(memory_format=torch.channels_last), pictures)
     add("MobileNetV2, channels_last, folded", fuse(mobile).to(memory_format=torch.channels_last), pictures)
     with TemporaryDirectory() as folder:
         session = formats.open_onnx(onnx_file(network, name, Path(folder)), threads)
     pixels = np.random.default_rng(0).integers(256, size=(BATCH, 3, side, side), dtype=np.uint8)
-    runs["ONNX Runtime"], costs["ONNX Runtime"] = (lambda: session(pixels)), costs["folded, channels_last"]
+    runs["ONNX Runtime"], costs["ONNX Runtime"] = partial(session, pixels), costs["folded, channels_last"]
     show(f"{name}, batch {BATCH}, {side} px", interleaved(runs), costs)
 
 
-def nas_copy(name: str, network: Network) -> Network:
+def copied(name: str, network: Network) -> Network:
     """The network with tensors of its own."""
     copy = nas.published(name)
     copy.load_state_dict(network.state_dict())
@@ -180,8 +181,8 @@ def family(threads: int) -> None:
         images = torch.from_numpy(pixels).contiguous(memory_format=torch.channels_last)
         runs = {
             "folded, channels_last": called(classifier.to(memory_format=torch.channels_last), images),
-            "ONNX Runtime": (lambda run=formats.open_onnx(folder / formats.ONNX, threads): run(pixels)),
-            "ONNX Runtime, 8 bits": (lambda run=formats.open_onnx(folder / formats.INT8, threads): run(pixels)),
+            "ONNX Runtime": partial(formats.open_onnx(folder / formats.ONNX, threads), pixels),
+            "ONNX Runtime, 8 bits": partial(formats.open_onnx(folder / formats.INT8, threads), pixels),
         }
         show(f"{folder.name}, batch {BATCH}, {side} px", interleaved(runs), dict.fromkeys(runs, mflops(classifier, images)))
 
