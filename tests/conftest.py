@@ -40,3 +40,36 @@ def easy_set():
     return DataSet(
         "easy", "Easy", ArrayPictures(pixels, labels, names), names, (0.37,) * 3, (0.2,) * 3, 20, parts, search_in_training=False
     )
+
+
+@pytest.fixture(scope="session")
+def bundled(tiny_space, easy_set, tmp_path_factory):
+    """A folder with a small network and all its formats, batch-norm statistics away from their start. Not to be changed: copy it."""
+    import torch
+
+    from nas import bundle
+    from nas.evaluation.evaluate import calibrate
+    from nas.export import formats
+    from nas.supernet.extract import Network
+
+    arch = tiny_space.largest()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Network(tiny_space, arch, 3)
+        for norm in (m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+            torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(norm.bias, -0.5, 0.5)
+    pixels = np.ascontiguousarray(easy_set.pictures.pixels[:60].transpose(0, 3, 1, 2))
+    mean, std = (255 * torch.tensor(v).view(3, 1, 1) for v in (easy_set.mean, easy_set.std))
+    calibrate(network, [(torch.from_numpy(pixels).float() - mean) / std])
+    described = bundle.Description(
+        name="easy-a0",
+        dataset="Easy",
+        classes=easy_set.classes,
+        pictures=bundle.Preparation(side=20, mean=easy_set.mean, std=easy_set.std),
+        architecture=bundle.Architecture.of(tiny_space, arch),
+    )
+    folder = tmp_path_factory.mktemp("export") / "family" / "easy-a0"
+    bundle.write(folder, network, described)
+    formats.write(bundle.load(folder), pixels, folder)
+    return folder

@@ -133,6 +133,7 @@ def test_every_module_that_decides_results_is_a_dependency(stage):
         ("train", {"nas.sampling.attentive", "nas.supernet.layers", "nas.cost.count", "nas.stages.common"}, {"nas.stages.split"}),
         ("fit_predictor", {"nas.search.predictor", "nas.space", "nas.seeding"}, {"nas.supernet.network", "nas.training.loop"}),
         ("transfer", {"nas.stages.search", "nas.supernet.extract", "nas.training.recipe"}, {"nas.search.evolution"}),
+        ("export", {"nas.bundle", "nas.export.graph", "nas.fold", "nas.data.sets"}, {"nas.search.evolution", "nas.stages.search"}),
         ("split", {"nas.data.embedded", "nas.data.splits"}, {"nas.stages.common", "nas.data.loader"}),
     ],
 )

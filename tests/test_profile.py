@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from nas import params, profile, space
-from nas.stages import common, fit_predictor, latency, pretrain, report, search, split, train, transfer
+from nas.stages import common, export, fit_predictor, latency, pretrain, report, search, split, train, transfer
 from nas.tracking import Settings
 from nas.training.losses import AdaptiveAlpha
 from nas.training.recipe import Recipe, Runtime
@@ -25,6 +25,7 @@ SECTIONS = {
     "train": train.Train,
     "latency": latency.Latency,
     "search": search.Search,
+    "export": export.Export,
     "transfer": transfer.Transfer,
     "report": report.Report,
     "tracking": Settings,

@@ -6,7 +6,7 @@ from pathlib import Path
 from nas import params, tracking
 from nas.sampling.attentive import parse
 
-STAGES = ("split", "pretrain", "fit_predictor", "train", "latency", "search", "transfer", "report")
+STAGES = ("split", "pretrain", "fit_predictor", "train", "latency", "search", "export", "transfer", "report")
 
 
 def check_all() -> None:

@@ -97,7 +97,6 @@ class Search(params.Section):
     guided: guided.Settings
     random: Random
     baseline: bool  # random search with as many evaluations beside it
-    register_models: bool  # the family in MLflow's model registry
 
     @model_validator(mode="after")
     def _one_choice(self) -> Self:
@@ -142,8 +141,6 @@ def main() -> None:
         final = common.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
         rows = [row(member, known, final) for member in progress(members, "search: family calibrated", len(members))]
         common.write_json(OUT / "family.json", rows)
-        if p.register_models:
-            register(rows, final, data, run)
         main_costs = [known["mflops"].costs(each.rows) for each in found.values()]
         ends, chance = (known["mflops"].smallest, known["mflops"].largest), 100 / len(data.classes)
         metrics = {"evaluations": len(best), **figures(main_costs[0], best.score, ends, chance)}
@@ -291,22 +288,6 @@ def load_member(entry: dict, searched: common.SearchSpace, classes: int) -> Netw
     network = Network(searched, encoding.from_json(entry["arch"]), classes)
     load_weights(OUT / "family" / f"{entry['name']}.safetensors", network)
     return network.eval()
-
-
-def register(rows: list[dict], final: Scorer, data: loader.DataSet, run: StageRun) -> None:
-    """The family in MLflow: one registered model, a version and an alias for each member."""
-    example = np.zeros((2, 3, data.side, data.side), dtype=np.float32)
-    for entry in progress(rows, "search: models registered", len(rows)):
-        network = load_member(entry, final.supernet.space, final.supernet.classes)
-        run.model(
-            entry["name"],
-            network,
-            example,
-            registered_name=f"pareto-nas-{data.key}",
-            alias=entry["name"].rpartition("-")[2],
-            metrics={key: entry[key] for key in ("mflops", "latency_ms", "parameters", "top1_search", "top1_monitor")},
-            tags={"mflops": f"{entry['mflops']:.3f}", "dataset": data.key},
-        )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import yaml
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-STAGES = ["split", "pretrain", "fit_predictor", "train", "latency", "search", "transfer", "report"]
+STAGES = ["split", "pretrain", "fit_predictor", "train", "latency", "search", "export", "transfer", "report"]
 NOT_OURS = ("DVC_", "MLFLOW_", "NAS_", "PREFECT_", "PYTHONPATH", "GIT_")
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(NOT_OURS)} | {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -1,0 +1,220 @@
+"""Stage export: each member of the family as a folder to take away, every format checked against PyTorch.
+
+params   params.yaml: seed, space, runtime, evaluation, export
+reads    outputs/split/, outputs/search/family.json, family/
+writes   outputs/export/family/<name>/   bundle.json, weights.safetensors, model.pt2, model.onnx, model.int8.onnx, card.md
+         outputs/export/<name>           a link to it
+         outputs/export/parity.csv       member, format, max_abs_diff, agreement, top1, top1_drop (percent, part `monitor`), limit
+         outputs/export/metrics.json     {"members", "onnx_max_abs_diff", "pt2_max_abs_diff", "int8_top1_drop"}  worst member
+
+An export that is another function than the network it was made from stops the stage. All files but the cards, which
+hold measured latencies, are the same bytes whenever the same networks are exported.
+"""
+
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from nas import bundle, encoding, params, seeding
+from nas.checkpoint import load_weights
+from nas.data import loader
+from nas.data.sets import fit
+from nas.export import card, formats
+from nas.export.formats import INT8, ONNX, PT2
+from nas.export.parity import Parity, compare, logits
+from nas.progress import progress
+from nas.space import SearchSpace
+from nas.stages import common, split
+from nas.stages.errors import user_errors
+from nas.supernet.extract import Network
+from nas.tracking import StageRun
+
+OUT = common.OUTPUTS / "export"
+FAMILY = OUT / bundle.FAMILY
+SEARCHED = common.OUTPUTS / "search"
+FOLDED_LIMIT = 1e-3  # on a logit's difference between the folded network and the one with batch norms: rounding, in another order
+CALLS = 20  # of each runtime, for the latency on the card
+
+
+class Export(params.Section):
+    """Section `export`."""
+
+    calibration_pictures: Annotated[int, Field(ge=1)]  # of part `train`, for the ranges of the 8-bit networks
+    checked_pictures: Annotated[int, Field(ge=1)] | None  # of part `monitor`, for parity and accuracy; null: all
+    licence: str | None  # of the pictures, for the model card; null: as known for the named set
+    register_models: bool  # the family in MLflow's model registry
+
+
+def main() -> None:
+    p = params.read("export", Export)
+    _, runtime, evaluation = common.shared()
+    seed, space = common.seed(), common.search_space()
+    sections = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "export": p}
+    with common.stage("export", sections) as (run, _):
+        runtime.start()
+        data = loader.read(split.OUT)
+        rows = json.loads((SEARCHED / "family.json").read_text())
+        drawn = seeding.generator(seed, "export").permutation(data.items("train"))
+        calibration = pixels(data, np.sort(drawn[: p.calibration_pictures]))
+        checked = data.items("monitor")[: p.checked_pictures]
+        pictures, labels = pixels(data, checked), data.labels[checked]
+        run.dataset("outputs/split/splits.parquet", "export", pictures=len(checked))
+        exporter = Exporter(data, space, calibration, pictures, labels, evaluation.batch, runtime.threads, p.licence)
+        found = [parity for row in progress(rows, "export", len(rows)) for parity in exporter.member(row)]
+        link([row["name"] for row in rows])
+        table = pd.DataFrame([parity.row() for parity in found])
+        table.to_csv(OUT / "parity.csv", index=False)
+        run.table(table, "parity.json")
+        if p.register_models:
+            register(rows, data, run)
+        finish(figures(table), run)
+
+
+def pixels(data: loader.DataSet, items: np.ndarray) -> np.ndarray:
+    """Pictures as networks are given them, (n, 3, side, side) uint8."""
+    found = np.stack([fit(data.pictures.picture(i), data.side) for i in items])
+    return np.ascontiguousarray(found.transpose(0, 3, 1, 2))
+
+
+class Exporter:
+    """Writes and checks bundles of networks that were trained on one data set."""
+
+    def __init__(
+        self,
+        data: loader.DataSet,
+        space: SearchSpace,
+        calibration: np.ndarray,
+        pictures: np.ndarray,
+        labels: np.ndarray,
+        batch: int,
+        threads: int,
+        licence: str | None,
+    ) -> None:
+        """
+        Args:
+            calibration: training pictures (n, 3, side, side) uint8, for the ranges of the 8-bit networks.
+            pictures: (n, 3, side, side) uint8, with their labels (n,): every format is compared on them.
+            batch: pictures at once.
+            threads: of ONNX Runtime.
+            licence: of the pictures, for the card; None: as known for the named set.
+        """
+        self.data, self.space = data, space
+        self.calibration, self.pictures, self.labels = calibration, pictures, labels
+        self.batch, self.threads = batch, threads
+        self.licence = licence or card.LICENCES.get(data.key, card.UNKNOWN)
+
+    def member(self, row: dict) -> list[Parity]:
+        """The bundle of an entry of family.json; its parity, format by format.
+
+        Raises:
+            ParityError: if a format is another function than the network.
+        """
+        arch = encoding.from_json(row["arch"])
+        network = Network(self.space, arch, len(self.data.classes))
+        load_weights(SEARCHED / "family" / f"{row['name']}.safetensors", network)
+        described = bundle.Description(
+            name=row["name"],
+            dataset=self.data.title,
+            classes=self.data.classes,
+            pictures=bundle.Preparation(side=self.data.side, mean=self.data.mean, std=self.data.std),
+            architecture=bundle.Architecture.of(self.space, arch),
+        )
+        folder = FAMILY / row["name"]
+        bundle.write(folder, network.eval(), described)
+        classifier = bundle.load(folder)
+        formats.write(classifier, self.calibration, folder)
+
+        runs = {f.file: f.run(folder / f.file, self.threads) for f in formats.formats()}
+        folded = formats.open_classifier(classifier)
+        wanted = logits(folded, self.pictures, self.batch)
+        unfolded = logits(formats.open_classifier(bundle.load(folder, folded=False)), self.pictures, self.batch)
+        compare(row["name"], "folded network", unfolded, wanted, self.labels, FOLDED_LIMIT).check()
+        found = []
+        for f in formats.formats():
+            parity = compare(row["name"], f.title, logits(runs[f.file], self.pictures, self.batch), wanted, self.labels, f.limit)
+            parity.check()
+            found.append(parity)
+
+        facts = {"mflops": row["mflops"], "parameters": row["parameters"], "top1": 100 * float(np.mean(wanted.argmax(1) == self.labels))}
+        text = card.card(
+            described,
+            facts,
+            found,
+            latencies({"torch": folded, "ONNX Runtime": runs[ONNX], "ONNX Runtime, 8 bits": runs[INT8]}, self.pictures[:1], self.threads),
+            self.data.parts.counts(),
+            f"{len(self.labels)} pictures of part `monitor`, which nothing was trained or chosen on",
+            self.licence,
+            {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "card.md"},
+        )
+        (folder / "card.md").write_text(text)
+        return found
+
+
+def latencies(runs: dict[str, formats.Run], pictures: np.ndarray, threads: int) -> list[card.Latency]:
+    """Medians over interleaved calls, after one call of each."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(1 + CALLS):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run(pictures)
+            if turn:
+                times[name].append(1000 * (time.perf_counter() - start))
+    device = card.device()
+    return [card.Latency(name, statistics.median(ms), len(pictures), threads, device) for name, ms in times.items()]
+
+
+def figures(table: pd.DataFrame) -> dict[str, float]:
+    """The stage's metrics, of the worst member; top-1 in percentage points.
+
+    Args:
+        table: a row for each member and format, see `Parity`.
+    """
+    worst = table.groupby("format")[["max_abs_diff", "top1_drop"]].max()
+    titles = {f.file: f.title for f in formats.formats()}
+    found = {
+        "onnx_max_abs_diff": worst.loc[titles[ONNX], "max_abs_diff"],
+        "pt2_max_abs_diff": worst.loc[titles[PT2], "max_abs_diff"],
+        "int8_top1_drop": worst.loc[titles[INT8], "top1_drop"],
+    }
+    return {"members": table["member"].nunique()} | {key: float(f"{value:.4g}") for key, value in found.items()}
+
+
+def link(names: list[str]) -> None:
+    """outputs/export/<name> for each bundle. DVC tracks outputs/export/family: a folder that holds metrics.json, git's, it cannot."""
+    for old in OUT.iterdir():
+        if old.is_symlink():
+            old.unlink()
+    for name in names:
+        (OUT / name).symlink_to(Path(bundle.FAMILY) / name, target_is_directory=True)
+
+
+def register(rows: list[dict], data: loader.DataSet, run: StageRun) -> None:
+    """The family in MLflow: one registered model, a version and an alias for each member; torch.export, no pickle."""
+    example = np.zeros((2, 3, data.side, data.side), dtype=np.uint8)
+    for row in progress(rows, "export: models registered", len(rows)):
+        run.model(
+            row["name"],
+            bundle.load(FAMILY / row["name"]),
+            example,
+            registered_name=f"pareto-nas-{data.key}",
+            alias=row["name"].rpartition("-")[2],
+            metrics={key: row[key] for key in ("mflops", "parameters", "top1_search", "top1_monitor")},
+            tags={"mflops": f"{row['mflops']:.3f}", "dataset": data.key},
+        )
+
+
+def finish(metrics: dict[str, float], run: StageRun) -> None:
+    """metrics.json and MLflow; `common.finish` rounds to six places, too few for differences of logits."""
+    common.write_json(OUT / "metrics.json", metrics)
+    run.summary(metrics, "export")
+    print("export: " + ", ".join(f"{key} {value:g}" for key, value in metrics.items()), flush=True)
+
+
+if __name__ == "__main__":
+    user_errors(main)

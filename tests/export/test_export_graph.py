@@ -1,0 +1,84 @@
+"""Programs of torch.export as ONNX, run by ONNX Runtime beside torch."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nas.export.graph import INPUT, OPSET, to_onnx
+from nas.supernet.layers import resize
+
+
+class Wrapped(nn.Module):
+    """A function of float pictures as a classifier: its result averaged over height and width."""
+
+    def __init__(self, function, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.function = function
+
+    def forward(self, pictures):
+        return self.function(pictures.to(torch.float32), *self.layers).mean((2, 3), keepdim=True).flatten(1)
+
+
+def both(module: nn.Module, side: int, batch: int = 3) -> tuple[np.ndarray, np.ndarray, onnx.ModelProto]:
+    """Logits of ONNX Runtime and of torch for a batch that is not the traced one."""
+    module.eval()
+    pictures = torch.from_numpy(np.random.default_rng(0).integers(256, size=(batch, 3, side, side), dtype=np.uint8))
+    batches = ({0: torch.export.Dim("batch", min=1)},)
+    program = torch.export.export(module, (pictures[:2],), dynamic_shapes=batches)
+    with torch.no_grad():
+        wanted = module(pictures).numpy()
+    model = to_onnx(program, side, wanted.shape[1])
+    found = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {INPUT: pictures.numpy()})[0]
+    return found, wanted, model
+
+
+@pytest.mark.parametrize(
+    ("function", "layers", "side"),
+    [
+        (lambda x: resize(x, 16), (), 24),  # smaller
+        (lambda x: resize(x, 24), (), 20),  # larger
+        (lambda x: F.avg_pool2d(x, 2, 2), (), 8),
+        (lambda x: F.avg_pool2d(x, 2, 2, padding=1), (), 7),  # zeros of the border count
+        (lambda x: x * F.hardsigmoid(x / 100 - 1.5), (), 8),
+        (lambda x: F.silu(x / 100 - 1) + F.relu(x - 128), (), 8),
+        (lambda x, conv: conv(x), (nn.Conv2d(3, 4, 3, 2, padding=1, bias=False),), 9),
+        (lambda x, conv: conv(x), (nn.Conv2d(3, 6, 5, 1, padding=2, groups=3),), 8),
+    ],
+)
+def test_operators_mean_the_same(function, layers, side):
+    """To 1e-5 of the largest value, for another batch than the traced one."""
+    found, wanted, _ = both(Wrapped(function, *layers), side)
+    assert found.shape == wanted.shape
+    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_the_batch_is_free_and_the_operator_set_stated():
+    """Input (batch, 3, side, side) uint8, output (batch, classes)."""
+    _, _, model = both(Wrapped(lambda x: x), 8)
+    assert [opset.version for opset in model.opset_import] == [OPSET]
+    (entry,), (out,) = model.graph.input, model.graph.output
+    assert entry.type.tensor_type.shape.dim[0].dim_param == out.type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert entry.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+
+
+def test_an_unknown_operator_is_refused():
+    """It is named, with those that are known."""
+    with pytest.raises(ValueError, match=r"operator tanh .*silu"):
+        both(Wrapped(torch.tanh), 8)
+
+
+def test_an_option_without_translation_is_refused():
+    """x + 2 y is an addition with a factor; without it the graph would be another function."""
+    with pytest.raises(ValueError, match=r"operator add .*'alpha': 2"):
+        both(Wrapped(lambda x: torch.add(x, x, alpha=2)), 8)
+
+
+def test_another_mean_is_refused():
+    """Only that over height and width that keeps both."""
+    with pytest.raises(ValueError, match="only the mean over height and width"):
+        both(Wrapped(lambda x: x - x.mean((1,), keepdim=True)), 8)

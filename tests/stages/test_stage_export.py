@@ -1,0 +1,120 @@
+"""Stage export on a small family."""
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+
+import nas
+from nas import bundle, encoding
+from nas.checkpoint import CheckpointError, save_weights
+from nas.export import formats
+from nas.export.parity import ParityError
+from nas.stages import export
+
+
+@pytest.fixture
+def exporter(bundled, tiny_space, easy_set, tmp_path, monkeypatch) -> export.Exporter:
+    """With one member in outputs/search, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    network = bundle.load(bundled, folded=False).network
+    save_weights(export.SEARCHED / "family" / "easy-a0.safetensors", network)
+    items = easy_set.items("monitor")
+    pictures, labels = export.pixels(easy_set, items), easy_set.labels[items]
+    return export.Exporter(easy_set, tiny_space, export.pixels(easy_set, easy_set.items("train")), pictures, labels, 16, 1, None)
+
+
+@pytest.fixture
+def row(tiny_space) -> dict:
+    """The member's entry in family.json."""
+    return {"name": "easy-a0", "arch": encoding.to_json(tiny_space.largest()), "mflops": 0.5, "parameters": 1000}
+
+
+@pytest.fixture
+def ready_made(bundled, monkeypatch) -> None:
+    """The formats are copied, not made: seconds."""
+
+    def copy(classifier, calibration, folder):
+        for f in formats.formats():
+            shutil.copy(bundled / f.file, folder / f.file)
+
+    monkeypatch.setattr(formats, "write", copy)
+
+
+def test_a_member_becomes_a_bundle(exporter, row, ready_made):
+    """All files are there, the network is the family's, and every format is compared."""
+    found = exporter.member(row)
+    export.link(["easy-a0"])
+    folder = export.OUT / "easy-a0"
+    names = {"bundle.json", "weights.safetensors", "model.pt2", "model.onnx", "model.int8.onnx", "card.md"}
+    assert {p.name for p in folder.iterdir()} == names
+    assert [p.format for p in found] == [f.title for f in formats.formats()]
+    assert nas.load(folder).classes == exporter.data.classes
+    assert "36 pictures of part `monitor`" in (folder / "card.md").read_text()
+
+
+def test_another_function_stops_the_stage(exporter, row, ready_made, monkeypatch):
+    """An ONNX file with one changed weight fails parity; network and format are named."""
+    copy = formats.write
+
+    def spoilt(classifier, calibration, folder):
+        copy(classifier, calibration, folder)
+        model = onnx.load(folder / formats.ONNX)
+        bias = next(t for t in model.graph.initializer if t.name.endswith("classifier_bias"))
+        bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
+        onnx.save(model, folder / formats.ONNX)
+
+    monkeypatch.setattr(formats, "write", spoilt)
+    with pytest.raises(ParityError, match=r"easy-a0 as ONNX differs .* by 0\.01"):
+        exporter.member(row)
+
+
+def test_missing_weights_are_told(exporter, row):
+    """A member that the search did not write."""
+    with pytest.raises(CheckpointError, match="easy-a9"):
+        exporter.member(row | {"name": "easy-a9"})
+
+
+def test_links_of_an_earlier_family_go(exporter):
+    """A smaller family leaves no dead links."""
+    for name in ("a0", "a1"):
+        (export.FAMILY / name).mkdir(parents=True)
+    export.link(["a0", "a1"])
+    export.link(["a0"])
+    assert {p.name for p in export.OUT.iterdir()} == {"family", "a0"}
+
+
+def test_latencies_have_a_device(exporter):
+    """One for each runtime, in milliseconds, above zero."""
+    found = export.latencies({"one": lambda x: x, "two": lambda x: x}, np.zeros((1, 3, 8, 8), np.uint8), 2)
+    assert [(e.runtime, e.batch, e.threads) for e in found] == [("one", 1, 2), ("two", 1, 2)]
+    assert all(e.latency_ms >= 0 and e.device for e in found)
+
+
+class Recorded:
+    """Takes the place of an MLflow run."""
+
+    def __init__(self) -> None:
+        self.found = {}
+
+    def summary(self, metrics, stage):
+        self.found[stage] = metrics
+
+
+def test_small_differences_are_not_rounded_away(exporter):
+    """1.4e-7 stays 1.4e-7, in metrics.json and for MLflow."""
+    run = Recorded()
+    export.finish({"members": 1, "onnx_max_abs_diff": 1.4e-7}, run)
+    assert json.loads((export.OUT / "metrics.json").read_text()) == run.found["export"] == {"members": 1, "onnx_max_abs_diff": 1.4e-7}
+
+
+def test_the_worst_member_counts():
+    """By hand, over two members and three formats."""
+    titles = [f.title for f in formats.formats()]
+    rows = [("a0", titles[0], 1e-6, 0.0), ("a0", titles[1], 3e-5, 0.0), ("a0", titles[2], 2.0, 1.25)]
+    rows += [("a1", titles[0], 2e-6, 0.0), ("a1", titles[1], 1e-5, 0.0), ("a1", titles[2], 1.0, -0.5)]
+    table = pd.DataFrame(rows, columns=["member", "format", "max_abs_diff", "top1_drop"])
+    assert export.figures(table) == {"members": 2, "onnx_max_abs_diff": 3e-5, "pt2_max_abs_diff": 2e-6, "int8_top1_drop": 1.25}
