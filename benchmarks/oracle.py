@@ -5,10 +5,13 @@ is what the paper itself takes for one (AttentiveNAS, arXiv:2011.09011, section 
 with real ones, and nothing more is claimed: accuracy is concave in the logarithm of cost; each gene has gains that
 diminish, of a size of its own, so that some cost more than they are worth; depth and width of a stage, and the
 resolution and the depth of early stages, help each other; pairs of choices have gains and losses of their own
-(ruggedness); a measurement has noise. The forest then makes steps of it all. Structures differ in how much of each.
+(ruggedness); a measurement has noise. The forest then makes steps of it all. Structures differ in how much of each, and
+in where was measured: "measured" is what a predictor of the paper would be, a thousand uniformly random architectures, so
+that it is flat towards both ends of the costs; "formula" has no forest at all.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -33,7 +36,8 @@ class Structure:
     balance: float = 2.0  # widths, depths and resolution that fit each other
     pairs: float = 0.6  # standard deviation over architectures of what pairs of choices add
     noise: float = 0.2  # standard deviation of a measurement
-    measured: int = 4000  # architectures that the forest is fitted to
+    measured: int = 4000  # architectures that the forest is fitted to; 0: no forest, the sum of the above without noise
+    even: float = 0.5  # share of these that is spread evenly over the costs; the others are uniformly random
     trees: int = 50
 
 
@@ -42,6 +46,8 @@ STRUCTURES = (
     Structure("mixed"),
     Structure("rugged", genes=4.0, pairs=1.0, noise=0.4),
     Structure("genes", cost=2.0, genes=10.0, balance=1.0),
+    Structure("measured", measured=1024, even=0.0, trees=100),
+    Structure("formula", measured=0),
 )
 
 
@@ -49,27 +55,39 @@ STRUCTURES = (
 class Oracle:
     """Scores of architectures; the same one gets the same score."""
 
-    forest: Forest
+    top1: Callable[[np.ndarray], np.ndarray]  # (n, genes) -> (n,) percent
 
     def __call__(self, archs: list[Arch]) -> np.ndarray:
         """Top-1, percent, (n,)."""
-        return self.forest.predict(encoding.to_rows(archs))
+        return self.top1(encoding.to_rows(archs))
 
 
-def paper_table() -> CostTable:
-    """MFLOPs over the space of AttentiveNAS, 1000 classes."""
-    return flops.table(space.load(Path(nas.__file__).parent / "spaces" / "attentive_nas.yaml"), 1000)
+def load_table(name: str, classes: int) -> CostTable:
+    """MFLOPs over a search space of the package."""
+    return flops.table(space.load(Path(nas.__file__).parent / "spaces" / f"{name}.yaml"), classes)
 
 
 def build(table: CostTable, structure: Structure, seed: int) -> Oracle:
     """An oracle; seeds give other gains, pairs and noise."""
-    rng = np.random.default_rng([seed, len(structure.name), int(structure.genes)])
+    start = [seed, len(structure.name), int(structure.genes)]
+    if structure.measured == 0:
+        exact = replace(structure, noise=0.0)
+        return Oracle(lambda rows: measurements(table, exact, rows, np.random.default_rng(start)))
+    rng = np.random.default_rng(start)
+    rows = _measured(table, structure, rng)
+    top1 = measurements(table, structure, rows, rng)
+    return Oracle(Forest.fit(rows, top1, trees=structure.trees, max_depth=15, seed=seed, features=0.5).predict)
+
+
+def _measured(table: CostTable, structure: Structure, rng: np.random.Generator) -> np.ndarray:
+    """Architectures to measure, (measured, genes): 64 costs with as many each, then uniformly random ones."""
+    each = int(structure.measured * structure.even) // 64
+    if not each:
+        return encoding.random_rows(table.space, structure.measured, rng)
     sampler = ExactSampler(table, (table.largest - table.smallest) / 64, bins=20_000)
     flat = sampler.prior().flat()
-    even = [sampler.draw(flat.draw(rng), structure.measured // 128, rng).rows for _ in range(64)]
-    rows = np.concatenate([*even, encoding.random_rows(table.space, structure.measured - sum(map(len, even)), rng)])
-    top1 = measurements(table, structure, rows, rng)
-    return Oracle(Forest.fit(rows, top1, trees=structure.trees, max_depth=15, seed=seed, features=0.5))
+    even = [sampler.draw(flat.draw(rng), each, rng).rows for _ in range(64)]
+    return np.concatenate([*even, encoding.random_rows(table.space, structure.measured - sum(map(len, even)), rng)])
 
 
 def measurements(table: CostTable, structure: Structure, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:

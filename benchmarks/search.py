@@ -1,8 +1,9 @@
 """Hypervolume against evaluations for every way of searching: `python -m benchmarks.search [structure ...]`.
 
-On made-up oracles over the space of AttentiveNAS (benchmarks/oracle.py), one for each of 5 seeds, 5,632 evaluations as in the
-paper. Prints a table, the processor time besides scoring, and how often the two targets are met; draws benchmarks/search.png
-(or what --picture says). Structures are those of benchmarks/oracle.py, "mixed" if none is named.
+On made-up oracles (benchmarks/oracle.py), one for each of 5 seeds, over the space of AttentiveNAS with the paper's 5,632
+evaluations, and over the default space with as few as params.yaml has. Prints a table for each, the processor time besides
+scoring, and how often the two targets are met; draws benchmarks/search.png (or what --picture says). Structures are those
+of benchmarks/oracle.py; "mixed", "measured" and "formula" if none is named.
 """
 
 import argparse
@@ -24,25 +25,7 @@ from nas.search.problem import Problem, of_score, of_table
 from nas.search.spread import Spread
 from nas.space import Arch
 
-EVALUATIONS = 5632
-EARLY = 1500  # when predictor-guided search is to be where the paper's evolution ends
-SHOWN = (256, 512, 1000, EARLY, 3000, EVALUATIONS)
-CHANCE = 0.1  # percent, 1000 classes
-PAPER = evolution.Settings(population=512, mutants=128, crossovers=128, rounds=20, mutation_probability=0.2, bucket=10.0)
-NSGA2 = nsga2.Settings(evaluations=EVALUATIONS, population=128, offspring=128, crossover_probability=0.9, mutation_probability=0.05)
-GUIDED = guided.Settings(
-    evaluations=EVALUATIONS,
-    start=128,
-    batch=64,
-    growth=0.1,
-    population=500,
-    generations=10,
-    mutation_probability=0.05,
-    optimism=0.5,
-    trees=50,
-    max_depth=15,
-    features=0.7,
-)
+CHANCE = 0.1  # percent
 COLOURS = {
     "evolution (the paper's)": ORANGE,
     "evolution, spread": PURPLE,
@@ -51,6 +34,46 @@ COLOURS = {
     "random": GREY,
     "random, spread": CYCLE[5],
 }
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A space, and how much of each search is run on it."""
+
+    space: str
+    classes: int
+    evolution: evolution.Settings
+    nsga2: nsga2.Settings
+    guided: guided.Settings
+    early: int  # evaluations after which predictor-guided search is to be where evolution ends
+    shown: tuple[int, ...]  # evaluations, of the table
+
+    @property
+    def evaluations(self) -> int:
+        """Of every method."""
+        return self.guided.evaluations
+
+
+SCALES = (
+    Scale(
+        space="attentive_nas",
+        classes=1000,
+        evolution=evolution.Settings(population=512, mutants=128, crossovers=128, rounds=20, mutation_probability=0.2, bucket=10.0),
+        nsga2=nsga2.Settings(evaluations=5632, population=128, offspring=128, crossover_probability=0.9, mutation_probability=0.05),
+        guided=guided.Settings(evaluations=5632, start=64, batch=32),
+        early=1500,
+        shown=(256, 512, 1000, 1500, 3000, 5632),
+    ),
+    Scale(
+        space="glyphs",
+        classes=26,
+        evolution=evolution.Settings(population=96, mutants=32, crossovers=32, rounds=6, mutation_probability=0.2, bucket=0.03),
+        nsga2=nsga2.Settings(evaluations=480, population=32, offspring=32, crossover_probability=0.9, mutation_probability=0.05),
+        guided=guided.Settings(evaluations=480, start=64, batch=32),
+        early=240,
+        shown=(96, 160, 240, 360, 480),
+    ),
+)
 
 
 @dataclass
@@ -67,7 +90,7 @@ class Timed:
         return found
 
 
-def methods(table: CostTable) -> dict[str, Method]:
+def methods(scale: Scale, table: CostTable) -> dict[str, Method]:
     """All of them, by the name in table and picture."""
     sampler = ExactSampler(table, (table.largest - table.smallest) / 64, bins=20_000)
 
@@ -76,12 +99,12 @@ def methods(table: CostTable) -> dict[str, Method]:
 
     spread, uniform = Spread(between, table.smallest, table.largest), Unconstrained(table.space)
     every = (
-        evolution.Evolution(PAPER, uniform),
-        evolution.Evolution(PAPER, spread),
-        nsga2.Nsga2(NSGA2, spread),
-        guided.Guided(GUIDED, spread),
-        evolution.RandomSearch(EVALUATIONS, 256, uniform),
-        evolution.RandomSearch(EVALUATIONS, 256, spread),
+        evolution.Evolution(scale.evolution, uniform),
+        evolution.Evolution(scale.evolution, spread),
+        nsga2.Nsga2(scale.nsga2, spread),
+        guided.Guided(scale.guided, spread),
+        evolution.RandomSearch(scale.evaluations, 256, uniform),
+        evolution.RandomSearch(scale.evaluations, 256, spread),
     )
     return dict(zip(COLOURS, every, strict=True))
 
@@ -91,14 +114,14 @@ def area(evaluated: Evaluated, n: int, table: CostTable) -> float:
     return hypervolume(evaluated.cost[:n], evaluated.score[:n], table.largest, CHANCE)
 
 
-def compare(table: CostTable, structure: oracle.Structure, seeds: int, counts: np.ndarray) -> dict[str, np.ndarray]:
+def compare(scale: Scale, table: CostTable, structure: oracle.Structure, seeds: int, counts: np.ndarray) -> dict[str, np.ndarray]:
     """Prints the table of a structure.
 
     Returns:
         for each method hypervolumes (seeds, counts) after so many evaluations.
     """
     problem = Problem(table.space, (of_table("mflops", table), of_score()))
-    every = methods(table)
+    every = methods(scale, table)
     areas: dict[str, list[list[float]]] = {name: [] for name in every}
     seconds: dict[str, list[float]] = {name: [] for name in every}
     for seed in range(seeds):
@@ -109,44 +132,55 @@ def compare(table: CostTable, structure: oracle.Structure, seeds: int, counts: n
             seconds[name].append(time.process_time() - start - score.seconds)
             areas[name].append([area(found, n, table) for n in counts])
     found = {name: np.array(values) for name, values in areas.items()}
-    shown = [int(np.flatnonzero(counts == n)[0]) for n in SHOWN]
-    print(f"\noracle {structure.name!r}, {seeds} seeds: mean hypervolume after so many evaluations; seconds besides scoring (the longest)")
-    print(f"{'':<24}" + "".join(f"{n:>9}" for n in SHOWN) + "  seconds")
-    for name, values in found.items():
-        print(f"{name:<24}" + "".join(f"{v:>9.5f}" for v in values.mean(axis=0)[shown]) + f"{max(seconds[name]):>9.2f}")
-    early, last = shown[SHOWN.index(EARLY)], shown[-1]
-    paper = found["evolution (the paper's)"][:, last]
-    met = (found["guided"][:, early] >= paper).sum()
-    print(f"guided at {EARLY} at least as good as the paper's evolution at {EVALUATIONS}: {met} of {seeds} seeds")
-    blind = np.maximum(found["random"], found["random, spread"])[:, last]
-    ahead = [f"{name} {(values[:, last] > blind).sum()}" for name, values in found.items() if not name.startswith("random")]
-    print(f"ahead of both random searches at {EVALUATIONS}, seeds of {seeds}: {', '.join(ahead)}", flush=True)
+    show(scale, structure, found, seconds, counts)
     return found
 
 
-def chart(structure: str, areas: dict[str, np.ndarray], counts: np.ndarray) -> Chart:
+def show(
+    scale: Scale, structure: oracle.Structure, found: dict[str, np.ndarray], seconds: dict[str, list[float]], counts: np.ndarray
+) -> None:
+    """Prints means over the seeds, and how often the targets are met."""
+    shown = np.searchsorted(counts, scale.shown)
+    seeds = len(found["guided"])
+    print(f"\n{scale.space}, oracle {structure.name!r}, {seeds} seeds: mean hypervolume after so many evaluations; the most CPU seconds")
+    print(f"{'':<24}" + "".join(f"{n:>9}" for n in scale.shown) + "  seconds")
+    for name, values in found.items():
+        print(f"{name:<24}" + "".join(f"{v:>9.5f}" for v in values.mean(axis=0)[shown]) + f"{max(seconds[name]):>9.2f}")
+    paper = found["evolution (the paper's)"][:, -1]
+    met = (found["guided"][:, np.searchsorted(counts, scale.early)] >= paper).sum()
+    print(f"guided at {scale.early} at least as good as the paper's evolution at {scale.evaluations}: {met} of {seeds} seeds")
+    blind = np.maximum(found["random"], found["random, spread"])[:, -1]
+    ahead = [f"{name} {(values[:, -1] > blind).sum()}" for name, values in found.items() if not name.startswith("random")]
+    print(f"ahead of both random searches at {scale.evaluations}, seeds of {seeds}: {', '.join(ahead)}", flush=True)
+
+
+def chart(scale: Scale, structure: oracle.Structure, areas: dict[str, np.ndarray], counts: np.ndarray) -> Chart:
     """Means over the seeds with bands from the worst to the best."""
     series = tuple(
         Series(name, counts, values.mean(axis=0), COLOURS[name], dash="solid", band=(values.min(axis=0), values.max(axis=0)))
         for name, values in areas.items()
     )
-    return Chart(f"search_{structure}", f"Oracle “{structure}”", "evaluations", "hypervolume", series, log_x=True)
+    title = f"{scale.space}, oracle “{structure.name}”"
+    return Chart(f"search_{scale.space}_{structure.name}", title, "evaluations", "hypervolume", series, log_x=True)
 
 
 def main() -> None:
-    names = [s.name for s in oracle.STRUCTURES]
+    structures = {s.name: s for s in oracle.STRUCTURES}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("structures", nargs="*", default=["mixed"], help=f"of {', '.join(names)}")
+    parser.add_argument("structures", nargs="*", default=["mixed", "measured", "formula"], help=f"of {', '.join(structures)}")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--picture", default="benchmarks/search.png")
     asked = parser.parse_args()
-    if unknown := sorted(set(asked.structures) - set(names)):
-        parser.error(f"no structure {unknown[0]!r}; there are {', '.join(names)}")
+    if unknown := sorted(set(asked.structures) - set(structures)):
+        parser.error(f"no structure {unknown[0]!r}; there are {', '.join(structures)}")
     timing.machine()
-    table = oracle.paper_table()
-    counts = np.unique(np.concatenate([np.geomspace(128, EVALUATIONS, 40).astype(int), SHOWN]))
-    chosen = [s for s in oracle.STRUCTURES if s.name in asked.structures]
-    charts = [chart(s.name, compare(table, s, asked.seeds, counts), counts) for s in chosen]
+    charts = []
+    for scale in SCALES:
+        table = oracle.load_table(scale.space, scale.classes)
+        counts = np.unique(np.concatenate([np.geomspace(scale.shown[0] / 2, scale.evaluations, 40).astype(int), scale.shown]))
+        for name in asked.structures:
+            areas = compare(scale, table, structures[name], asked.seeds, counts)
+            charts.append(chart(scale, structures[name], areas, counts))
     save(picture(*charts), asked.picture)
     print(f"\n{asked.picture}")
 

@@ -1,4 +1,6 @@
-"""The paper's claims, each judged by differences between runs of the same seed (AttentiveNAS, arXiv:2011.09011).
+"""The papers' claims, each judged by differences between runs of the same seed.
+
+AttentiveNAS (arXiv:2011.09011) and AlphaNet (arXiv:2102.07954).
 
 A claim is taken apart into comparisons "A over B". A comparison has one difference A - B per seed, their mean m and
 standard error se = sd / sqrt(n), sd with n - 1:
@@ -7,7 +9,7 @@ standard error se = sd / sqrt(n), sd with n - 1:
     m <= -2 se   does not hold
     otherwise    cannot be told, as with one seed (no standard error) or where nothing differs (m = 0)
 
-The paper shows one run per strategy and no spread; pairing by seed, and the spread, are this project's.
+The papers show one run each and no spread; pairing by seed, and the spread, are this project's.
 """
 
 from collections import Counter
@@ -19,6 +21,7 @@ import pandas as pd
 from scipy import stats
 
 from nas.reports.buckets import place
+from nas.reports.distillation import KL, Ablation, Setting, figures
 
 HOLDS, FAILS, OPEN, NOT_RUN = "holds", "does not hold", "cannot be told", "not run"
 POINTS, TAU, AREA, TRIALS = "points of top-1", "tau", "hypervolume", "log10 of trials"
@@ -51,6 +54,7 @@ class Results:
     trials: pd.DataFrame | None = None  # seed (of the pool), mean trials a sample: uniform, proposal, exact
     spaces: pd.DataFrame | None = None  # space ("deep" or "wide"), seed, hypervolume
     members: pd.DataFrame | None = None  # seed, member, top1_inherited, top1_alone (percent)
+    losses: Ablation | None = None  # of distillation
 
     def __post_init__(self) -> None:
         if len(self.edges) < 2 or not (np.diff(self.edges) > 0).all():
@@ -101,10 +105,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Claim:
-    """Something the paper says (or that goes beyond it), and the comparisons that test it."""
+    """Something a paper says (or that goes beyond both), and the comparisons that test it."""
 
     key: str  # e.g. "observation 1"
-    source: str  # where the paper says so
+    source: str  # which paper says so, and where
     statement: str  # in our words
     judged: str  # what is compared with what
     comparisons: tuple[Comparison, ...]
@@ -123,7 +127,7 @@ class Claim:
 
 
 def judge(results: Results) -> list[Claim]:
-    """All claims in the order of the page: sections 4.3 and 4.4, appendices B, C, D, sections 1 and 2, and what goes beyond."""
+    """All claims in the order of the page: AttentiveNAS's sections 4.3, 4.4, appendices B, C, D, sections 1 and 2; AlphaNet's; others."""
     return [
         _predictor(results),
         *_observations(results),
@@ -131,6 +135,7 @@ def judge(results: Results) -> list[Claim]:
         _proposal(results),
         _deep(results),
         _inherited(results),
+        *_losses(results),
         _foremost(results),
         *_flat(results),
         _exact(results),
@@ -238,7 +243,7 @@ def _predictor(r: Results) -> Claim:
     }
     return Claim(
         "section 4.3",
-        "section 4.3, Figure 4",
+        "AttentiveNAS, section 4.3, Figure 4",
         "A random forest fitted to sub-networks of an early supernet ranks others rightly, and still does so at the end of training "
         "and on another partition of the data.",
         "Kendall's tau between predicted and measured accuracy (A) against that between cost alone and measured accuracy (B), on the "
@@ -258,7 +263,7 @@ def _robust(r: Results) -> Claim:
     }
     return Claim(
         "appendix B",
-        "appendix B, Figure 7",
+        "AttentiveNAS, appendix B, Figure 7",
         "Supernet training is robust: the same sub-networks rank nearly alike with another seed and partition, and early as at the end.",
         "Kendall's tau between two measurements of the same sub-networks (A) against that between cost alone and the second "
         "measurement (B).",
@@ -268,20 +273,20 @@ def _robust(r: Results) -> Claim:
     )
 
 
+def _twice(levels: pd.DataFrame, a: str, b: str, what: str, paper: str = "") -> tuple[Comparison, ...]:
+    """In the cheapest bucket, where `paper` is the paper's figure, and over all."""
+    cheapest = compare(levels.iloc[:, :1], a, b, f"{what}, cheapest bucket", POINTS, paper)
+    return cheapest + compare(levels, a, b, f"{what}, mean over buckets", POINTS)
+
+
 def _observations(r: Results) -> list[Claim]:
     numbers = {name: number(r.runs, r.edges, quantile) for name, quantile in NUMBERS.items()}
     top = best(r.runs, r.edges)
-
-    def twice(levels: pd.DataFrame, a: str, b: str, what: str, paper: str = "") -> tuple[Comparison, ...]:
-        """In the cheapest bucket, where `paper` is the paper's figure, and over all."""
-        cheapest = compare(levels.iloc[:, :1], a, b, f"{what}, cheapest bucket", POINTS, paper)
-        return cheapest + compare(levels, a, b, f"{what}, mean over buckets", POINTS)
-
     finals = r.finals.set_index(["strategy", "seed"])
     return [
         Claim(
             "observation 1",
-            "section 4.4, observation 1, Figure 5 (a) and (b)",
+            "AttentiveNAS, section 4.4, observation 1, Figure 5 (a) and (b)",
             "Training the worst architectures lifts the lower end: minimum and first quartile of accuracy are higher than with uniform "
             "sampling or with training the best.",
             "Minimum and first quartile of the same randomly drawn architectures, in the cheapest bucket of cost and as the mean over all. "
@@ -291,33 +296,33 @@ def _observations(r: Results) -> list[Claim]:
                 for a in ("worstup-50-acc", "worstup-1m-acc")
                 for b in ("bestup-50-acc", "bestup-1m-acc", UNIFORM)
                 for name in ("minimum", "first quartile")
-                for c in twice(numbers[name], a, b, name)
+                for c in _twice(numbers[name], a, b, name)
             ),
             figure="figure_5",
         ),
         Claim(
             "observation 2",
-            "section 4.4, observation 2, Figure 5 (a) and (b)",
+            "AttentiveNAS, section 4.4, observation 2, Figure 5 (a) and (b)",
             "Training the worst of a million predicted architectures beats training the best of them.",
             "Each of the five numbers of Figure 5, in the cheapest bucket and as the mean over all.",
-            tuple(c for name in NUMBERS for c in twice(numbers[name], "worstup-1m-acc", "bestup-1m-acc", name)),
+            tuple(c for name in NUMBERS for c in _twice(numbers[name], "worstup-1m-acc", "bestup-1m-acc", name)),
             figure="figure_5",
         ),
         Claim(
             "observation 3",
-            "section 4.4, observation 3, Figures 5 and 6",
+            "AttentiveNAS, section 4.4, observation 3, Figures 5 and 6",
             "Training the worst architectures lifts the best ones too.",
             "Best top-1 of everything evaluated, in the cheapest bucket and as the mean over all.",
             (
-                *twice(top, "worstup-50-acc", UNIFORM, "best", "about 0.3 points at 200 ± 10 MFLOPs"),
-                *twice(top, "worstup-1m-acc", UNIFORM, "best"),
+                *_twice(top, "worstup-50-acc", UNIFORM, "best", "about 0.3 points at 200 ± 10 MFLOPs"),
+                *_twice(top, "worstup-1m-acc", UNIFORM, "best"),
             ),
             "WorstUp-50 (acc) over uniform: about 0.3 points at 200 ± 10 MFLOPs",
             "figure_6",
         ),
         Claim(
             "observation 4",
-            "section 4.4, observation 4, Figure 6",
+            "AttentiveNAS, section 4.4, observation 4, Figure 6",
             "Training the predicted best of 50 pays above the cheapest networks.",
             "Best top-1 of everything evaluated, mean over the buckets from the second upward.",
             tuple(
@@ -330,7 +335,7 @@ def _observations(r: Results) -> list[Claim]:
         ),
         Claim(
             "observation 5",
-            "section 4.4, observation 5, Figure 6",
+            "AttentiveNAS, section 4.4, observation 5, Figure 6",
             "Choosing by the loss on the batch, the best as well as the worst of three, beats uniform sampling.",
             "Best top-1 of everything evaluated, mean over the buckets.",
             tuple(c for a in ("worstup-3-loss", BEST) for c in compare(top, a, UNIFORM, "best, mean over buckets", POINTS)),
@@ -338,7 +343,7 @@ def _observations(r: Results) -> list[Claim]:
         ),
         Claim(
             "observation 6",
-            "section 4.4, observation 6, Figure 6",
+            "AttentiveNAS, section 4.4, observation 6, Figure 6",
             "The best of three by the loss on the batch is the best strategy on the whole.",
             "Best top-1 of everything evaluated, mean over the buckets, and the hypervolume of the front, against each other strategy "
             "of the paper.",
@@ -351,6 +356,80 @@ def _observations(r: Results) -> list[Claim]:
     ]
 
 
+def _losses(r: Results) -> list[Claim]:
+    """AlphaNet's: its divergence against KL, then its settings one by one."""
+    if r.losses is None:
+        return [_divergence("the adaptive divergence", ())]
+    found, base = r.losses, r.losses.base
+    finals = found.finals.set_index(["strategy", "seed"])[["hypervolume"]]
+    top = best(found.runs, r.edges)
+    median, minimum = (number(found.runs, r.edges, NUMBERS[name]) for name in ("median", "minimum"))
+    over_kl = (
+        *_twice(median, base, KL, "median"),
+        *_twice(minimum, base, KL, "minimum"),
+        *_twice(top, base, KL, "best"),
+        *compare(finals, base, KL, "hypervolume", AREA),
+    )
+    settings = [
+        _setting(
+            setting,
+            tuple(c for b in setting.others for c in compare(median, base, b, "median, mean over buckets", POINTS))
+            + tuple(c for b in setting.others for c in compare(finals, base, b, "hypervolume", AREA)),
+            next(name for name, drawn in figures(found).items() if setting in drawn),
+        )
+        for setting in found.settings
+    ]
+    return [_divergence(base, over_kl), *settings]
+
+
+def _divergence(base: str, comparisons: tuple[Comparison, ...]) -> Claim:
+    return Claim(
+        "adaptive divergence",
+        "AlphaNet, abstract",
+        "Sub-networks that learn from the largest one by the adaptive alpha-divergence are better than those that learn by KL.",
+        f"{base[0].upper()}{base[1:]} against KL, both with uniform sampling: median and minimum of the same randomly drawn architectures "
+        "and the best of everything evaluated, in the cheapest bucket of cost and as the mean over all; and the hypervolume of the front.",
+        comparisons,
+        figure="alphanet_9",
+    )
+
+
+ALPHANET = {  # by key of the loss: where the paper has it, and what to know about it
+    "alpha_min": (
+        "AlphaNet, supplement, section D",
+        "A class weighs at most clip / |alpha_min| in the gradient of this divergence, so a smaller |alpha_min| allows larger steps.",
+    ),
+    "alpha_max": ("AlphaNet, supplement, section D", ""),
+    "clip": (
+        "AlphaNet, supplement, section D",
+        "The supplement varies a beta there that it does not explain; most likely it is this bound of the ratio. "
+        "A class weighs at most clip / |alpha_min| in the gradient, so a larger clip allows larger steps.",
+    ),
+    "weight": (
+        "AlphaNet, supplement, section C",
+        "It is the share of the largest network's answers, the rest being the labels'. The supplement has 0.9 as its default for "
+        "distillation at large; with 1 the labels have no part, as in AttentiveNAS.",
+    ),
+    "temperature": ("AlphaNet, supplement, section C", "The supplement gives no value; with 1 the answers stay as they are."),
+}
+
+
+def _setting(setting: Setting, comparisons: tuple[Comparison, ...], figure: str) -> Claim:
+    source, note = ALPHANET.get(setting.key, ("beyond the papers", ""))
+    judged = (
+        "Median of the same randomly drawn architectures as the mean over the buckets, and hypervolume, against the other values, all "
+        "else alike."
+    )
+    return Claim(
+        f"value of {setting.key}",
+        source,
+        f"With {setting.key} {setting.default} the adaptive divergence gives better sub-networks than with the other values tried.",
+        f"{judged} {note}".strip(),
+        comparisons,
+        figure=figure,
+    )
+
+
 def _foremost(r: Results) -> Claim:
     """Which strategy to take: the one with the highest mean hypervolume against each other one."""
     finals = r.finals.set_index(["strategy", "seed"])[["hypervolume"]]
@@ -358,7 +437,7 @@ def _foremost(r: Results) -> Claim:
     first, *others = means.index if len(means) else [""]
     return Claim(
         "the foremost strategy",
-        "beyond the paper",
+        "beyond the papers",
         "The strategy with the highest mean hypervolume is better than each of the others.",
         f"Hypervolume of {first or 'the foremost'} against that of every other strategy. It was picked after the runs as the highest of "
         f"{len(means)}, which alone lifts it a little.",
@@ -373,11 +452,11 @@ def _flat(r: Results) -> list[Claim]:
     return [
         Claim(
             "flat targets, low end",
-            "beyond the paper",
+            "beyond the papers",
             "Cost targets drawn evenly over the buckets, not from the prior, lift the low end.",
-            f"{FLAT} against {BEST}: the best network of the cheapest quarter of the range of cost, and of the cheapest bucket. In the "
-            "paper's space the prior hardly ever asks for a cheap network. Where it asks for many (see *cost targets* above), flat "
-            "targets take training away from the low end, and the question of the paper's space is not answered.",
+            f"{FLAT} against {BEST}: the best network of the cheapest quarter of the range of cost, and of the cheapest bucket. In "
+            "AttentiveNAS's space the prior hardly ever asks for a cheap network. Where it asks for many (see *cost targets* above), flat "
+            "targets take training away from the low end, and the question of AttentiveNAS's space is not answered.",
             (
                 *compare(finals[["top1_low"]], FLAT, BEST, "best of the cheapest quarter", POINTS),
                 *compare(top.iloc[:, :1], FLAT, BEST, "best, cheapest bucket", POINTS),
@@ -386,7 +465,7 @@ def _flat(r: Results) -> list[Claim]:
         ),
         Claim(
             "flat targets, on the whole",
-            "beyond the paper",
+            "beyond the papers",
             "Such flat targets lead to a better front.",
             f"{FLAT} against {BEST}: hypervolume, best top-1 of everything evaluated as the mean over the buckets, and best of all.",
             (
@@ -415,7 +494,7 @@ def _mean_trials(r: Results, names: Mapping[str, str]) -> str:
 def _proposal(r: Results) -> Claim:
     return Claim(
         "appendix C",
-        "appendix C, Figure 8",
+        "AttentiveNAS, appendix C, Figure 8",
         "The factorised proposal needs far fewer trials for an architecture under a cost target than uniform rejection.",
         "Logarithm of the mean trials a sample on the paper's own search space, over the targets that the proposal's pool met (not the "
         "rarest, where uniform rejection takes millions), a pool a seed. A is what is claimed to need more.",
@@ -429,7 +508,7 @@ def _proposal(r: Results) -> Claim:
 def _exact(r: Results) -> Claim:
     return Claim(
         "exact sampling",
-        "beyond the paper",
+        "beyond the papers",
         "Exact sampling by dynamic programming needs fewer trials than the proposal.",
         "As for appendix C. One trial is the least there is.",
         _trials(r, "proposal", "exact", ("the proposal", "exact sampling")),
@@ -442,7 +521,7 @@ def _deep(r: Results) -> Claim:
     levels = r.spaces.set_index(["space", "seed"])[["hypervolume"]]
     return Claim(
         "appendix D",
-        "appendix D, Figure 9",
+        "AttentiveNAS, appendix D, Figure 9",
         "A space of deeper, narrower networks yields a better front than one of wider, shallower ones, both with uniform sampling.",
         "Hypervolume of the front, with one reference cost for both spaces. The wide space plays the part of BigNAS's at the size of "
         "the pictures here; BigNAS's own, nas/spaces/big_nas.yaml, was not trained. The spaces differ in the number of their "
@@ -456,7 +535,7 @@ def _inherited(r: Results) -> Claim:
     names = ("inherited weights", "training alone")
     return Claim(
         "no retraining",
-        "sections 1 and 2",
+        "AttentiveNAS, sections 1 and 2",
         "Two-stage search needs no retraining: weights cut out of the supernet are at least as good as those of the same network "
         "trained alone.",
         "Top-1 on test pictures, mean over members of the family, against training from scratch for as many epochs. Equal accuracy "
@@ -467,13 +546,14 @@ def _inherited(r: Results) -> Claim:
 
 
 PAPER = {
-    "space": "its Table 2: 4.4e11 architectures, 203 to 1939 MFLOPs",
+    "space": "AttentiveNAS, Table 2: 4.4e11 architectures, 203 to 1939 MFLOPs",
     "pictures": "1.28 million (ImageNet)",
     "epochs": "360, early: 30",
     "steps": "about 225,000 (batches of 2,048)",
     "seeds": "not said",
-    "evaluations": "5,248 a strategy (its text; its settings give 5,632)",
-    "cost targets": "from the prior, 0.2 % at or below 312 MFLOPs",
+    "distillation losses": "AttentiveNAS: KL; AlphaNet: the larger of two alpha-divergences, alpha -1 and 1, clip 5",
+    "evaluations": "AttentiveNAS: 5,248 a strategy (its text; its settings give 5,632)",
+    "cost targets": "AttentiveNAS: from the prior, 0.2 % at or below 312 MFLOPs",
 }
 
 
@@ -489,11 +569,12 @@ def page(claims: Sequence[Claim], facts: Mapping[str, object], figures: str = ".
     short = [(_anchor(c), c.statement, f"**{c.verdict}**") for c in claims]
     run = [(name, _fact(value), PAPER.get(name, "")) for name, value in facts.items()]
     parts = [
-        "# The paper's claims, tested at small scale",
-        "Sampling strategies side by side: which claims of [AttentiveNAS](https://arxiv.org/abs/2011.09011) hold in this comparison. "
-        "The page is written from the results by the stage `report` of `pipelines/strategies/dvc.yaml`: change the runs, not the page.",
+        "# The papers' claims, tested at small scale",
+        "Sampling strategies and distillation losses side by side: which claims of [AttentiveNAS](https://arxiv.org/abs/2011.09011) and of "
+        "[AlphaNet](https://arxiv.org/abs/2102.07954) hold in this comparison. The page is written "
+        "from the results by the stage `report` of `pipelines/strategies/dvc.yaml`: change the runs, not the page.",
         "## In short\n\n" + _rows(("claim", "in words", "verdict"), short),
-        "## What was run\n\n" + _rows(("", "here", "the paper"), run),
+        "## What was run\n\n" + _rows(("", "here", "the papers"), run),
         "## How a verdict is reached\n\n" + _how(claims),
         "## Claim by claim",
         *(_section(claim, figures, shown) for claim in claims),
@@ -504,10 +585,10 @@ def page(claims: Sequence[Claim], facts: Mapping[str, object], figures: str = ".
 
 def _how(claims: Sequence[Claim]) -> str:
     text = (
-        "Each claim is taken apart into comparisons, *A over B*, in the direction that is claimed. Strategies run with the same seed share "
-        "initial weights and the order of batches, so the difference A - B is taken seed by seed; means over "
-        "buckets of cost, or over members, are taken first. The mean of the differences is set against its standard error (standard "
-        "deviation with n - 1, over √n):\n\n"
+        "Each claim is taken apart into comparisons, *A over B*, in the direction that is claimed. Runs with the same seed share initial "
+        "weights and the order of batches, those that differ in the loss the sampled sub-networks as well, so the difference A - B is "
+        "taken seed by seed; means over buckets of cost, or over members, are taken first. The mean of the differences is set against its "
+        "standard error (standard deviation with n - 1, over √n):\n\n"
         f"- **{HOLDS}**: the mean is at least two standard errors above zero;\n"
         f"- **{FAILS}**: it is at least two standard errors below zero;\n"
         f"- **{OPEN}**: it is less than two standard errors from zero, or there is but one seed.\n\n"
@@ -538,7 +619,7 @@ def _section(claim: Claim, figures: str, shown: set[str]) -> str:
     if not claim.comparisons:
         return "\n\n".join([*parts, "What it compares was not among the runs."])
     parts.append(_comparisons(claim.comparisons))
-    picture = claim.figure.replace("_", " ").capitalize()
+    picture = claim.figure.replace("_", " ").capitalize().replace("Alphanet", "AlphaNet's Figure")
     if claim.figure and claim.figure not in shown:
         shown.add(claim.figure)
         parts.append(f"![{picture}]({figures}/{claim.figure}.png)")
@@ -577,8 +658,8 @@ def _limits(claims: Sequence[Claim]) -> str:
     points = [
         "Small scale: one data set, a small search space, short training. After 360 epochs on ImageNet the strategies may differ more, "
         "or less: what holds here need not hold there, and the other way round.",
-        "Strategies are compared on the pictures that their searches chose by, as in the paper's Figures 5 and 6; only the inherited "
-        "weights are compared on test pictures.",
+        "Strategies and losses are compared on the pictures that their searches chose by, as in AttentiveNAS's Figures 5 and 6; only the "
+        "inherited weights are compared on test pictures.",
     ]
     if by_seeds:
         seeds, _ = by_seeds.most_common(1)[0]
@@ -594,6 +675,11 @@ def _limits(claims: Sequence[Claim]) -> str:
             "Strategies that end in -acc chose by a predictor that was fitted early. With the accuracies at the end of training its tau is "
             f"{np.mean(late[0].a):.2f}, that of cost alone {np.mean(late[0].b):.2f}: the less it ranks, the less is the predicted best or "
             "worst the best or worst."
+        )
+    if any(claim.key.startswith("value of ") and claim.comparisons for claim in claims):
+        points.append(
+            "Each distillation loss was trained with the learning rate and all other settings of KL; none was tuned to it. A loss whose "
+            "gradients are larger may only need a lower rate."
         )
     if any("4c" in c.name or "7a" in c.name or "7b" in c.name for claim in claims for c in claim.comparisons):
         points.append(
@@ -633,7 +719,7 @@ def _title(claim: Claim) -> str:
 
 
 def _anchor(claim: Claim) -> str:
-    slug = "".join(c for c in claim.key.lower() if c.isalnum() or c in " -").replace(" ", "-")
+    slug = "".join(c for c in claim.key.lower() if c.isalnum() or c in " -_").replace(" ", "-")
     return f"[{_title(claim)}](#{slug})"
 
 

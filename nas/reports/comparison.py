@@ -1,4 +1,7 @@
-"""The comparison of sampling strategies as one HTML page that opens offline (AttentiveNAS, section 4.4 and appendices B to E)."""
+"""The comparison of sampling strategies and of distillation losses as one HTML page that opens offline.
+
+AttentiveNAS (arXiv:2011.09011), section 4.4 and appendices B to E; AlphaNet (arXiv:2102.07954), section D of its supplement.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +10,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from nas.reports import buckets, claims, deployments, inherited, ranks, sampling, spaces
+from nas.reports import buckets, claims, deployments, distillation, inherited, ranks, sampling, spaces
 from nas.reports.deployments import Method
 from nas.reports.page import cards, document, section
 from nas.reports.style import BoxChart, Chart
@@ -25,6 +28,8 @@ class Findings:
     spaces: pd.DataFrame  # space, seed, mflops, top1
     methods: Sequence[Method]  # of getting N networks
     members: pd.DataFrame  # seed, member, mflops, top1_inherited, top1_alone
+    losses: distillation.Ablation
+    losses_summary: pd.DataFrame  # as summary, with the names of the losses
     claims: Sequence[claims.Claim]
 
 
@@ -41,23 +46,26 @@ def charts(found: Findings) -> dict[str, Sequence[Chart | BoxChart]]:
         "figure_9": [spaces.chart(found.spaces)],
         "table_3": deployments.charts(shown),
         "inherited": inherited.charts(found.members),
+        **{name: distillation.box_charts(found.losses, found.edges, name) for name in distillation.figures(found.losses)},
     }
 
 
 def page(found: Findings) -> str:
     """The whole page as HTML text."""
-    drawn, title = charts(found), "Sampling strategies side by side"
-    strategies, seeds = found.runs["strategy"].nunique(), found.runs["seed"].nunique()
+    drawn, title = charts(found), "Sampling strategies and distillation losses side by side"
+    strategies, losses, seeds = found.runs["strategy"].nunique(), len(found.losses_summary), found.runs["seed"].nunique()
     evaluations = found.runs.groupby(["strategy", "seed"]).size().iloc[0]
     verdicts = pd.DataFrame([(c.key, c.verdict, c.statement) for c in found.claims], columns=["claim", "verdict", "in words"])
+    default = ", ".join(f"{s.key} {s.default}" for s in found.losses.settings)
     best = found.summary.sort_values("hypervolume_mean", ascending=False)
     body = [
-        f"<header><h1>{escape(title)}</h1><p>{strategies} strategies, {seeds} {'seed' if seeds == 1 else 'seeds'} each: equal training "
-        f"steps, the same architectures measured, {evaluations} evaluations a run.</p></header>",
+        f"<header><h1>{escape(title)}</h1><p>{strategies} strategies and {losses} distillation losses, "
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'} each: equal training steps, the same architectures measured, "
+        f"{evaluations} evaluations a run.</p></header>",
         cards([(f"{row.hypervolume_mean:.3f}", f"hypervolume of {row.strategy} (mean)") for row in best.head(3).itertuples()]),
         section(
             "The strategies",
-            "Best found above what uniform sampling found with the same seed, by bucket of cost (the paper's Figure 6); bars are one "
+            "Best found above what uniform sampling found with the same seed, by bucket of cost (AttentiveNAS's Figure 6); bars are one "
             "standard deviation over the seeds. Which differences can be told from chance is said under The claims.",
             drawn["figure_6"],
             summary_table(found.summary),
@@ -66,14 +74,30 @@ def page(found: Findings) -> str:
         ),
         section(
             "The spread of accuracies",
-            "The same randomly drawn architectures for all, by bucket of cost (Figure 5): minimum, quartiles, maximum, means over the "
-            "seeds. The dotted line is the median of uniform sampling.",
+            "The same randomly drawn architectures for all, by bucket of cost (AttentiveNAS's Figure 5): minimum, quartiles, maximum, "
+            "means over the seeds. The dotted line is the median of uniform sampling.",
             drawn["figure_5"],
         ),
         section("Fronts", "A line a seed, over those of uniform sampling.", drawn["fronts"]),
         section(
+            "Distillation: two alphas",
+            "What sub-networks learn from the largest one, with uniform sampling: by KL, by AlphaNet's adaptive alpha-divergence "
+            f"({found.losses.base}: {default}), and by that with another alpha_min or alpha_max (its Figure 9). The same randomly drawn "
+            "architectures for all: minimum, quartiles, maximum, means over the seeds. The dotted line is the median of "
+            f"{found.losses.base}.",
+            drawn["alphanet_9"],
+            summary_table(found.losses_summary, "loss"),
+            "Means over the seeds, ± their standard deviation, as above; all losses, those of the next figure too.",
+        ),
+        section(
+            "Distillation: clip, weight and temperature",
+            f"The bound of the ratio, the weight against the labels, and the temperature, one at a time (AlphaNet's Figure 10). The dotted "
+            f"line is the median of {found.losses.base}.",
+            drawn["alphanet_10"],
+        ),
+        section(
             "The claims",
-            "Each claim of the paper as judged by these runs; docs/strategies.md has every comparison behind a verdict.",
+            "Each claim of the papers as judged by these runs; docs/strategies.md has every comparison behind a verdict.",
             [],
             verdicts,
             "Holds and does not hold: by two standard errors or more, over the seeds.",
@@ -88,20 +112,28 @@ def page(found: Findings) -> str:
         ),
         section(
             "The predictor",
-            "Predicted against measured accuracy of sub-networks that the forest was not fitted to (Figure 4): early, at the end of "
-            "training, and on another partition of the data.",
+            "Predicted against measured accuracy of sub-networks that the forest was not fitted to (AttentiveNAS's Figure 4): early, at "
+            "the end of training, and on another partition of the data.",
             drawn["figure_4"],
         ),
-        section("Robustness", "The same sub-networks measured twice: another seed, and early against final (Figure 7).", drawn["figure_7"]),
+        section(
+            "Robustness",
+            "The same sub-networks measured twice: another seed, and early against final (AttentiveNAS's Figure 7).",
+            drawn["figure_7"],
+        ),
         section(
             "Sampling under a cost target",
-            "Trials for one architecture, on the paper's own search space (Figure 8). Fewer is better, one is the least there is.",
+            "Trials for one architecture, on AttentiveNAS's own search space (its Figure 8). Fewer is better, one is the least there is.",
             drawn["figure_8"],
         ),
-        section("Deep and narrow, or wide and shallow", "Fronts of two search spaces with uniform sampling (Figure 9).", drawn["figure_9"]),
+        section(
+            "Deep and narrow, or wide and shallow",
+            "Fronts of two search spaces with uniform sampling (AttentiveNAS's Figure 9).",
+            drawn["figure_9"],
+        ),
         section(
             "What N networks cost in training",
-            "In epochs x networks, as in Table 3; a forward pass without gradient counts a third.",
+            "In epochs x networks, as in AttentiveNAS's Table 3; a forward pass without gradient counts a third.",
             drawn["table_3"],
             deployments.table(found.methods),
             " ".join(break_even(found.methods)),
@@ -110,10 +142,10 @@ def page(found: Findings) -> str:
     return document(title, body)
 
 
-def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
-    """For people: a row a strategy, mean ± deviation of each final figure."""
+def summary_table(summary: pd.DataFrame, what: str = "strategy") -> pd.DataFrame:
+    """For people: a row a strategy (or whatever the column is to be named), mean ± deviation of each final figure."""
     digits = {"hypervolume": 3, "top1_low": 1, "top1_best": 1}
-    shown = {"strategy": summary["strategy"], "seeds": summary["seeds"]}
+    shown = {what: summary["strategy"], "seeds": summary["seeds"]}
     return pd.DataFrame(shown | {name: _spread(summary[f"{name}_mean"], summary[f"{name}_std"], n) for name, n in digits.items()})
 
 

@@ -25,11 +25,12 @@ class Findings:
     images: dict[str, int]  # pictures by part: train, predictor, search, monitor, test
     space: str  # name of the search space
     architectures: int  # in it
+    costs: tuple[str, ...]  # that were traded against accuracy, e.g. ("mflops",)
     strategy: str  # of attentive sampling, e.g. "bestup-3-loss"
     largest_mflops: float
     family: pd.DataFrame  # name, arch, mflops, parameters, top1_search, top1_test
-    ends: pd.DataFrame  # mflops, top1_test of the smallest and the largest sub-network
-    evaluated: pd.DataFrame  # mflops, top1, method
+    ends: pd.DataFrame  # mflops, parameters, top1_test of the smallest and the largest sub-network
+    evaluated: pd.DataFrame  # mflops, parameters, top1, method
     predictions: pd.DataFrame  # mflops, measured, predicted, part
     pretrain: pd.DataFrame  # history, a row an epoch
     train: pd.DataFrame  # history, a row an epoch
@@ -50,7 +51,7 @@ def page(found: Findings) -> str:
             "pictures that nothing was trained or chosen on. Up and to the left is better. Grey points are the sub-networks that "
             "the search looked at; they and the fronts are measured on the search split, on which the family was chosen, so they "
             "lie a little too high.",
-            [pareto.chart(found.family, found.ends, found.evaluated)],
+            [pareto.chart(found.family, found.ends, found.evaluated, cost) for cost in found.costs],
             family.table(found.family),
             "An architecture reads: input side; stem channels; each stage as channels × blocks, kernel side k and expansion e; "
             "channels before the classifier. Parameters count the network that is deployed.",
@@ -125,11 +126,9 @@ def _headline(found: Findings) -> list[tuple[str, str]]:
         (f"{cheap['top1_test']:.1f} %", f"test top-1 of {cheap['name']} at {cheap['mflops']:.3g} MFLOPs"),
         (f"{kendall_tau(test['predicted'], test['measured']):.2f}", "Kendall's τ of the accuracy predictor"),
     ]
-    for method, words in (("evolution", "hypervolume of evolution"), ("random", "hypervolume of random search")):
-        rows = found.evaluated[found.evaluated["method"] == method]
-        if len(rows):
-            area = hypervolume(rows["mflops"].to_numpy(), rows["top1"].to_numpy(), found.largest_mflops, 100 / found.classes)
-            numbers.append((f"{area:.3f}", f"{words}, {len(rows):,} evaluations"))
+    for method, rows in found.evaluated.groupby("method", sort=False):
+        area = hypervolume(rows["mflops"].to_numpy(), rows["top1"].to_numpy(), found.largest_mflops, 100 / found.classes)
+        numbers.append((f"{area:.3f}", f"hypervolume of {search.LOOKS[method][0]}, {len(rows):,} evaluations"))
     return numbers
 
 

@@ -3,41 +3,46 @@
 import pandas as pd
 
 from nas.pareto import best_front
+from nas.reports.search import chosen
 from nas.reports.style import BLUE, GREEN, GREY, INK, ORANGE, Chart, Series, wide
 
+AXES = {"mflops": "cost, MFLOPs", "parameters": "parameters"}  # of the columns that hold costs
 
-def chart(family: pd.DataFrame, ends: pd.DataFrame, evaluated: pd.DataFrame) -> Chart:
+
+def chart(family: pd.DataFrame, ends: pd.DataFrame, evaluated: pd.DataFrame, cost: str = "mflops") -> Chart:
     """The project's main picture.
 
     Args:
-        family: columns name, mflops, top1_test.
-        ends: columns mflops, top1_test; one row each for the smallest and the largest sub-network.
-        evaluated: columns mflops, top1 (percent, search split), method ('evolution', and 'random' if it was run).
+        family: columns name, the cost's, top1_test.
+        ends: columns of the cost and top1_test; one row each for the smallest and the largest sub-network.
+        evaluated: columns of the cost, top1 (percent, search split), method (those of `nas.reports.search`).
+        cost: the column, one of AXES.
     """
-    evolved = evaluated[evaluated["method"] == "evolution"]
-    drawn = evaluated[evaluated["method"] == "random"]
-    family = family.sort_values("mflops")
+    method, name = chosen(evaluated)
+    searched, drawn = (evaluated[evaluated["method"] == m] for m in (method, "random"))
+    family = family.sort_values(cost)
     short = tuple(name.split("-")[-1] for name in family["name"])  # glyphs-a0 -> a0
-    series = [_points("evaluated by evolution (search split)", evolved, GREY)]
-    if len(drawn):
-        series.append(_front("front of random search (search split)", drawn, ORANGE, "dot"))
+    series = [_points(f"evaluated by {name} (search split)", searched, cost, GREY)]
+    if method != "random" and len(drawn):
+        series.append(_front("front of random search (search split)", drawn, cost, ORANGE, "dot"))
     series += [
-        _front("front of evolution (search split)", evolved, GREEN, "dash"),
-        Series("the family (test split)", *_xy(family, "top1_test"), BLUE, "circle", "solid", labels=short, aside=True),
-        Series("smallest and largest (test split)", *_xy(ends, "top1_test"), INK, "square"),
+        _front(f"front of {name} (search split)", searched, cost, GREEN, "dash"),
+        Series("the family (test split)", *_xy(family, cost, "top1_test"), BLUE, "circle", "solid", labels=short, aside=True),
+        Series("smallest and largest (test split)", *_xy(ends, cost, "top1_test"), INK, "square"),
     ]
-    costs = pd.concat([family["mflops"], ends["mflops"], evaluated["mflops"]])
-    return Chart("pareto", "A family from one supernet", "cost, MFLOPs", "top-1 accuracy, %", tuple(series), log_x=wide(costs.to_numpy()))
+    log = wide(pd.concat([family[cost], ends[cost], evaluated[cost]]).to_numpy())
+    key, title = ("pareto", "A family from one supernet") if cost == "mflops" else (f"pareto-{cost}", f"The same by {AXES[cost]}")
+    return Chart(key, title, AXES[cost], "top-1 accuracy, %", tuple(series), log_x=log)
 
 
-def _xy(frame: pd.DataFrame, column: str) -> tuple:
-    return frame["mflops"].to_numpy(), frame[column].to_numpy()
+def _xy(frame: pd.DataFrame, cost: str, column: str) -> tuple:
+    return frame[cost].to_numpy(), frame[column].to_numpy()
 
 
-def _points(name: str, frame: pd.DataFrame, colour: str) -> Series:
-    return Series(name, *_xy(frame, "top1"), colour, "circle", faint=True)
+def _points(name: str, frame: pd.DataFrame, cost: str, colour: str) -> Series:
+    return Series(name, *_xy(frame, cost, "top1"), colour, "circle", faint=True)
 
 
-def _front(name: str, frame: pd.DataFrame, colour: str, dash: str) -> Series:
-    front = frame.iloc[best_front(frame["mflops"].to_numpy(), frame["top1"].to_numpy())]
-    return Series(name, *_xy(front, "top1"), colour, dash=dash)
+def _front(name: str, frame: pd.DataFrame, cost: str, colour: str, dash: str) -> Series:
+    front = frame.iloc[best_front(frame[cost].to_numpy(), frame["top1"].to_numpy())]
+    return Series(name, *_xy(front, cost, "top1"), colour, dash=dash)

@@ -1,12 +1,30 @@
-"""How fast the searches get there: hypervolume against evaluations, evolution and random search."""
+"""How fast the searches get there: hypervolume against evaluations, the chosen method and random search."""
 
 import numpy as np
 import pandas as pd
 
-from nas.reports.style import BLUE, ORANGE, Chart, Series
+from nas.reports.style import BLUE, GREEN, ORANGE, PURPLE, Chart, Series
 from nas.search.family import hypervolume
 
-LOOKS = {"evolution": ("evolution", BLUE, "solid"), "random": ("random search", ORANGE, "dash")}
+LOOKS = {
+    "evolution": ("evolution", BLUE, "solid"),
+    "nsga2": ("NSGA-II", GREEN, "solid"),
+    "guided": ("predictor-guided search", PURPLE, "solid"),
+    "random": ("random search", ORANGE, "dash"),
+}
+
+
+def chosen(evaluated: pd.DataFrame) -> tuple[str, str]:
+    """The method that the family comes from and what it is called; random search only where nothing else was run.
+
+    Raises:
+        ValueError: if no row names a known method.
+    """
+    there = set(evaluated["method"])
+    for method, (name, _, _) in LOOKS.items():
+        if method in there:
+            return method, name
+    raise ValueError(f"no evaluations: column method has {sorted(there)}, expected one of {sorted(LOOKS)}")
 
 
 def chart(evaluated: pd.DataFrame, largest_mflops: float, chance: float) -> Chart:
@@ -17,6 +35,7 @@ def chart(evaluated: pd.DataFrame, largest_mflops: float, chance: float) -> Char
         largest_mflops: cost of the largest network.
         chance: top-1 of guessing, percent.
     """
+    chosen(evaluated)
     series = []
     for method, (name, colour, dash) in LOOKS.items():
         rows = evaluated[evaluated["method"] == method]
@@ -25,6 +44,4 @@ def chart(evaluated: pd.DataFrame, largest_mflops: float, chance: float) -> Char
             counts = np.unique(np.linspace(max(1, len(rows) // 20), len(rows), 80).astype(int))  # the steep start would hide the rest
             area = np.array([hypervolume(cost[:n], top1[:n], largest_mflops, chance) for n in counts])
             series.append(Series(name, counts, area, colour, dash=dash))
-    if not series:
-        raise ValueError(f"no evaluations: column method has {sorted(set(evaluated['method']))}, expected one of {sorted(LOOKS)}")
     return Chart("search", "Search progress", "sub-networks evaluated", "hypervolume (0 to 1)", tuple(series))

@@ -2,7 +2,7 @@
 
 The only stage that reads the test part of the main data set, and it chooses nothing.
 
-params   params.yaml: seed, space, runtime, evaluation, train, report
+params   params.yaml: seed, space, runtime, evaluation, train, search.costs, report
 reads    the outputs of all other stages
 writes   outputs/report/family.csv       the family with its test accuracy, percent
          outputs/report/trials.csv       trials per sample by cost target (Figure 8)
@@ -17,7 +17,7 @@ from typing import Annotated
 
 import pandas as pd
 import yaml
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from nas import encoding, params, seeding
 from nas.checkpoint import load_weights
@@ -41,6 +41,13 @@ class Report(params.Section):
     trial_samples: Annotated[int, Field(ge=2)]  # architectures drawn per cost target for the sampling figure
 
 
+class SearchCosts(params.Section):
+    """The one key of params.yaml: search that matters here."""
+
+    model_config = ConfigDict(extra="ignore")
+    costs: tuple[str, ...]
+
+
 def main() -> None:
     p, trained = params.read("report", Report), params.read("train", Train)
     _, runtime, evaluation = common.shared()
@@ -59,9 +66,9 @@ def main() -> None:
         networks = [search.load_member(entry, space, len(data.classes)) for entry in family.to_dict("records")]
         family["top1_test"] = [test.top1_of(network.to(device)) for network in networks]
         smallest, largest = common.ends(test)
-        ends = pd.DataFrame(
-            {"mflops": table.costs(encoding.to_rows([space.smallest(), space.largest()])), "top1_test": [smallest, largest]}
-        )
+        rows = encoding.to_rows([space.smallest(), space.largest()])
+        costs = {name: each.costs(rows) for name, each in search.tables(space, len(data.classes)).items()}
+        ends = pd.DataFrame(costs | {"top1_test": [smallest, largest]})
         rng = seeding.generator(seed, "report", "trials")
         trials = trials_study(table, trained.bucket_mflops, trained.pool, p.trial_samples, rng)
         found = page.Findings(
@@ -70,6 +77,7 @@ def main() -> None:
             images=data.parts.counts(),
             space=space.name,
             architectures=space.size,
+            costs=params.read("search", SearchCosts).costs,
             strategy=trained.strategy,
             largest_mflops=table.largest,
             family=family,
@@ -98,7 +106,7 @@ def main() -> None:
 def pictures(found: page.Findings, out: Path) -> None:
     """Every figure of the page as a PNG."""
     charts = {
-        "pareto": [pareto.chart(found.family, found.ends, found.evaluated)],
+        "pareto": [pareto.chart(found.family, found.ends, found.evaluated, cost) for cost in found.costs],
         "search": [progress_chart.chart(found.evaluated, found.largest_mflops, 100 / found.classes)],
         "predictor": predictor.charts(found.predictions),
         "accuracy": [curves.accuracy(found.pretrain, found.train)],

@@ -1,16 +1,22 @@
-"""Stage search: evolution under FLOPs, the Pareto family, random search with the same budget beside it.
+"""Stage search: the Pareto set by the chosen method, the family from it, random search with the same budget beside it.
 
 AttentiveNAS (arXiv:2011.09011), sections 4.2 and 4.5. The search scores with the final weights, or
-with those of an early epoch where the search pictures were trained on too (`search.weights`).
+with those of an early epoch where the search pictures were trained on too (`search.weights`), or by what
+the accuracy predictor makes of an architecture (`search.score`). Each score is kept below .checkpoints/scores by
+what it was measured with, so that no architecture is ever evaluated twice, in this search or in another one.
 
 params   params.yaml: seed, space, runtime, evaluation, search
-reads    outputs/split/, outputs/train/weights.safetensors, early.safetensors
-writes   outputs/search/evaluated.parquet   one column a gene, mflops, top1 (percent, part `search`), round, method
+reads    outputs/split/, outputs/train/weights.safetensors, early.safetensors, outputs/fit_predictor/forest.npz
+writes   outputs/search/evaluated.parquet   one column a gene, mflops, parameters, top1 (percent, part `search`), round, front, method
          outputs/search/family.json         name, arch, mflops, parameters, top1_search, top1_monitor (percent, final weights)
          outputs/search/family/             <name>.safetensors: calibrated networks with the final weights
-         outputs/search/metrics.json        {"evaluations", "hypervolume", "top1_low", "top1_best", "hypervolume_random", "family"}
+         outputs/search/metrics.json        {"evaluations", "hypervolume", "top1_low", "top1_best", "family"}; with a baseline
+                                            {"hypervolume_random"}; with other costs than MFLOPs alone {"hypervolume_objectives"}
 """
 
+import hashlib
+import json
+from collections.abc import Callable, Iterable
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -18,19 +24,23 @@ import pandas as pd
 import torch
 from pydantic import Field, model_validator
 
-from nas import encoding, params
+from nas import encoding, params, provenance
 from nas.checkpoint import Checkpoint, load_weights, save_weights
-from nas.cost import flops
+from nas.cost import flops, parameters
 from nas.cost.table import CostTable
 from nas.data import loader
 from nas.evaluation.evaluate import Scorer
 from nas.progress import progress
 from nas.sampling.flops import ExactSampler
 from nas.sampling.uniform import Unconstrained
-from nas.search import evolution
-from nas.search.evolution import Bounds, Evaluated
-from nas.search.family import Member, family, figures, hypervolume
-from nas.space import Arch
+from nas.search import evolution, guided, nsga2
+from nas.search.evaluated import Cache, Evaluated
+from nas.search.family import Member, family, family_within, figures, hypervolume
+from nas.search.methods import Draw, Method, Score, search
+from nas.search.predictor import Forest
+from nas.search.problem import Problem, of_score, of_table
+from nas.search.spread import Spread
+from nas.space import Arch, SearchSpace
 from nas.stages import common, split
 from nas.stages.errors import user_errors
 from nas.supernet.extract import Network
@@ -38,24 +48,60 @@ from nas.tracking import StageRun
 
 OUT = common.OUTPUTS / "search"
 TRAINED = common.OUTPUTS / "train"
-BUCKETS = 64  # of the exact sampler that draws under bounds
+PREDICTOR = common.OUTPUTS / "fit_predictor" / "forest.npz"
+SCORES = ".checkpoints/scores"  # below the project's root
+BUCKETS = 64  # of the exact samplers that draw first architectures
+BLOCK = 64  # architectures that random search evaluates in a round
+MANY = 2000  # random architectures by which the tightest bound is found
+
+Cost = Literal["mflops", "parameters"]
+
+
+class Bound(params.Section):
+    """The least and the greatest value of interest, both included; null: no bound."""
+
+    min: float | None
+    max: float | None
+
+
+class Bounds(params.Section):
+    """Section `search.bounds`."""
+
+    mflops: Bound
+    parameters: Bound
+    top1: Bound  # percent, on the search pictures
+
+
+class Random(params.Section):
+    """Section `search.random`."""
+
+    evaluations: Annotated[int, Field(ge=1)]
 
 
 class Search(params.Section):
     """Section `search`."""
 
     weights: Literal["early", "final"]
-    min_mflops: Annotated[float, Field(ge=0)] | None  # null: no bound
-    max_mflops: Annotated[float, Field(gt=0)] | None
+    score: Literal["measured", "predicted"]
+    costs: Annotated[tuple[Cost, ...], Field(min_length=1)]  # objectives beside the score; the first orders the family
+    bounds: Bounds
     members: Annotated[int, Field(ge=1)] | None  # of the family, or
-    targets_mflops: tuple[float, ...] | None  # a budget for each member
+    targets: tuple[dict[Cost, float], ...] | None  # what each member may cost
+    method: Literal["evolution", "nsga2", "guided", "random"]
+    first: Literal["spread", "uniform"]  # the first architectures: evenly over the cost, or as they come
     evolution: evolution.Settings
+    nsga2: nsga2.Settings
+    guided: guided.Settings
+    random: Random
+    baseline: bool  # random search with as many evaluations beside it
     register_models: bool  # the family in MLflow's model registry
 
     @model_validator(mode="after")
     def _one_choice(self) -> Self:
-        if (self.members is None) == (self.targets_mflops is None):
-            raise ValueError("either members or targets_mflops is needed, and not both")
+        if (self.members is None) == (self.targets is None):
+            raise ValueError("either members or targets is needed, and not both")
+        if len(set(self.costs)) < len(self.costs):
+            raise ValueError(f"costs {list(self.costs)}: each can be named once")
         return self
 
 
@@ -65,121 +111,163 @@ def main() -> None:
     seed, space = common.seed(), common.search_space()
     sections = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "search": p}
     with common.stage("search", sections) as (run, checkpoint):
-        device = runtime.start()
         data = loader.read(split.OUT)
-        table = flops.table(space, len(data.classes))
-        bounds = limits(p, table)
+        known = tables(space, len(data.classes))
+        problem = stated(p, known)
+        device = runtime.start()
         supernet = common.new_supernet(space, len(data.classes), seed).to(device)
-        load_weights(TRAINED / ("early.safetensors" if p.weights == "early" else "weights.safetensors"), supernet)
+        weights = TRAINED / ("early.safetensors" if p.weights == "early" else "weights.safetensors")
+        load_weights(weights, supernet)
         run.dataset("outputs/split/splits.parquet", "search", pictures=len(data.items("search")))
-        score = common.scorer(supernet, data, "search", evaluation, runtime, device, seed)
-        evolved, drawn = searches(p, table, bounds, score, seed, run, checkpoint)
-        frames = {"evolution": evolved, "random": drawn}
-        found = pd.concat([e.to_frame(space).assign(method=name) for name, e in frames.items()], ignore_index=True)
-        found.to_parquet(OUT / "evaluated.parquet", index=False)
-        run.table(found, "evaluated.json")
+        if p.score == "measured":
+            score, cache = common.scorer(supernet, data, "search", evaluation, runtime, device, seed).each, scores(str(weights))
+        else:
+            score, cache = predicted, Cache()
+        area = volume(problem, known, 100 / len(data.classes))
+        found = searches(p, problem, known, score, cache, area, seed, run, checkpoint)
+        frames = [problem.to_frame(each).assign(method=name) for name, each in found.items()]
+        evaluated = pd.concat(frames, ignore_index=True)
+        evaluated.to_parquet(OUT / "evaluated.parquet", index=False)
+        run.table(evaluated, "evaluated.json")
 
-        members = family(evolved, data.key, size=p.members, targets=p.targets_mflops)
+        best = found[p.method]
+        if p.targets is None:
+            members = family(best[problem.front(best)], data.key, p.members)
+        else:
+            members = family_within(problem, best, data.key, p.targets)
         load_weights(TRAINED / "weights.safetensors", supernet)
         final = common.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
-        rows = [row(member, final) for member in progress(members, "search: family calibrated", len(members))]
+        rows = [row(member, known, final) for member in progress(members, "search: family calibrated", len(members))]
         common.write_json(OUT / "family.json", rows)
         if p.register_models:
-            register(members, rows, final, data, run)
-        chance, largest = 100 / len(data.classes), table.largest
-        metrics = {
-            "evaluations": len(evolved),
-            **figures(evolved.cost, evolved.score, (table.smallest, largest), chance),
-            "hypervolume_random": hypervolume(drawn.cost, drawn.score, largest, chance),
-            "family": len(members),
-        }
-        common.finish("search", metrics, run)
+            register(rows, final, data, run)
+        main_costs = [known["mflops"].costs(each.rows) for each in found.values()]
+        ends, chance = (known["mflops"].smallest, known["mflops"].largest), 100 / len(data.classes)
+        metrics = {"evaluations": len(best), **figures(main_costs[0], best.score, ends, chance)}
+        if len(found) > 1:
+            metrics["hypervolume_random"] = hypervolume(main_costs[1], found["random"].score, ends[1], chance)
+        if p.costs != ("mflops",):
+            metrics["hypervolume_objectives"] = area(best)
+        common.finish("search", metrics | {"family": len(members)}, run)
 
 
-def limits(p: Search, table: CostTable) -> Bounds | None:
-    """The cost bounds of the parameters; None where there are none.
+def tables(space: SearchSpace, classes: int) -> dict[str, CostTable]:
+    """Every cost that is known of the space's architectures, by its name in `search.costs`."""
+    return {"mflops": flops.table(space, classes), "parameters": parameters.table(space, classes)}
+
+
+def stated(p: Search, known: dict[str, CostTable]) -> Problem:
+    """Objectives and bounds; costs that are no objective are reported all the same.
 
     Raises:
-        ValueError: if no architecture lies within them, or a target below the cheapest one; states the achievable range.
+        ValueError: if nothing lies within a bound, or nothing costs what a target says; states the achievable range.
     """
-    achievable = (table.smallest, table.largest)
-    for target in p.targets_mflops or ():
-        if target < achievable[0]:
-            raise ValueError(
-                f"params.yaml: search.targets_mflops: {target:g} is below the cheapest architecture; "
-                f"the space has {achievable[0]:.3f} to {achievable[1]:.3f} MFLOPs"
-            )
-    if p.min_mflops is None and p.max_mflops is None:
-        return None
-    low, high = p.min_mflops or 0.0, p.max_mflops if p.max_mflops is not None else achievable[1]
-    return Bounds(low, high, achievable)
+    for target in p.targets or ():
+        for name, cost in target.items():
+            if not known[name].smallest <= cost <= known[name].largest:
+                raise ValueError(
+                    f"params.yaml: search.targets: {name} {cost:g}: the space's architectures have {known[name].smallest:.6g} to "
+                    f"{known[name].largest:.6g} {known[name].unit}"
+                )
+    bounds = p.bounds.model_dump()
+    each = {name: of_table(name, table, bounds[name]["min"], bounds[name]["max"]) for name, table in known.items()}
+    low, high = p.bounds.top1.min, p.bounds.top1.max
+    score = of_score("top1", -np.inf if low is None else low, np.inf if high is None else high)
+    space = next(iter(known.values())).space
+    return Problem(space, (*(each[name] for name in p.costs), score), tuple(o for name, o in each.items() if name not in p.costs))
+
+
+def volume(problem: Problem, known: dict[str, CostTable], chance: float) -> Callable[[Evaluated], float]:
+    """Hypervolume over all objectives, each cost as a share of the greatest there is, top-1 as a share of 100; in [0, 1]."""
+    greatest = [known[o.name].largest for o in problem.costs]
+    return lambda evaluated: problem.hypervolume(evaluated, [*greatest, chance], [*greatest, 100.0])
+
+
+def scores(weights: str) -> Cache:
+    """The scores that were measured before with the same weights, pictures, settings and code.
+
+    Args:
+        weights: the file that is searched with, as dvc.yaml names it.
+    """
+    searching = ("nas/search", "nas/stages/search.py", "nas/sampling", "nas/pareto.py", "outputs/fit_predictor", "outputs/train")
+    deps = {path: md5 for path, md5 in provenance.inputs("search").items() if path == weights or not path.startswith(searching)}
+    sections = {name: params.read_all()[name] for name in ("seed", "space", "runtime", "evaluation")}
+    key = hashlib.sha256(json.dumps([deps, sections], sort_keys=True).encode()).hexdigest()
+    folder = provenance.project_root() / SCORES
+    folder.mkdir(parents=True, exist_ok=True)
+    return Cache(key, folder / f"{key[:16]}.jsonl")
+
+
+def predicted(archs: list[Arch]) -> np.ndarray:
+    """What the accuracy predictor expects of architectures, percent."""
+    return Forest.load(PREDICTOR).predict(encoding.to_rows(archs))
 
 
 def searches(
-    p: Search, table: CostTable, bounds: Bounds | None, score: Scorer, seed: int, run: StageRun, checkpoint: Checkpoint
-) -> tuple[Evaluated, Evaluated]:
-    """Evolution, then random search with as many evaluations; each goes on from its last whole round."""
-    if bounds is None:
-        draw = Unconstrained(table.space)
-    else:
-        sampler = ExactSampler(table, (table.largest - table.smallest) / BUCKETS)
-
-        def draw(n: int, rng: np.random.Generator) -> list[Arch]:
-            return sampler.draw_between(bounds.low, min(bounds.high, table.largest), n, rng).archs()
-
+    p: Search,
+    problem: Problem,
+    known: dict[str, CostTable],
+    score: Score,
+    cache: Cache,
+    area: Callable[[Evaluated], float],
+    seed: int,
+    run: StageRun,
+    checkpoint: Checkpoint,
+) -> dict[str, Evaluated]:
+    """By the chosen method, then random search with as many evaluations; each goes on where it stopped."""
     state = checkpoint.load() or {}
-    chance = 100 / score.supernet.classes
+    first, anywhere = draws(p, problem, known)
 
-    def restored(name: str) -> Evaluated | None:
-        return Evaluated(**{k: v.numpy() for k, v in state[name].items()}) if name in state else None
+    def searched(name: str, method: Method) -> Evaluated:
+        def shown(archs: list[Arch]) -> Iterable[float]:
+            return progress(score(archs), f"search: {name}", len(archs))
 
-    def scored(name: str):
-        def all_of(archs: list[Arch]) -> list[float]:
-            return list(progress(score.each(archs), f"search: {name}", len(archs)))
-
-        return all_of
-
-    def saved(name: str):
         def save(evaluated: Evaluated, number: int) -> None:
-            area = hypervolume(evaluated.cost, evaluated.score, table.largest, chance)
-            run.log({f"search/{name}_hypervolume": area, f"search/{name}_best_top1": evaluated.score.max()}, number)
+            run.log({f"search/{name}_hypervolume": area(evaluated), f"search/{name}_best_top1": evaluated.score.max()}, number)
             state[name] = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in evaluated.to_arrays().items()}
             checkpoint.save(state)
 
-        return save
+        before = Evaluated(**{k: v.numpy() for k, v in state[name].items()}) if name in state else None
+        return search(method, problem, score=shown, seed=seed, cache=cache, evaluated=before, on_round=save)
 
-    shared = {"mflops": table.costs, "draw": draw, "seed": seed, "bounds": bounds}
-    evolved = evolution.evolve(
-        table.space,
-        p.evolution,
-        score=scored("evolution"),
-        evaluated=restored("evolution"),
-        on_round=saved("evolution"),
-        **shared,
-    )
-    block = max(1, p.evolution.mutants + p.evolution.crossovers)
-    drawn = evolution.random_search(
-        table.space,
-        len(evolved),
-        block=block,
-        score=scored("random"),
-        evaluated=restored("random"),
-        on_block=saved("random"),
-        **shared,
-    )
-    return evolved, drawn
+    methods = {
+        "evolution": evolution.Evolution(p.evolution, first),
+        "nsga2": nsga2.Nsga2(p.nsga2, first),
+        "guided": guided.Guided(p.guided, first),
+        "random": evolution.RandomSearch(p.random.evaluations, BLOCK, anywhere),
+    }
+    found = {p.method: searched(p.method, methods[p.method])}
+    if p.baseline and p.method != "random":
+        found["random"] = searched("random", evolution.RandomSearch(len(found[p.method]), BLOCK, anywhere))
+    return found
 
 
-def row(member: Member, final: Scorer) -> dict:
+def draws(p: Search, problem: Problem, known: dict[str, CostTable]) -> tuple[Draw, Draw]:
+    """How first architectures are drawn, and how random search draws: within the bound that the fewest keep."""
+    bounded = [o for o in (*problem.costs, *problem.constraints) if np.isfinite([o.low, o.high]).any()]
+    some = encoding.random_rows(problem.space, MANY, np.random.default_rng(0))
+    tightest = min(bounded or problem.costs, key=lambda o: o.within(o.of(some)).mean())
+    table = known[tightest.name]
+    sampler = ExactSampler(table, (table.largest - table.smallest) / BUCKETS)
+    low, high = max(tightest.low, table.smallest), min(tightest.high, table.largest)
+
+    def between(low: float, high: float, n: int, rng: np.random.Generator) -> list[Arch]:
+        return sampler.draw_between(low, high, n, rng).archs()
+
+    anywhere = (lambda n, rng: between(low, high, n, rng)) if bounded else Unconstrained(problem.space)
+    return Spread(between, low, high) if p.first == "spread" else anywhere, anywhere
+
+
+def row(member: Member, known: dict[str, CostTable], final: Scorer) -> dict:
     """A member's entry in family.json; its calibrated network is written beside it."""
     network = final.network(member.arch)
     save_weights(OUT / "family" / f"{member.name}.safetensors", network)
     return {
         "name": member.name,
         "arch": encoding.to_json(member.arch),
-        "mflops": member.mflops,
+        "mflops": known["mflops"].cost(member.arch),
         "parameters": sum(p.numel() for p in network.parameters()),
-        "top1_search": member.top1_search,
+        "top1_search": member.score,
         "top1_monitor": final.top1_of(network),
     }
 
@@ -191,19 +279,19 @@ def load_member(entry: dict, searched: common.SearchSpace, classes: int) -> Netw
     return network.eval()
 
 
-def register(members: list[Member], rows: list[dict], final: Scorer, data: loader.DataSet, run: StageRun) -> None:
+def register(rows: list[dict], final: Scorer, data: loader.DataSet, run: StageRun) -> None:
     """The family in MLflow: one registered model, a version and an alias for each member."""
     example = np.zeros((2, 3, data.side, data.side), dtype=np.float32)
-    for member, entry in progress(zip(members, rows), "search: models registered", len(members)):
+    for entry in progress(rows, "search: models registered", len(rows)):
         network = load_member(entry, final.supernet.space, final.supernet.classes)
         run.model(
-            member.name,
+            entry["name"],
             network,
             example,
             registered_name=f"pareto-nas-{data.key}",
-            alias=member.name.rpartition("-")[2],
+            alias=entry["name"].rpartition("-")[2],
             metrics={key: entry[key] for key in ("mflops", "parameters", "top1_search", "top1_monitor")},
-            tags={"mflops": f"{member.mflops:.3f}", "dataset": data.key},
+            tags={"mflops": f"{entry['mflops']:.3f}", "dataset": data.key},
         )
 
 

@@ -68,6 +68,7 @@ def findings() -> Findings:
         images={"train": 4200, "predictor": 600, "search": 900, "monitor": 300, "test": 2000},
         space="glyphs",
         architectures=SPACE.size,
+        costs=("mflops",),
         strategy="bestup-3-loss",
         largest_mflops=float(cost(encoding.to_rows([SPACE.largest()]))[0]),
         family=pd.DataFrame(

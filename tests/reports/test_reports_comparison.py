@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nas.reports import claims, comparison, deployments
+from nas.reports import claims, comparison, deployments, distillation
 from nas.reports.comparison import Findings
 from nas.reports.deployments import Counts, Method
 from tests.reports.test_page import Reader
@@ -57,8 +57,19 @@ def made_up() -> Findings:
         deployments.alone(4),
         *deployments.PUBLISHED,
     ]
-    judged = claims.judge(claims.Results(EDGES, runs, members=members))
-    return Findings(runs, EDGES, summary, ranks, trials, spaces, methods, members, judged)
+    losses = distilled(runs)
+    levels = summary.assign(strategy=[distillation.KL, "adaptive", "clip 2"])
+    judged = claims.judge(claims.Results(EDGES, runs, members=members, losses=losses))
+    return Findings(runs, EDGES, summary, ranks, trials, spaces, methods, members, losses, levels, judged)
+
+
+def distilled(runs: pd.DataFrame) -> distillation.Ablation:
+    """The strategies' runs under the names of three losses."""
+    names = dict(zip(STRATEGIES, (distillation.KL, "adaptive", "clip 2")))
+    finals = [(name, seed, 0.7, 60.0, 80.0) for name in names.values() for seed in runs["seed"].unique()]
+    columns = ["strategy", "seed", "hypervolume", "top1_low", "top1_best"]
+    settings = (distillation.Setting("clip", "5", ("clip 2",)),)
+    return distillation.Ablation("adaptive", settings, runs.replace({"strategy": names}), pd.DataFrame(finals, columns=columns))
 
 
 FOUND = made_up()
@@ -86,7 +97,7 @@ def test_it_opens_offline(read, text):
 def test_every_figure_is_there_once(read, text):
     """Each chart of each figure by its id, and a script that draws into it."""
     drawn = [chart.key for figure in comparison.charts(FOUND).values() for chart in figure]
-    assert len(set(drawn)) == len(drawn) == 3 + 2 + 1 + 2 + 3 + 1 + 1 + 2 + 2
+    assert len(set(drawn)) == len(drawn) == 3 + 2 + 1 + 2 + 3 + 1 + 1 + 2 + 2 + 2 + 2
     assert sorted(read.ids) == sorted(drawn)
     assert all(re.search(rf'Plotly\.newPlot\(\s*"{key}"', text) for key in drawn)
 
@@ -97,8 +108,8 @@ def test_the_same_findings_give_the_same_page(text):
 
 
 def test_figures_are_named_after_the_papers():
-    """A file for each of the paper's figures and Table 3, and for what goes beyond it."""
-    papers = [f"figure_{n}" for n in range(4, 10)] + ["table_3"]
+    """A file for each of AttentiveNAS's figures and Table 3, for two of AlphaNet's, and for what goes beyond them."""
+    papers = [f"figure_{n}" for n in range(4, 10)] + ["table_3", "alphanet_9", "alphanet_10"]
     assert set(comparison.charts(FOUND)) == {*papers, "fronts", "inherited"}
 
 
@@ -106,7 +117,7 @@ def test_numbers_and_verdicts_can_be_read(read):
     """The best strategy's hypervolume first, the budget, every claim with its verdict."""
     words = " ".join(read.words)
     assert "0.800 hypervolume of bestup-3-loss (mean) 0.700 hypervolume of uniform (mean)" in words
-    assert "3 strategies, 2 seeds each" in words and "16 evaluations a run" in words
+    assert "3 strategies and 3 distillation losses, 2 seeds each" in words and "16 evaluations a run" in words
     for claim in FOUND.claims:
         assert f"{claim.key} {claim.verdict} {claim.statement}" in re.sub(r"\s+", " ", words)
 
@@ -118,6 +129,13 @@ def test_the_summary_in_words():
     found = comparison.summary_table(summary)
     assert found.iloc[1].tolist() == ["bestup-3-loss", 2, "0.800 ± 0.010", "62.1 ± 0.5", "80.1 ± 0.4"]
     assert found.iloc[2].tolist() == ["worstup-3-loss", 2, "0.600", "61.9", "79.9"]
+
+
+def test_losses_have_a_table_of_their_own(read):
+    """Its first column is not called a strategy, and KL, which the others are set against, comes first."""
+    assert comparison.summary_table(FOUND.losses_summary, "loss").columns[0] == "loss"
+    assert "adaptive alpha-divergence (adaptive: clip 5)" in " ".join(read.words)
+    assert "loss seeds hypervolume top1_low top1_best KL 2 0.700 ± 0.010" in re.sub(r"\s+", " ", " ".join(read.words))
 
 
 def test_the_table_of_members_in_words():
@@ -153,8 +171,8 @@ def test_a_single_seed_is_enough():
     """What needs two seeds is left out, the rest of the page is there."""
     runs, spaces, members = (f[f["seed"] == 0] for f in (FOUND.runs, FOUND.spaces, FOUND.members))
     summary = FOUND.summary.assign(seeds=1, **{c: np.nan for c in FOUND.summary if c.endswith("_std")})
-    judged = claims.judge(claims.Results(EDGES, runs, members=members))
+    judged = claims.judge(claims.Results(EDGES, runs, members=members, losses=distilled(runs)))
     one = replace(FOUND, runs=runs, spaces=spaces, members=members, summary=summary, ranks={0: FOUND.ranks[0]}, claims=judged)
-    found = comparison.page(one)
-    assert "3 strategies, 1 seed" in found
+    found = comparison.page(replace(one, losses=distilled(runs), losses_summary=summary))
+    assert "3 distillation losses, 1 seed each" in found
     assert "±" not in found.split("</table>")[0].split("<table")[1]

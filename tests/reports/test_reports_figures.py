@@ -50,6 +50,24 @@ def test_pareto_without_random_search_leaves_it_out(findings):
     assert not any("random" in s.name for s in chart.series)
 
 
+def test_pareto_takes_another_cost(findings):
+    """Costs, front and family on the axis of parameters; the front is the best accuracy among as few."""
+    family, ends, evaluated = (f.assign(parameters=1000 * f["mflops"]) for f in (findings.family, findings.ends, findings.evaluated))
+    by_cost, by_parameters = (pareto.chart(family, ends, evaluated, cost) for cost in ("mflops", "parameters"))
+    assert by_parameters.key != by_cost.key and by_parameters.x == "parameters"
+    for a, b in zip(by_cost.series, by_parameters.series):
+        np.testing.assert_allclose(1000 * a.x, b.x)
+
+
+@pytest.mark.parametrize(("method", "name"), [("nsga2", "NSGA-II"), ("guided", "predictor-guided search"), ("random", "random search")])
+def test_every_method_has_its_front(findings, method, name):
+    """What the family comes from is drawn once and named; random search alone is no baseline of itself."""
+    evaluated = findings.evaluated.query("method == 'evolution'").assign(method=method)
+    names = [s.name for s in pareto.chart(findings.family, findings.ends, evaluated).series]
+    assert [n for n in names if n.startswith("front of")] == [f"front of {name} (search split)"]
+    assert [s.name for s in search.chart(evaluated, findings.largest_mflops, 4).series] == [name]
+
+
 def test_predictor_shows_the_test_part_with_its_rank_correlations(findings):
     """100 of 200 sub-networks, and the titles state scipy's tau on just these."""
     forest, cost = predictor.charts(findings.predictions)

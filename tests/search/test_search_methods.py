@@ -79,12 +79,8 @@ def method(name: str, problem: Problem, spread: Spread, evaluations: int) -> Met
         sizes = {"population": 40, "offspring": 40, "crossover_probability": 0.9, "mutation_probability": 0.1}
         return nsga2.Nsga2(nsga2.Settings(evaluations=evaluations, **sizes), spread)
     if name == "guided":
-        return guided.Guided(guided.Settings(evaluations=evaluations, **GUIDED), spread)
+        return guided.Guided(guided.Settings(evaluations=evaluations, start=40, batch=40), spread)
     return evolution.RandomSearch(evaluations, 64, Unconstrained(problem.space))
-
-
-GUIDED = {"start": 40, "batch": 40, "growth": 0.0, "population": 100, "generations": 4, "mutation_probability": 0.1}
-GUIDED |= {"optimism": 0.5, "trees": 10, "max_depth": 10, "features": 0.7}
 
 
 def true_front(problem: Problem, rows: np.ndarray) -> set[tuple[float, ...]]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from nas import encoding
 from nas.cost import flops, parameters
 from nas.search.evaluated import Evaluated
-from nas.search.family import family, family_within, hypervolume
+from nas.search.family import family_within, hypervolume
 from nas.search.problem import Objective, Problem, of_score, of_table
 
 
@@ -59,6 +59,12 @@ def test_no_front_within_the_bounds_raises(tiny_space, evaluated):
         Problem(tiny_space, (SIDE, of_score(low=75))).front(evaluated)
 
 
+def test_what_breaks_the_bounds_adds_no_volume(tiny_space, evaluated):
+    """Of 60 at 16 and 70 at 20 the latter alone from 65 on, and nothing from 75 on."""
+    volumes = [Problem(tiny_space, (SIDE, of_score(low=low))).hypervolume(evaluated, (24, 50), (1, 1)) for low in (0, 65, 75)]
+    assert volumes == [4 * 20 + 4 * 10, 4 * 20, 0]
+
+
 def test_the_volume_of_three_objectives_by_hand(tiny_space, evaluated):
     """Up to (24, 24, 40): by slices of the score, 10 x (8 x 16) + 5 x (8 x 8 + ...) counted cell by cell."""
     found = Problem(tiny_space, (SIDE, STEM, of_score())).hypervolume(evaluated, reference=(24, 24, 40), scale=(1, 1, 1))
@@ -78,7 +84,7 @@ def test_the_volume_of_two_objectives_is_the_familys(points):
 
 def test_bounds_on_a_table_that_nothing_meets_name_the_range(tiny_space):
     """Raised before anything is evaluated, with what there is."""
-    with pytest.raises(ValueError, match=r"search: bounds on mflops: .*achievable range is"):
+    with pytest.raises(ValueError, match=r"search\.bounds\.mflops: .*achievable range is"):
         of_table("mflops", flops.table(tiny_space, 10), low=1e6)
 
 
@@ -93,7 +99,9 @@ def test_objectives_are_the_score_and_costs(objectives, tiny_space):
 
 
 def test_a_frame_has_every_cost(tiny_space, evaluated):
-    """Genes, mflops, top1, round, then the further costs and who is in the front."""
+    """Genes, the objectives and constraints by their names, the round and who is in the front."""
+    frame = Problem(tiny_space, (SIDE, of_score()), constraints=(STEM,)).to_frame(evaluated)
+    assert list(frame)[-5:] == ["side", "top1", "stem", "round", "front"] and "resolution" in frame
     frame = Problem(tiny_space, (SIDE, STEM, of_score())).to_frame(evaluated)
     assert frame["stem"].tolist() == [8, 16, 8, 16, 16] and frame["front"].tolist() == [True, True, True, True, False]
 
@@ -110,22 +118,20 @@ def test_targets_on_several_costs(tiny_space, tiny_rows):
     ]
     best = {score[(everything.cost <= t["mflops"]) & (sizes.costs(tiny_rows) <= t["parameters"])].max() for t in targets}
     members = family_within(problem, everything, "toy", targets)
-    assert {m.top1_search for m in members} == best and [m.name for m in members] == [f"toy-a{i}" for i in range(len(best))]
-    assert all(everything.score[(tiny_rows == encoding.to_rows([m.arch])).all(axis=1)] == m.top1_search for m in members)
+    assert {m.score for m in members} == best and [m.name for m in members] == [f"toy-a{i}" for i in range(len(best))]
+    assert all(everything.score[(tiny_rows == encoding.to_rows([m.arch])).all(axis=1)] == m.score for m in members)
 
 
-def test_targets_on_one_cost_give_the_same_family(tiny_space, tiny_rows):
-    """`family` with plain numbers chooses the same members."""
-    mflops = flops.table(tiny_space, 10)
-    problem = Problem(tiny_space, (of_table("mflops", mflops), of_score()))
-    score = np.random.default_rng(1).permutation(len(tiny_rows)) / 100
-    everything = Evaluated(tiny_rows, mflops.costs(tiny_rows), score, np.zeros(len(tiny_rows), int))
-    budgets = np.quantile(everything.cost, [0.01, 0.3, 0.9]).tolist()
-    assert family_within(problem, everything, "toy", [{"mflops": b} for b in budgets]) == family(everything, "toy", targets=budgets)
+def test_targets_on_one_cost_give_the_most_accurate_within_each(tiny_space, evaluated):
+    """Sides up to 17 and up to 20 buy 60 and 70; 18 buys what 17 does, once; one met exactly is met."""
+    problem = Problem(tiny_space, (SIDE, of_score()))
+    members = family_within(problem, evaluated, "toy", [{"side": 20}, {"side": 17}, {"side": 18}])
+    assert [(m.name, m.cost, m.score) for m in members] == [("toy-a0", 16, 60), ("toy-a1", 20, 70)]
+    assert [m.score for m in family_within(problem, evaluated, "toy", [{"side": 16}])] == [60]
 
 
 @pytest.mark.parametrize(
-    ("targets", "message"), [([], "no targets"), ([{"watts": 1}], "'watts' is not one of"), ([{"side": 15}], r"'side': 16")]
+    ("targets", "message"), [([], r"search\.targets: empty"), ([{"watts": 1}], "'watts' is not one of"), ([{"side": 15}], r"'side': 16")]
 )
 def test_targets_that_cannot_be_met_are_named(targets, message, tiny_space, evaluated):
     """None at all, an unknown cost, and a budget below the cheapest."""

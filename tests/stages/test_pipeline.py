@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -130,8 +131,9 @@ def test_a_parameter_reruns_what_depends_on_it(project):
     assert metrics(project, "search")["family"] == 2
 
 
-def kill_in_the_middle(project: Path, stage: str) -> str:
-    """`dvc repro` the stage and kill -9 its process once it has a checkpoint; what dvc printed."""
+def kill_in_the_middle(project: Path, stage: str, begun: Callable[[], bool] | None = None) -> str:
+    """`dvc repro` the stage and kill -9 its process once it has begun (has a checkpoint); what dvc printed."""
+    begun = begun or (lambda: bool(list(project.glob(f".checkpoints/{stage}-*/state.pt"))))
     with subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro", stage],
         cwd=project,
@@ -140,7 +142,7 @@ def kill_in_the_middle(project: Path, stage: str) -> str:
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
-        while not list(project.glob(f".checkpoints/{stage}-*/state.pt")):
+        while not begun():
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.01)
         victims = [p for p in psutil.Process(process.pid).children(recursive=True) if f"nas.stages.{stage}" in " ".join(p.cmdline())]
@@ -169,6 +171,34 @@ def test_a_killed_training_goes_on_and_ends_the_same(project):
     output = dvc(project, "repro", "--force", "--single-item", "train").stdout
     assert f"train: steps: {steps} to do\n" in output
     assert output_hashes(project, "train") == resumed
+
+
+def scored(project: Path) -> list[str]:
+    """Lines of all scores kept."""
+    return [line for file in project.glob(".checkpoints/scores/*.jsonl") for line in file.read_text().splitlines()]
+
+
+def test_a_killed_search_evaluates_nothing_twice(project):
+    """kill -9 within a round: repro evaluates the rest, ends as an undisturbed run, and another method finds all scores again."""
+    undisturbed, every = output_hashes(project, "search"), sorted(scored(project))
+    shutil.rmtree(project / ".checkpoints")
+    shutil.rmtree(project / ".dvc" / "cache" / "runs")
+    (project / "outputs/search/family.json").unlink()
+    lock = yaml.safe_load((project / "dvc.lock").read_text())
+    del lock["stages"]["search"]
+    (project / "dvc.lock").write_text(yaml.safe_dump(lock))
+    kill_in_the_middle(project, "search", lambda: len(scored(project)) >= 11)  # 8 at first, then rounds of 8
+    kept = len(scored(project))
+    assert 11 <= kept < len(every)
+    dvc(project, "repro", "--single-item", "search")
+    assert output_hashes(project, "search") == undisturbed and sorted(scored(project)) == every
+
+    set_param(project, "search", "method", "nsga2")
+    output = dvc(project, "repro", "--single-item", "search").stdout
+    asked = sum(int(n) for n in re.findall(r"search: (?:nsga2|random): (\d+) to do", output))
+    found = [json.loads(line)["genes"] for line in scored(project)]
+    assert len(found) == len(every) + asked == len({tuple(genes) for genes in found})
+    assert asked < 24 + 24
 
 
 def test_a_wrong_key_stops_and_is_named(project):

@@ -3,12 +3,14 @@
     python -m nas.stages.strategies.report
 
 reads    the outputs of all other stages of pipelines/strategies/dvc.yaml
-writes   report/figure_4 to figure_9, fronts, inherited, table_3   .png, and .csv with the data
+writes   report/figure_4 to figure_9, fronts, inherited, table_3   .png, and .csv with the data (AttentiveNAS's numbers)
+         report/alphanet_9, alphanet_10                            the same of distillation losses
          report/ranks.csv       Kendall's tau of each panel of Figures 4 and 7, each seed
          report/claims.csv      a row a comparison
          report/index.html      everything on one page that opens offline
-         summary.json           per strategy: seeds, mean and standard deviation of hypervolume, top1_low, top1_best
-         docs/strategies.md     the claims of the paper, one by one
+         summary.json           per strategy: seeds, mean and standard deviation of hypervolume, top1_low, top1_best;
+                                below `distillations` the same per distillation loss
+         docs/strategies.md     the claims of the papers, one by one
 """
 
 import json
@@ -21,7 +23,7 @@ from nas import seeding, space, spaces
 from nas.cost import flops
 from nas.cost.table import CostTable
 from nas.data import loader
-from nas.reports import buckets, claims, comparison, deployments, ranks, style
+from nas.reports import buckets, claims, comparison, deployments, distillation, ranks, style
 from nas.reports import inherited as inherited_charts
 from nas.reports import spaces as space_charts
 from nas.sampling.flops import ExactSampler
@@ -31,6 +33,7 @@ from nas.stages import common as main_pipeline
 from nas.stages import split
 from nas.stages.errors import user_errors
 from nas.stages.strategies import common
+from nas.training.losses import KL, DistillationLoss
 
 PAGE = Path("docs/strategies.md")
 STEP = 25  # MFLOPs, of AttentiveNAS's own space in Figure 8
@@ -40,13 +43,14 @@ FINAL = ("hypervolume", "top1_low", "top1_best")
 
 def main() -> None:
     s = common.read()
-    parameters = s.sections("strategies", "seeds", "space", "wide_space", "train", "measure", "report")
+    parameters = s.sections("strategies", "distillations", "losses", "seeds", "space", "wide_space", "train", "measure", "report")
     with common.stage("report", "", parameters, "report", shares=True) as (run, _, out):
         data = loader.read(split.OUT)
         table, wide_table = (flops.table(searched, len(data.classes)) for searched in (s.space, s.wide_space))
-        runs = all_runs(s)
-        finals = final_figures(s)
+        runs = all_runs("train", s.strategies, s.seeds)
+        finals = final_figures("train", s.strategies, s.seeds)
         summary = over_seeds(finals)
+        losses = ablation(s, runs, finals)
         by_seed = {seed: ranked(seed) for seed in s.seeds}
         studies = [study(s.report, seed) for seed in s.seeds]
         both = two_spaces(s, runs)
@@ -62,6 +66,7 @@ def main() -> None:
                 {"space": {s.space.name: "deep", s.wide_space.name: "wide"}}
             ),
             members=members,
+            losses=losses,
         )
         judged = claims.judge(results)
         found = comparison.Findings(
@@ -73,6 +78,8 @@ def main() -> None:
             spaces=both,
             methods=methods(s),
             members=members,
+            losses=losses,
+            losses_summary=over_seeds(losses.finals),
             claims=judged,
         )
         for name, drawn in comparison.charts(found).items():
@@ -82,45 +89,97 @@ def main() -> None:
         (out / "index.html").write_text(comparison.page(found))
         PAGE.parent.mkdir(exist_ok=True)
         PAGE.write_text(claims.page(judged, facts(s, data, table, wide_table, runs)))
-        main_pipeline.write_json(common.OUTPUTS / "summary.json", nested(summary))
+        distilled = over_seeds(final_figures("distill", s.distillations, s.seeds))
+        main_pipeline.write_json(common.OUTPUTS / "summary.json", nested(summary) | {"distillations": nested(distilled)})
 
         run.artifact(out / "index.html")
         run.artifact(PAGE)
         for path in sorted(out.glob("*.png")):
             run.artifact(path, "plots")
         run.table(summary, "summary.json")
+        run.table(distilled, "distillations.json")
         run.table(claims.table(judged), "claims.json")
-        figures = {f"{row['strategy']}/{name}": row[f"{name}_mean"] for row in summary.to_dict("records") for name in FINAL}
-        run.summary(figures, "mean")
-        print(comparison.summary_table(summary).to_string(index=False), flush=True)
+        run.summary(means(summary), "mean")
+        run.summary(means(distilled), "mean/distillations")
+        print(comparison.summary_table(summary).to_string(index=False))
+        print(comparison.summary_table(distilled, "distillation").to_string(index=False), flush=True)
         run.close_pipeline()
 
 
-def all_runs(s: common.Settings) -> pd.DataFrame:
-    """Everything that was evaluated: strategy, seed, mflops, top1 (percent), round."""
-    return pd.concat(
-        [
-            evaluated(common.OUTPUTS / "train" / f"{strategy}-{seed}").assign(strategy=strategy, seed=seed)
-            for strategy in s.strategies
-            for seed in s.seeds
-        ],
-        ignore_index=True,
+def made(stage: str, key: str, name: str) -> Path:
+    """A file that another stage wrote.
+
+    Raises:
+        FileNotFoundError: if it is not there; says what makes it.
+    """
+    path = common.OUTPUTS / stage / key / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; `dvc repro {common.PIPELINE}/dvc.yaml:{stage}@{key}` makes it")
+    return path
+
+
+def all_runs(stage: str, names: tuple[str, ...], seeds: tuple[int, ...]) -> pd.DataFrame:
+    """Everything evaluated by `train` (names: strategies) or `distill` (losses): strategy (a name), seed, mflops, top1 (percent), round."""
+    parts = [evaluated(stage, f"{name}-{seed}").assign(strategy=name, seed=seed) for name in names for seed in seeds]
+    return pd.concat(parts, ignore_index=True)
+
+
+def evaluated(stage: str, key: str) -> pd.DataFrame:
+    """mflops, top1 (percent), round of one run."""
+    return pd.read_parquet(made(stage, key, "evaluated.parquet"))[["mflops", "top1", "round"]]
+
+
+def final_figures(stage: str, names: tuple[str, ...], seeds: tuple[int, ...]) -> pd.DataFrame:
+    """strategy (a name, as for `all_runs`), seed, hypervolume, top1_low, top1_best (percent): what each run wrote itself."""
+    rows = []
+    for name in names:
+        for seed in seeds:
+            found = json.loads(made(stage, f"{name}-{seed}", "metrics.json").read_text())
+            rows.append({"strategy": name, "seed": seed} | {figure: found[figure] for figure in FINAL})
+    return pd.DataFrame(rows)
+
+
+def ablation(s: common.Settings, runs: pd.DataFrame, finals: pd.DataFrame) -> distillation.Ablation:
+    """The runs of `distill` under names that say what differs, setting by setting; uniform's with the loss of `recipe` come first.
+
+    Args:
+        s: the parameters.
+        runs: of the strategies, as from `all_runs`.
+        finals: theirs, as from `final_figures`.
+    """
+    base, *others = s.distillations
+    settings: dict[str, dict[str, str]] = {}  # key -> distillation -> what it is called
+    for name in others:
+        ((key, value),) = common.differences(s.losses[base], s.losses[name]).items()
+        settings.setdefault(key, {})[name] = f"{key} {in_words(value)}"
+    names = {base: base} | {name: words for called in settings.values() for name, words in called.items()}
+    uniform = s.strategies[0]
+
+    def joined(of_strategies: pd.DataFrame, of_losses: pd.DataFrame) -> pd.DataFrame:
+        reference = of_strategies[of_strategies["strategy"] == uniform].assign(strategy=reference_name(s))
+        return pd.concat([reference, of_losses.assign(strategy=of_losses["strategy"].map(names))], ignore_index=True)
+
+    ordered = tuple(names)
+    return distillation.Ablation(
+        base,
+        tuple(
+            distillation.Setting(key, in_words(getattr(s.losses[base], key)), tuple(called.values())) for key, called in settings.items()
+        ),
+        joined(runs, all_runs("distill", ordered, s.seeds)),
+        joined(finals, final_figures("distill", ordered, s.seeds)),
     )
 
 
-def evaluated(folder: Path) -> pd.DataFrame:
-    """mflops, top1 (percent), round of one run."""
-    return pd.read_parquet(folder / "evaluated.parquet")[["mflops", "top1", "round"]]
+def reference_name(s: common.Settings) -> str:
+    """What the loss of `recipe` is called: KL if it is that and otherwise as the losses it stands beside, else by its strategy."""
+    loss, base = s.recipe.distillation, s.losses[s.distillations[0]]
+    alike = (loss.temperature, loss.weight) == (base.temperature, base.weight)
+    return distillation.KL if isinstance(loss, KL) and alike else s.strategies[0]
 
 
-def final_figures(s: common.Settings) -> pd.DataFrame:
-    """strategy, seed, hypervolume, top1_low, top1_best (percent): what each run wrote itself."""
-    rows = []
-    for strategy in s.strategies:
-        for seed in s.seeds:
-            found = json.loads((common.OUTPUTS / "train" / f"{strategy}-{seed}" / "metrics.json").read_text())
-            rows.append({"strategy": strategy, "seed": seed} | {name: found[name] for name in FINAL})
-    return pd.DataFrame(rows)
+def in_words(value: float | None) -> str:
+    """A value of a loss: -0.5, 2, none."""
+    return "none" if value is None else f"{value:g}"
 
 
 def over_seeds(finals: pd.DataFrame) -> pd.DataFrame:
@@ -130,6 +189,11 @@ def over_seeds(finals: pd.DataFrame) -> pd.DataFrame:
     for name in FINAL:
         found |= {f"{name}_mean": groups[name].mean(), f"{name}_std": groups[name].std(ddof=1)}
     return pd.DataFrame(found).reset_index()
+
+
+def means(summary: pd.DataFrame) -> dict[str, float]:
+    """<strategy>/<figure> -> mean over the seeds, for MLflow."""
+    return {f"{row['strategy']}/{name}": row[f"{name}_mean"] for row in summary.to_dict("records") for name in FINAL}
 
 
 def nested(summary: pd.DataFrame) -> dict:
@@ -147,8 +211,8 @@ def nested(summary: pd.DataFrame) -> dict:
 
 def ranked(seed: int) -> pd.DataFrame:
     """mflops, part, predicted, early, final (percent) of the sub-networks measured for the predictor."""
-    early = pd.read_parquet(common.OUTPUTS / "pretrain" / str(seed) / "measured.parquet")
-    final = pd.read_parquet(common.OUTPUTS / "continued" / str(seed) / "measured.parquet")
+    early = pd.read_parquet(made("pretrain", str(seed), "measured.parquet"))
+    final = pd.read_parquet(made("continued", str(seed), "measured.parquet"))
     return early.rename(columns={"top1": "early"})[["mflops", "part", "predicted", "early"]].assign(final=final["top1"])
 
 
@@ -168,13 +232,13 @@ def mean_trials(studies: list[pd.DataFrame], seeds: tuple[int, ...]) -> pd.DataF
 def two_spaces(s: common.Settings, runs: pd.DataFrame) -> pd.DataFrame:
     """space, seed, mflops, top1 (percent): uniform sampling on both spaces."""
     deep = runs[runs["strategy"] == s.strategies[0]].assign(space=s.space.name)
-    wide = [evaluated(common.OUTPUTS / "wide" / str(seed)).assign(space=s.wide_space.name, seed=seed) for seed in s.seeds]
+    wide = [evaluated("wide", str(seed)).assign(space=s.wide_space.name, seed=seed) for seed in s.seeds]
     return pd.concat([deep, *wide], ignore_index=True)[["space", "seed", "mflops", "top1"]]
 
 
 def scratch(s: common.Settings) -> pd.DataFrame:
     """seed, member, mflops, top1_inherited, top1_alone (percent)."""
-    parts = [pd.read_csv(common.OUTPUTS / "scratch" / str(seed) / "members.csv").assign(seed=seed) for seed in s.seeds]
+    parts = [pd.read_csv(made("scratch", str(seed), "members.csv")).assign(seed=seed) for seed in s.seeds]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -208,9 +272,16 @@ def tables(found: comparison.Findings) -> dict[str, pd.DataFrame]:
         "figure_9": by_column(space_charts.fronts(found.spaces), "space", "top1"),
         "table_3": by_column(deployments.costs(found.methods), "method", "cost"),
         "inherited": inherited_charts.differences(found.members),
+        **{name: boxes_of_losses(found, name) for name in distillation.figures(found.losses)},
         "ranks": ranks.table(found.ranks),
         "claims": claims.table(found.claims),
     }
+
+
+def boxes_of_losses(found: comparison.Findings, figure: str) -> pd.DataFrame:
+    """The data of one of AlphaNet's figures."""
+    runs = distillation.shown(found.losses, distillation.figures(found.losses)[figure])
+    return by_column(buckets.boxes(runs, found.edges), "strategy", "median").rename(columns={"strategy": "loss"})
 
 
 def targets(table: CostTable, s: common.Settings) -> str:
@@ -222,6 +293,18 @@ def targets(table: CostTable, s: common.Settings) -> str:
         return f"{shares[0]:.1%} in the cheapest bucket, {shares[-1]:.1%} in the dearest"
 
     return f"from the prior {words(prior)}; flat {words(prior.flat())}"
+
+
+def distilled_by(s: common.Settings) -> str:
+    """Every loss in words: that of the strategies, and those that stand beside it."""
+
+    def said(loss: DistillationLoss) -> str:
+        return ", ".join([loss.loss, *(f"{key} {in_words(value)}" for key, value in loss.model_dump(exclude={"loss"}).items())])
+
+    base, *others = s.distillations
+    changed = [f"{k} {in_words(v)}" for name in others for k, v in common.differences(s.losses[base], s.losses[name]).items()]
+    told = f"strategies: {said(s.recipe.distillation)}; {base}: {said(s.losses[base])}"
+    return told + (f"; and that with one change: {', '.join(changed)}" if changed else "")
 
 
 def by_column(frame: pd.DataFrame, key: str, value: str) -> pd.DataFrame:
@@ -241,6 +324,7 @@ def facts(s: common.Settings, data: loader.DataSet, table: CostTable, wide: Cost
         "wide space": f"{s.wide_space.name}: {s.wide_space.size:,} architectures, {wide.smallest:.3f} to {wide.largest:.3f} MFLOPs",
         "cost targets": targets(table, s),
         "strategies": list(s.strategies),
+        "distillation losses": distilled_by(s),
         "seeds": list(s.seeds),
         "epochs": f"{s.train.epochs}; early: {s.pretrain.epochs}, then {s.continued.epochs} more",
         "steps": f"{steps:,} (batches of {s.recipe.batch})",

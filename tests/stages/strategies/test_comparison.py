@@ -20,9 +20,10 @@ from tests.stages.test_pipeline import ENVIRONMENT, dvc, small_copy
 pytestmark = pytest.mark.slow
 
 FILE, PARAMS = "pipelines/strategies/dvc.yaml", "pipelines/strategies/params.yaml"
-STRATEGIES, SEEDS = ["uniform", "bestup-20k-acc"], [0, 1]
+STRATEGIES, DISTILLATIONS, SEEDS = ["uniform", "bestup-20k-acc"], ["adaptive", "temperature-2"], [0, 1]
 SMALL = {
     "strategies": STRATEGIES,
+    "distillations": DISTILLATIONS,
     "seeds": SEEDS,
     "space": "nas/spaces/smoke.yaml",
     "runtime": {"evaluators": 1},
@@ -39,7 +40,7 @@ SMALL = {
 
 def of_seed(seed: int) -> list[str]:
     """Stages that run for a seed."""
-    trained = [f"train@{strategy}-{seed}" for strategy in STRATEGIES]
+    trained = [f"train@{strategy}-{seed}" for strategy in STRATEGIES] + [f"distill@{name}-{seed}" for name in DISTILLATIONS]
     return [*trained, *(f"{stage}@{seed}" for stage in ("pretrain", "continued", "wide", "scratch"))]
 
 
@@ -85,7 +86,7 @@ def project(finished, tmp_path) -> Path:
 
 
 def test_everything_is_made(finished):
-    """Each stage ran once for each strategy and seed; figures, tables and pages are there, and the summary is that of the runs."""
+    """Each stage ran once for each strategy or loss and seed; figures, tables and pages are there, and the summary is that of the runs."""
     folder, output = finished
     assert ran(output) == sorted(["split", "report", *of_seed(0), *of_seed(1)])
     outputs = folder / "pipelines/strategies/outputs"
@@ -93,21 +94,24 @@ def test_everything_is_made(finished):
     for entry in [*stages["report"]["outs"], *stages["report"]["metrics"]]:
         assert (folder / (entry if isinstance(entry, str) else next(iter(entry)))).stat().st_size > 0, entry
     summary = json.loads((outputs / "summary.json").read_text())
-    assert list(summary) == STRATEGIES
-    for strategy in STRATEGIES:
-        tops = [json.loads((outputs / "train" / f"{strategy}-{s}" / "metrics.json").read_text())["top1_best"] for s in SEEDS]
-        assert summary[strategy]["seeds"] == 2
-        assert summary[strategy]["top1_best"]["mean"] == pytest.approx(sum(tops) / 2, abs=1e-5)
-        assert summary[strategy]["top1_best"]["std"] == pytest.approx(abs(tops[0] - tops[1]) / 2**0.5, abs=1e-5)
+    distilled = summary.pop("distillations")
+    assert list(summary) == STRATEGIES and list(distilled) == DISTILLATIONS
+    runs = [("train", name, found) for name, found in summary.items()] + [("distill", name, found) for name, found in distilled.items()]
+    for stage, name, found in runs:
+        tops = [json.loads((outputs / stage / f"{name}-{s}" / "metrics.json").read_text())["top1_best"] for s in SEEDS]
+        assert found["seeds"] == 2
+        assert found["top1_best"]["mean"] == pytest.approx(sum(tops) / 2, abs=1e-5)
+        assert found["top1_best"]["std"] == pytest.approx(abs(tops[0] - tops[1]) / 2**0.5, abs=1e-5)
 
 
 def test_all_runs_measured_the_same_architectures(finished):
     """Those of round 0, in the same order: 2 and 4 in each of 2 buckets; the evolution that follows costs as much for all."""
     folder, _ = finished
-    paths = sorted((folder / "pipelines/strategies/outputs/train").glob("*/evaluated.parquet"))
+    outputs = folder / "pipelines/strategies/outputs"
+    paths = [path for stage in ("train", "distill") for path in sorted((outputs / stage).glob("*/evaluated.parquet"))]
     frames = [pd.read_parquet(path) for path in paths]
     first = [frame[frame["round"] == 0].drop(columns="top1") for frame in frames]
-    assert len(frames) == 4 and [len(f) for f in first] == [10] * 4 and [len(f) for f in frames] == [14] * 4
+    assert len(frames) == 8 and [len(f) for f in first] == [10] * 8 and [len(f) for f in frames] == [14] * 8
     assert all(f.equals(first[0]) for f in first)
 
 
@@ -125,7 +129,7 @@ def test_a_seed_more_runs_what_it_adds(project):
     assert [summary[strategy]["seeds"] for strategy in STRATEGIES] == [3, 3]
     runs = mlflow_runs(project)
     (parent,) = (r for r in runs if r.info.run_name == "strategies")
-    assert sum(r.data.tags.get("mlflow.parentRunId") == parent.info.run_id and "nas.strategy" in r.data.tags for r in runs) == 6
+    assert sum(r.data.tags.get("mlflow.parentRunId") == parent.info.run_id and "nas.strategy" in r.data.tags for r in runs) == 12
 
 
 def test_a_killed_training_goes_on_and_ends_the_same(project):
@@ -161,7 +165,7 @@ def test_a_killed_training_goes_on_and_ends_the_same(project):
 
 
 def test_mlflow_has_one_run_of_the_comparison(finished):
-    """One parent; a child a strategy and seed, with the same final metrics; on the parent nothing of a single child."""
+    """One parent; a child a strategy or loss and seed, with the same final metrics; on the parent nothing of a single child."""
     runs = mlflow_runs(finished[0])
     (parent,) = (r for r in runs if r.info.run_name == "strategies")
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
@@ -170,11 +174,13 @@ def test_mlflow_has_one_run_of_the_comparison(finished):
 
     trained = [r for r in children if "nas.strategy" in r.data.tags]
     names = {(r.data.tags["nas.strategy"], int(r.data.params["seed"])): r.info.run_name for r in trained}
-    assert names == {(strategy, seed): f"{strategy}, seed {seed}" for strategy in STRATEGIES for seed in SEEDS} and len(trained) == 4
+    tags = [*STRATEGIES, *(f"uniform, {name}" for name in DISTILLATIONS)]
+    assert names == {(tag, seed): f"{tag}, seed {seed}" for tag in tags for seed in SEEDS} and len(trained) == 8
     finals = {frozenset(k for k in r.data.metrics if not k.startswith("system/")) for r in trained}
     assert len(finals) == 1 and {f"search/{k}" for k in ("hypervolume", "top1_low", "top1_best", "evaluations")} <= next(iter(finals))
 
-    expected = {f"mean/{strategy}/{name}" for strategy in STRATEGIES for name in ("hypervolume", "top1_low", "top1_best")}
+    compared = [*STRATEGIES, *(f"distillations/{name}" for name in DISTILLATIONS)]
+    expected = {f"mean/{name}/{figure}" for name in compared for figure in ("hypervolume", "top1_low", "top1_best")}
     assert set(parent.data.metrics) == expected
     assert not {"seed", "strategy"} & set(parent.data.params) and "nas.strategy" not in parent.data.tags
     assert parent.data.params["strategies"] == str(STRATEGIES)

@@ -1,5 +1,6 @@
 """The comparison's stages: which strategy a name stands for, and networks that are trained alone."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +21,7 @@ from nas.sampling.target import UnderTarget
 from nas.sampling.uniform import Unconstrained
 from nas.search.predictor import Forest
 from nas.space import Arch, StageArch
-from nas.stages.strategies import common, scratch, train
+from nas.stages.strategies import common, distill, scratch, train
 from nas.supernet.extract import Network
 from nas.supernet.network import Supernet
 
@@ -114,6 +115,31 @@ def test_targets_are_from_the_prior_or_flat(table, tiny_rows, name, flat):
     expected = counts[often], np.ones(often.sum())
     p = [stats.chisquare(found, e / e.sum() * found.sum()).pvalue for e in expected]
     assert p[flat] > 0.001 > 1e-9 > p[not flat]
+
+
+@pytest.mark.parametrize("name", ["adaptive", "clip-20", "temperature-4"])
+def test_distilling_changes_the_loss_and_nothing_else(monkeypatch, name):
+    """Uniform sampling on the same space with the parameters of `train`, but for recipe.distillation; a run of that name."""
+    opened, called = [], []
+
+    @contextmanager
+    def stage(*given, **named):
+        opened.append((*given, named))
+        yield "run", "checkpoint", "out"
+
+    monkeypatch.setattr(common, "read", lambda: SHIPPED)
+    monkeypatch.setattr(common, "stage", stage)
+    monkeypatch.setattr(distill, "train_and_measure", lambda *given: called.append(given))
+    distill.main(name, 2)
+
+    ((strategy, seed, space, s, *rest),) = called
+    assert (strategy, seed, space, rest) == ("uniform", 2, SHIPPED.space, ["run", "checkpoint", "out"])
+    assert s.recipe.distillation == SHIPPED.losses[name] != SHIPPED.recipe.distillation
+    back = s.recipe.model_copy(update={"distillation": SHIPPED.recipe.distillation})
+    assert replace(s, recipe=back) == SHIPPED
+    ((stage_name, key, parameters, title, tags),) = opened
+    assert (stage_name, key, title, tags["strategy"]) == ("distill", f"{name}-2", f"uniform, {name}, seed 2", f"uniform, {name}")
+    assert parameters["recipe"].distillation == SHIPPED.losses[name]
 
 
 @pytest.fixture(scope="module")

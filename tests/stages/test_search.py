@@ -1,0 +1,113 @@
+"""Stage search apart from the pipeline: the problem that params.yaml states, first draws, and whose scores are kept."""
+
+import numpy as np
+import pytest
+import yaml
+
+from nas import encoding, params, provenance
+from nas.search.evaluated import Evaluated
+from nas.search.family import hypervolume
+from nas.stages import search
+from nas.stages.search import Search, draws, stated, tables, volume
+
+
+def section(**changes) -> Search:
+    """The default section `search` with some keys changed; bounds as {cost: (least, greatest)}."""
+    found = yaml.safe_load(params.FILE.read_text())["search"]
+    bounds = {name: dict(zip(("min", "max"), ends)) for name, ends in changes.pop("bounds", {}).items()}
+    return params.check({"search": found | changes | {"bounds": found["bounds"] | bounds}}, "search", Search)
+
+
+@pytest.fixture(scope="module")
+def known(tiny_space) -> dict:
+    return tables(tiny_space, 10)
+
+
+def test_costs_are_objectives_in_the_order_given_and_the_others_are_reported(known):
+    """Two objectives beside the score, or one and the other among the constraints without a bound."""
+    both = stated(section(costs=["parameters", "mflops"]), known)
+    assert [o.name for o in both.objectives] == ["parameters", "mflops", "top1"] and not both.constraints
+    one = stated(section(), known)
+    assert [o.name for o in one.objectives] == ["mflops", "top1"] and [o.name for o in one.constraints] == ["parameters"]
+
+
+def test_bounds_of_any_kind_hold(known, tiny_rows):
+    """On an objective, on what is none, and on the score: the rows allowed are those that keep the first two, by enumeration."""
+    mflops, sizes = (known[name].costs(tiny_rows) for name in ("mflops", "parameters"))
+    low, high = np.quantile(mflops, [0.2, 0.7])
+    most = float(np.quantile(sizes, 0.5))
+    problem = stated(section(bounds={"mflops": (low, high), "parameters": (None, most), "top1": (60.0, None)}), known)
+    assert np.array_equal(problem.allowed(tiny_rows), (mflops >= low) & (mflops <= high) & (sizes <= most))
+    assert problem.score.within(np.array([59.9, 60.0])).tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"members": None, "targets": [{"mflops": 1e9}]}, r"search\.targets: mflops 1e\+09: the space's architectures have .* MFLOPs"),
+        ({"members": None, "targets": [{"parameters": 1}]}, r"search\.targets: parameters 1: .* parameters"),
+        ({"bounds": {"parameters": (None, 1)}}, r"search\.bounds\.parameters: .*achievable range"),
+        ({"bounds": {"mflops": (3.0, 2.0)}}, r"search\.bounds\.mflops"),
+        ({"bounds": {"top1": (90.0, 80.0)}}, r"search\.bounds\.top1"),
+    ],
+)
+def test_what_nothing_can_meet_is_said_before_the_search(changes, message, known):
+    """The key, and what there is."""
+    with pytest.raises(ValueError, match=message):
+        stated(section(**changes), known)
+
+
+@pytest.mark.parametrize("first", ["spread", "uniform"])
+def test_first_draws_keep_the_tightest_bound(first, known):
+    """The fewest architectures have so few parameters: all drawn ones do, and they keep the wide bound on MFLOPs nearly always."""
+    p = section(first=first, bounds={"mflops": (None, known["mflops"].largest), "parameters": (None, 1.2 * known["parameters"].smallest)})
+    problem = stated(p, known)
+    for draw in draws(p, problem, known):
+        rows = encoding.to_rows(draw(50, np.random.default_rng(0)))
+        assert problem.allowed(rows).all()
+
+
+def test_a_spread_first_draw_reaches_the_ends_more_often(known):
+    """The dearest eighth of the range of cost: about an eighth of a spread draw, and its own share of all in a uniform one."""
+    shares = []
+    edge = known["mflops"].largest - (known["mflops"].largest - known["mflops"].smallest) / 8
+    for first in ("spread", "uniform"):
+        draw, _ = draws(section(first=first), stated(section(), known), known)
+        rows = encoding.to_rows(draw(800, np.random.default_rng(0)))
+        shares.append((known["mflops"].costs(rows) >= edge).mean())
+    assert shares[0] == pytest.approx(1 / 8, abs=0.03) and shares[1] < shares[0] / 2
+
+
+def test_the_volume_of_accuracy_and_flops_is_that_of_the_other_stages(known, tiny_rows):
+    """Beside `nas.search.family.hypervolume`; with parameters as a third objective it is smaller, and not zero."""
+    rows = tiny_rows[::97]
+    score = np.random.default_rng(0).uniform(20, 90, len(rows))
+    cost = known["mflops"].costs(rows)
+    found = Evaluated(rows, cost, score, np.zeros(len(rows), int))
+    plain = volume(stated(section(), known), known, 10)(found)
+    assert plain == pytest.approx(hypervolume(cost, score, known["mflops"].largest, 10))
+    both = volume(stated(section(costs=["mflops", "parameters"]), known), known, 10)(found)
+    assert 0 < both < plain
+
+
+def test_scores_are_kept_by_what_they_were_measured_with(tmp_path, monkeypatch):
+    """Another search finds them again; other weights, pictures or settings of measurement do not."""
+    deps = {"nas/search": "a", "nas/supernet": "b", "outputs/train/weights.safetensors": "c", "outputs/train/early.safetensors": "d"}
+    settings = {"seed": 0, "space": "s", "runtime": {}, "evaluation": {"batch": 2}, "search": {"method": "evolution"}}
+    monkeypatch.setattr(provenance, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(provenance, "inputs", lambda stage: deps)
+    monkeypatch.setattr(params, "read_all", lambda: settings)
+    row = np.array([1, 2, 3])
+
+    def kept(weights: str = "outputs/train/weights.safetensors") -> float | None:
+        return search.scores(weights).get(row)
+
+    search.scores("outputs/train/weights.safetensors").put(row, 50.0)
+    assert kept() == 50.0 and kept("outputs/train/early.safetensors") is None
+    deps["nas/search"] = settings["search"] = deps["outputs/train/early.safetensors"] = "other"
+    assert kept() == 50.0
+    for changed, key in ((deps, "nas/supernet"), (deps, "outputs/train/weights.safetensors"), (settings, "evaluation")):
+        before, changed[key] = changed[key], "other"
+        assert kept() is None
+        changed[key] = before
+    assert kept() == 50.0
