@@ -6,9 +6,9 @@ N(mu, sigma^2) adds
 
     sum over budgets c >= c_a of E[max(0, score - h(c))]
 
-where mu is the prediction and sigma OPTIMISM times its deviation (nas/search/surrogate.py). A batch is chosen one by one,
-each as if those before it had scored what was predicted of them, so that it spreads along the costs by itself. Budgets lie
-evenly between the least and the greatest cost; with several costs, in the box of them.
+where mu is the prediction and sigma how far off it may be (nas/search/surrogate.py). A batch is chosen one by one, each as
+if those before it had scored what was predicted of them, so that it spreads along the costs by itself. Budgets lie evenly
+between the least and the greatest cost; with several costs, in the box of them.
 
 The sizes below were tried, on a few made-up oracles, with 1,500 evaluations of the paper's space and 480 of the default one.
 """
@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import Field
 from scipy.special import ndtr
 from scipy.stats import qmc
+from threadpoolctl import threadpool_limits
 
 from nas.params import Section
 from nas.search.evaluated import Evaluated, keys
@@ -33,7 +34,6 @@ KNOWN = 1500  # of what has been evaluated, the best, which the prediction is ma
 POPULATION = 400  # evolved on the prediction
 GENERATIONS = 8  # of it, each round
 MUTATIONS = 1.5  # genes of a child drawn anew, on average
-OPTIMISM = 0.3  # standard deviations that a prediction may be off
 BUDGETS = 512  # for each cost
 
 
@@ -62,9 +62,10 @@ class Guided:
         if n < 1 or len(so_far) < 2:
             return so_far.rows[:0]
         near = so_far[best(problem.losses(so_far.rows, so_far.score), KNOWN, problem.score.beyond(so_far.score))]
-        model = Surrogate.fit(problem.space, near.rows, near.score, rng)
-        rows, mean, spread = _candidates(problem, so_far, near.rows[:POPULATION], model, rng)
-        return rows[most_promising(problem, so_far, rows, mean, OPTIMISM * spread, n)]
+        with threadpool_limits(1, user_api="blas"):  # its matrices are so small that threads mostly wait for each other
+            model = Surrogate.fit(problem.space, near.rows, near.score, rng)
+            rows, mean, spread = _candidates(problem, so_far, near.rows[:POPULATION], model, rng)
+        return rows[most_promising(problem, so_far, rows, mean, spread, n)]
 
 
 def _candidates(
@@ -85,7 +86,7 @@ def _candidates(
         seen |= set(keys(new))
         rows = np.concatenate([rows, new])
         mean, spread = (np.concatenate(pair) for pair in zip((mean, spread), model.predict_with_spread(new)))
-        hoped = mean + OPTIMISM * spread
+        hoped = mean + spread
         keep = best(problem.losses(rows, hoped), POPULATION, problem.score.beyond(hoped))
         pool, rows, mean, spread = rows[keep], rows[keep], mean[keep], spread[keep]
     return rows, mean, spread
