@@ -26,7 +26,7 @@ from nas.export import formats
 from nas.export.card import device
 from nas.export.graph import to_onnx
 from nas.fold import fold
-from nas.published import SPACE
+from nas.published_networks import SPACE
 from nas.supernet.extract import MBConv, Network
 
 BATCH = 32

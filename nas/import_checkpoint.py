@@ -27,7 +27,7 @@ from nas.evaluation.evaluate import calibrate
 from nas.export import formats
 from nas.export.parity import compare, logits
 from nas.progress import progress
-from nas.published import CLASSES, SPACE, read_weights
+from nas.published_networks import CLASSES, SPACE, read_weights
 from nas.supernet.extract import extract
 from nas.supernet.network import Supernet
 from nas.supernet.published import import_published

@@ -15,7 +15,7 @@ import nas
 from nas import bundle, spaces
 from nas.export import formats
 from nas.import_checkpoint import CLASSES, app, find_pictures, import_networks
-from nas.published import count_mflops, read_weights
+from nas.published_networks import count_mflops, read_weights
 
 TENSORS = json.loads((Path(__file__).parent / "supernet" / "attentive_nas_checkpoint_tensors.json").read_text())
 
