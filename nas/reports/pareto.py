@@ -32,7 +32,7 @@ def chart(family: pd.DataFrame, ends: pd.DataFrame, evaluated: pd.DataFrame, cos
     ]
     log = wide(pd.concat([family[cost], ends[cost], evaluated[cost]]).to_numpy())
     key, title = ("pareto", "A family from one supernet") if cost == "mflops" else (f"pareto-{cost}", f"The same by {AXES[cost]}")
-    return Chart(key, title, AXES[cost], "top-1 accuracy, %", tuple(series), log_x=log)
+    return Chart(key, title, AXES[cost], "top-1 accuracy, %", tuple(series), log_x=log, broad=True)
 
 
 def _xy(frame: pd.DataFrame, cost: str, column: str) -> tuple:

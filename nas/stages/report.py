@@ -68,8 +68,9 @@ def main() -> None:
         family["top1_test"] = [test.top1_of(network.to(device)) for network in networks]
         smallest, largest = common.ends(test)
         rows = encoding.to_rows([space.smallest(), space.largest()])
-        costs = {name: each.costs(rows) for name, each in search.tables(space, len(data.classes), searched.latency_table).items()}
-        ends = pd.DataFrame(costs | {"top1_test": [smallest, largest]})
+        known = search.tables(space, len(data.classes), searched.latency_table)
+        ends = pd.DataFrame({name: each.costs(rows) for name, each in known.items()} | {"top1_test": [smallest, largest]})
+        family["latency_ms"] = [known["latency_ms"].cost(encoding.from_json(arch)) for arch in family["arch"]]
         rng = seeding.generator(seed, "report", "trials")
         trials = trials_study(table, trained.bucket_mflops, trained.pool, p.trial_samples, rng)
         found = page.Findings(

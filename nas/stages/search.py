@@ -9,7 +9,7 @@ params   params.yaml: seed, space, runtime, evaluation, search
 reads    outputs/split/, outputs/train/weights.safetensors, early.safetensors, outputs/fit_predictor/forest.npz, the latency table
 writes   outputs/search/evaluated.parquet   one column a gene, mflops, parameters, latency_ms (by the table), top1 (percent, part
                                             `search`), round, front, method
-         outputs/search/family.json         name, arch, mflops, parameters, latency_ms, top1_search, top1_monitor (percent, final weights)
+         outputs/search/family.json         name, arch, mflops, parameters, top1_search, top1_monitor (percent, final weights)
          outputs/search/family/             <name>.safetensors: calibrated networks with the final weights
          outputs/search/metrics.json        {"evaluations", "hypervolume", "top1_low", "top1_best", "family"}; with a baseline
                                             {"hypervolume_random"}; with other costs than MFLOPs alone {"hypervolume_objectives"}
@@ -276,7 +276,6 @@ def row(member: Member, known: dict[str, CostTable], final: Scorer) -> dict:
         "name": member.name,
         "arch": encoding.to_json(member.arch),
         "mflops": known["mflops"].cost(member.arch),
-        "latency_ms": known["latency_ms"].cost(member.arch),
         "parameters": sum(p.numel() for p in network.parameters()),
         "top1_search": member.score,
         "top1_monitor": final.top1_of(network),
