@@ -28,11 +28,11 @@ def chart(family: pd.DataFrame, ends: pd.DataFrame, evaluated: pd.DataFrame, cos
     series += [
         _front(f"front of {name} (search split)", searched, cost, GREEN, "dash"),
         Series("the family (test split)", *_xy(family, cost, "top1_test"), BLUE, "circle", "solid", labels=short, aside=True),
-        Series("smallest and largest (test split)", *_xy(ends, cost, "top1_test"), INK, "square"),
+        Series("smallest, largest (test)", *_xy(ends, cost, "top1_test"), INK, "square"),
     ]
     log = wide(pd.concat([family[cost], ends[cost], evaluated[cost]]).to_numpy())
     key, title = ("pareto", "A family from one supernet") if cost == "mflops" else (f"pareto-{cost}", f"The same by {AXES[cost]}")
-    return Chart(key, title, AXES[cost], "top-1 accuracy, %", tuple(series), log_x=log, broad=True)
+    return Chart(key, title, AXES[cost], "top-1 accuracy, %", tuple(series), log_x=log)
 
 
 def _xy(frame: pd.DataFrame, cost: str, column: str) -> tuple:
