@@ -1,7 +1,6 @@
 """The comparison on a small DVC project with a matrix: when each stage began and ended is read from what it leaves."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
