@@ -299,7 +299,6 @@ def test_parallel_dvc_keeps_every_entry_of_the_lock(project, round):
     assert entries == {"early@0", "early@1", "train@a-3-0", "train@a-3-1", "train@b-50-0", "train@b-50-1"}
 
 
-@pytest.mark.slow
 def running(pid: int) -> bool:
     """Whether a process does anything yet; one that has ended stays a zombie until its parent, here init, takes notice."""
     try:
@@ -320,6 +319,7 @@ def until(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_cancelled_with_two_running(project, install):
     """SIGTERM to `python -m flows.compare` ends both stages that run and starts no other; the next call does what is missing."""
     environment = install(project)
