@@ -139,7 +139,7 @@ def test_a_worker_measures_and_the_table_comes_back(project, install):
     try:
         started.append(subprocess.Popen([*prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port)], env=environment))
         wait_for(f"http://127.0.0.1:{port}/api/health")
-        for words in (["work-pool", "create", "local", "--type", "process"], ["deploy", "--name", "devices/measure"]):
+        for words in (["work-pool", "create", "local", "--type", "process"], ["deploy", "--name", "measure"]):
             subprocess.run([*prefect, *words], check=True, env=environment)
         worker = [*prefect, "worker", "start", "--pool", "local", "--work-queue", "pi4"]
         started.append(subprocess.Popen(worker, env=environment))
