@@ -7,20 +7,20 @@ shown only of what was trained here: the members of outputs/search/family.json, 
 
 import json
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
-import torchvision
 import typer
 from torch import nn
 from torch.fx.experimental.optimization import fuse
-from torchvision.models import get_model, get_model_weights
 
 from nas import encoding, params, space
 from nas.cost import flops, parameters
+from nas.data.vision import models
 from nas.latency.choice import Torch
 from nas.latency.modules import network
 from nas.latency.rounds import Program, measure
@@ -66,7 +66,7 @@ def main(
     low, middle, high = np.percentile(1000 * found.normalised([1] * len(rows)), (25, 50, 75), axis=0)
     facts = backend.facts()
     print(
-        f"\n{facts['device']}, torch {torch.__version__}, torchvision {torchvision.__version__}, {threads} threads, "
+        f"\n{facts['device']}, torch {torch.__version__}, torchvision {version('torchvision')}, {threads} threads, "
         f"batch {batch}, channels_last, medians of {len(found)} rounds"
     )
     frame = pd.DataFrame(
@@ -112,8 +112,8 @@ def of_torchvision() -> list[Row]:
     """Without weights; FLOPs and parameters as torchvision states them."""
     rows = []
     for name, side in TORCHVISION.items():
-        meta = get_model_weights(name).DEFAULT.meta
-        rows.append(Row(name, side, 1000 * meta["_ops"], meta["num_params"], fuse(get_model(name, weights=None).eval())))
+        meta = models.get_model_weights(name).DEFAULT.meta
+        rows.append(Row(name, side, 1000 * meta["_ops"], meta["num_params"], fuse(models.get_model(name, weights=None).eval())))
     return rows
 
 
