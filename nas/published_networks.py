@@ -3,7 +3,6 @@
 The weights are the authors' (CC BY-NC, not distributed here; `nas.import_checkpoint` says where they are).
 """
 
-import pickle
 from pathlib import Path
 
 import torch
@@ -61,13 +60,15 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"there is no file {path}")
     try:
         found = load_published(path)
-    except pickle.UnpicklingError as error:
+    except ValueError:
+        raise
+    except Exception as error:  # torch raises many kinds for a file that it cannot or will not read
         reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"{path} is no checkpoint, or would run code when it is opened, and is refused ({reason}). If it is the authors' file, "
-            "save its state_dict alone, with torch.save, where that does no harm"
-        ) from None
-    except (RuntimeError, EOFError, OSError, KeyError, AttributeError, TypeError) as error:  # torch has many words for a broken file
+        if reason.startswith("Weights only load failed"):
+            raise ValueError(
+                f"{path} is no checkpoint, or would run code when it is opened, and is refused ({reason}). If it is the authors' file, "
+                "save its state_dict alone, with torch.save, where that does no harm"
+            ) from None
         raise ValueError(f"{path} ({path.stat().st_size} bytes) is no whole checkpoint file: {error}; fetch it again") from None
     if not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise ValueError(f"{path} is not an AttentiveNAS checkpoint: its state_dict holds more than tensors")

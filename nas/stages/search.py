@@ -141,14 +141,21 @@ def main() -> None:
         final = common.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
         rows = [row(member, known, final) for member in progress(members, "search: family calibrated", len(members))]
         common.write_json(OUT / "family.json", rows)
-        main_costs = [known["mflops"].costs(each.rows) for each in found.values()]
-        ends, chance = (known["mflops"].smallest, known["mflops"].largest), 100 / len(data.classes)
-        metrics = {"evaluations": len(best), **figures(main_costs[0], best.score, ends, chance)}
-        if len(found) > 1:
-            metrics["hypervolume_random"] = hypervolume(main_costs[1], found["random"].score, ends[1], chance)
+        metrics = found_figures(p, found, known["mflops"], 100 / len(data.classes))
         if p.costs != ("mflops",):
             metrics["hypervolume_objectives"] = area(best)
         common.finish("search", metrics | {"family": len(members)}, run)
+
+
+def found_figures(p: Search, found: dict[str, Evaluated], mflops: CostTable, chance: float) -> dict[str, float]:
+    """By MFLOPs and top-1 whatever was searched for, so that all runs compare; chance in percent."""
+    best = found[p.method]
+    metrics = {"evaluations": len(best)}
+    metrics |= figures(mflops.costs(best.rows), best.score, (mflops.smallest, mflops.largest), chance)
+    if len(found) > 1:
+        drawn = found["random"]
+        metrics["hypervolume_random"] = hypervolume(mflops.costs(drawn.rows), drawn.score, mflops.largest, chance)
+    return metrics
 
 
 def tables(space: SearchSpace, classes: int, latency_table: str) -> dict[str, CostTable]:

@@ -2,7 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Callable
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -43,3 +49,64 @@ def install() -> Callable[[Path], dict[str, str]]:
         return clean | {"PREFECT_HOME": str(project.parent / "prefect"), "DO_NOT_TRACK": "true", "PWD": str(project)}
 
     return install
+
+
+@dataclass
+class PrefectProcesses:
+    """Prefect's commands with one server, and those of them that go on beside the test."""
+
+    environment: dict[str, str]
+    running: list[subprocess.Popen] = field(default_factory=list)
+
+    def call(self, *args: str) -> str:
+        """What a command prints."""
+        return subprocess.run(self._command(args), check=True, env=self.environment, stdout=subprocess.PIPE, text=True).stdout
+
+    def start(self, *args: str) -> None:
+        """A command that is ended with the test."""
+        self.running.append(subprocess.Popen(self._command(args), env=self.environment))
+
+    @staticmethod
+    def _command(args: tuple[str, ...]) -> list[str]:
+        return [sys.executable, "-m", "prefect", "--no-prompt", *args]
+
+
+@pytest.fixture
+def prefect_processes(install) -> Callable:
+    """A context for a project: flow code put into it, a server of its own, a work pool `local`."""
+
+    @contextmanager
+    def opened(project: Path) -> Iterator[PrefectProcesses]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        url = f"http://127.0.0.1:{port}/api"
+        prefect = PrefectProcesses(install(project) | {"PREFECT_API_URL": url})
+        try:
+            prefect.start("server", "start", "--host", "127.0.0.1", "--port", str(port))
+            _wait_for(f"{url}/health")
+            prefect.call("work-pool", "create", "local", "--type", "process")
+            yield prefect
+        finally:
+            for process in reversed(prefect.running):
+                process.terminate()
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:  # a worker that is polling may take no notice
+                    process.kill()
+                    process.wait()
+
+    return opened
+
+
+def _wait_for(url: str) -> None:
+    import httpx
+
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(url, timeout=2).is_success:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise TimeoutError(f"nothing at {url}")

@@ -1,11 +1,8 @@
 """Measuring another machine: on a small DVC project whose stage `latency` writes what it was told."""
 
 import json
-import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -111,46 +108,14 @@ def test_another_version_replaces_the_first(project):
     assert Path("devices/pi4.json").read_text() == "one\n"
 
 
-def wait_for(url: str) -> None:
-    import httpx
-
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(url, timeout=2).is_success:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    raise TimeoutError(f"nothing at {url}")
-
-
 @pytest.mark.slow
-def test_a_worker_measures_and_the_table_comes_back(project, install):
+def test_a_worker_measures_and_the_table_comes_back(project, prefect_processes):
     """Server, deployment and worker of the device's queue as processes; the command here writes the worker's table."""
-    environment = install(project)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
-    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
-    git("add", "-A")
-    git("commit", "-qm", "flows")
-    started = []
-    try:
-        started.append(subprocess.Popen([*prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port)], env=environment))
-        wait_for(f"http://127.0.0.1:{port}/api/health")
-        for words in (["work-pool", "create", "local", "--type", "process"], ["deploy", "--name", "measure"]):
-            subprocess.run([*prefect, *words], check=True, env=environment)
-        worker = [*prefect, "worker", "start", "--pool", "local", "--work-queue", "pi4"]
-        started.append(subprocess.Popen(worker, env=environment))
+    with prefect_processes(project) as prefect:
+        git("add", "-A")
+        git("commit", "-qm", "flows")
+        prefect.call("deploy", "--name", "measure")
+        prefect.start("worker", "start", "--pool", "local", "--work-queue", "pi4")
         command = [sys.executable, "-m", "flows.devices", "--name", "pi4", "--queue", "pi4", "--set", "latency.threads=3"]
-        subprocess.run(command, check=True, env=environment, timeout=300)
+        subprocess.run(command, check=True, env=prefect.environment, timeout=300)
         assert json.loads(Path("devices/pi4.json").read_text())["threads"] == 3 and Path("devices/pi4.json.dvc").is_file()
-    finally:
-        for process in reversed(started):
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:  # a worker that is polling may take no notice
-                process.kill()
-                process.wait()

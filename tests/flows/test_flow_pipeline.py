@@ -4,10 +4,8 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -193,39 +191,13 @@ def test_another_machine_takes_over_through_the_remote(server, project, tmp_path
     assert calls() == ["m"] and Path("m.txt").read_text() == "131" and Path("z.json").exists()
 
 
-def wait_for(url: str) -> None:
-    import httpx
-
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(url, timeout=2).is_success:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    raise TimeoutError(f"nothing at {url}")
-
-
 @pytest.mark.slow
-def test_server_deployment_and_worker(project, install):
+def test_server_deployment_and_worker(project, prefect_processes):
     """The commands of prefect.yaml, each as a process: the deployed flows complete, unscheduled, and `dvc repro` has nothing left."""
-    environment = install(project)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
-    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
-
-    def call(*args: str) -> str:
-        return subprocess.run([*prefect, *args], check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
-
-    started = []
-    try:
-        started.append(subprocess.Popen([*prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port)], env=environment))
-        wait_for(f"http://127.0.0.1:{port}/api/health")
-        call("work-pool", "create", "local", "--type", "process")
+    with prefect_processes(project) as prefect:
+        call = prefect.call
         call("deploy", "--all")
-        started.append(subprocess.Popen([*prefect, "worker", "start", "--pool", "local", "--limit", "1"], env=environment))
+        prefect.start("worker", "start", "--pool", "local", "--limit", "1")
 
         call("deployment", "run", "pipeline/full", "--watch")
         call("deployment", "run", "compare/strategies", "--param", "pipeline=dvc.yaml", "--param", "at_once=2", "--watch")
@@ -239,14 +211,6 @@ def test_server_deployment_and_worker(project, install):
         assert yaml.safe_load(Path("dvc.lock").read_text())["stages"].keys() == {"z", "k", "m"}
         dvc("repro")
         assert calls() == ["z", "k", "m"]
-    finally:
-        for process in reversed(started):
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:  # a worker that is polling may take no notice
-                process.kill()
-                process.wait()
 
 
 @pytest.mark.slow
