@@ -172,6 +172,7 @@ _NODES: dict[str, Callable[[_Graph, Node], str]] = {
     "linear": _plain("Gemm", 3, transB=1),
     "conv2d": _conv,
     "silu": _silu,
+    "silu_": _silu,  # who reads the overwritten value reads this node in the program
     "mean": _mean,
     "avg_pool2d": _average,
     "upsample_bicubic2d": _bicubic,

@@ -19,7 +19,7 @@ class StemModule(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, width, ceil(H/stride), ceil(W/stride))."""
-        return F.silu(self.stem(images))
+        return F.silu(self.stem(images), inplace=True)
 
 
 class HeadModule(nn.Module):
@@ -33,7 +33,7 @@ class HeadModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, classes)."""
-        x = F.silu(self.head_expand(x))
+        x = F.silu(self.head_expand(x), inplace=True)
         return self.classifier(F.silu(self.head_mix(x.mean((2, 3), keepdim=True))).flatten(1))
 
 

@@ -67,10 +67,10 @@ class MBConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, ceil(H/stride), ceil(W/stride))."""
-        y = x
+        y, inplace = x, not self.training  # in training the batch norms' results are kept for the gradients
         if self.expand is not None:
-            y = F.silu(self.expand_bn(self.expand(y)))
-        y = F.silu(self.depthwise_bn(self.depthwise(y)))
+            y = F.silu(self.expand_bn(self.expand(y)), inplace)
+        y = F.silu(self.depthwise_bn(self.depthwise(y)), inplace)
         if self.se is not None:
             y = self.se(y)
         y = self.project_bn(self.project(y))
@@ -106,11 +106,11 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images -> (B, classes) logits."""
-        x = resize(images, self.resolution)
-        x = F.silu(self.stem_bn(self.stem(x)))
+        x, inplace = resize(images, self.resolution), not self.training
+        x = F.silu(self.stem_bn(self.stem(x)), inplace)
         for stage in self.stages:
             x = stage(x)
-        x = F.silu(self.head_bn(self.head_expand(x)))
+        x = F.silu(self.head_bn(self.head_expand(x)), inplace)
         x = F.silu(self.head_mix(x.mean((2, 3), keepdim=True))).flatten(1)
         return self.classifier(self.dropout(x))
 

@@ -46,6 +46,8 @@ def both(module: nn.Module, side: int, batch: int = 3) -> tuple[np.ndarray, np.n
         (lambda x: F.avg_pool2d(x, 2, 2, padding=1), (), 7),  # zeros of the border count
         (lambda x: x * F.hardsigmoid(x / 100 - 1.5), (), 8),
         (lambda x: F.silu(x / 100 - 1) + F.relu(x - 128), (), 8),
+        (lambda x: F.silu(x / 100 - 1, inplace=True), (), 8),
+        (lambda x: F.silu(y := x / 100 - 1, inplace=True) * y, (), 8),  # y is the overwritten one
         (lambda x, conv: conv(x), (nn.Conv2d(3, 4, 3, 2, padding=1, bias=False),), 9),
         (lambda x, conv: conv(x), (nn.Conv2d(3, 6, 5, 1, padding=2, groups=3),), 8),
     ],
