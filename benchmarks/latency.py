@@ -35,9 +35,8 @@ def main(name: str = "attentive_nas", backend: str = "torch", seconds: str = "24
     judged = judged_on(validation(found, flops.table(searched, CLASSES)))
     measured = judged[["predicted_latency_ms", "first_latency_ms", "second_latency_ms", "mflops"]].to_numpy().T
     setting = found.table.setting
-    print(
-        f"{name}, {backend}, {setting['device']}: {setting['repetitions']} rounds over the pieces, {setting['seconds']} s, fitted {setting['fitted']}"
-    )
+    took = f"{setting['repetitions']} rounds over the pieces, {setting['seconds']} s"
+    print(f"{name}, {backend}, {setting['device']}: {took}, fitted {setting['fitted']}")
     for key, value in judge.figures(*measured).items():
         print(f"  {key:24} {value:.4f}")
 
