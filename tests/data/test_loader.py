@@ -186,6 +186,7 @@ def split(out: Path, **changes) -> dict[str, int]:
         "search": 0.15,
         "monitor": 0.05,
         "check_files": True,
+        "broken_files": 0,
         **changes,
     }
     return divide(check({"split": entries}, "split", Split), 0, False, out)

@@ -28,6 +28,7 @@ PARAMS = {
         "search": 0.15,
         "monitor": 0.05,
         "check_files": True,
+        "broken_files": 0,
     },
     "search": {"weights": "final", "population": 64},
 }
