@@ -80,10 +80,10 @@ def class_folders(root: Path) -> list[str]:
         if _is_folder(entry):
             names.append(entry.name)
     if len(names) < 2:
-        found = f"only {printable(names[0])!r}" if names else "none"
+        found = f"only '{printable(names[0])}'" if names else "none"
         raise ValueError(f"{root} needs a folder of pictures for each of two or more classes; found {found}")
     if odd := [name for name in names if name != printable(name)]:
-        raise ValueError(f"{root}: the name of the class folder {printable(odd[0])!r} is no UTF-8; rename it")
+        raise ValueError(f"{root}: the name of the class folder '{printable(odd[0])}' is no UTF-8; rename it")
     return sorted(names)
 
 
