@@ -3,15 +3,19 @@
 Randomness is counted: the order of epoch e depends on (seed, e) and what is done to picture i in it on (seed, e, i), not
 on batch size, worker processes or what ran before; the caller's random states stay as they were. Augmentation as in
 AttentiveNAS (arXiv:2011.09011), section 4.1: random resized crop, flip, AutoAugment (arXiv:1805.09501); all torchvision's.
+
+A picture that cannot be decoded is passed over, as long as params.yaml split.broken_files allows. In training another one
+of those to train on takes its place in the batch, chosen by (seed, e, i) and augmented as it would have been, so batches
+stay full. In evaluation its place stays empty: the batch is smaller, and no picture counts twice.
 """
 
 import json
 import multiprocessing
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -22,10 +26,13 @@ from pydantic import field_validator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from nas.data.decoding import Broken, PictureError
 from nas.data.sets import EMBEDDED, ArrayPictures, Pictures, Source, fit, open_set
 from nas.data.splits import Parts
 from nas.data.vision import transforms
 from nas.params import Section
+
+T = TypeVar("T")
 
 
 class Augmentation(Section):
@@ -56,6 +63,7 @@ class DataSet:
     side: int  # pixels
     parts: Parts
     search_in_training: bool  # whether the part 'search' is to be trained on too, as in the paper
+    broken: Broken = field(default_factory=Broken)  # the files that could not be decoded so far
 
     @property
     def labels(self) -> np.ndarray:
@@ -89,7 +97,7 @@ def read(folder: Path, key: str | None = None) -> DataSet:
     if key not in found["sets"]:
         raise ValueError(f"there is no set {key!r} in {folder}; params.yaml split made {list(found['sets'])}")
     entry = found["sets"][key]
-    table = pd.read_parquet(folder / "splits.parquet", filters=[("set", "==", key)])
+    table = pd.read_parquet(folder / "splits.parquet", columns=["label", "part"], filters=[("set", "==", key)])
     labels, classes = table["label"].to_numpy(np.int64), tuple(entry["classes"])
     source = Source(**entry["source"])
     if source.name in EMBEDDED:
@@ -102,7 +110,9 @@ def read(folder: Path, key: str | None = None) -> DataSet:
         )
     parts = Parts(table["part"].to_numpy(dtype=str))
     mean, std = tuple(entry["mean"]), tuple(entry["std"])
-    return DataSet(key, entry["title"], pictures, classes, mean, std, entry["side"], parts, found["search_in_training"])
+    allowed = entry.get("broken_files", {"limit": 0, "left_out": []})
+    broken = Broken(key, allowed["limit"], len(allowed["left_out"]))
+    return DataSet(key, entry["title"], pictures, classes, mean, std, entry["side"], parts, found["search_in_training"], broken)
 
 
 def _described(folder: Path) -> dict:
@@ -155,14 +165,25 @@ class TrainingBatches:
         return len(self.items) // self.batch
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch, counted from 0."""
+        """The batches of one epoch, counted from 0.
+
+        Raises:
+            PictureError: for more broken pictures than may be, or if all are.
+        """
         order = np.random.default_rng([self.seed, crc32(b"order"), epoch]).permutation(self.items)
         chunks = [order[i * self.batch : (i + 1) * self.batch] for i in range(self.steps)]
-        return iter(_loader(_Augmented(self.dataset, chunks, self.augmentation, self.seed, epoch), self.workers, self.pin_memory))
+        augmented = _Augmented(self.dataset, self.items, chunks, self.augmentation, self.seed, epoch)
+        for batch in _counted(_loader(augmented, self.workers, self.pin_memory), self.dataset.broken):
+            if batch is None:
+                raise PictureError(f"none of the {len(self.items)} pictures of {self.dataset.key!r} to train on can be decoded")
+            yield batch
 
 
 class EvaluationBatches:
-    """Pictures as they are, in the order given, as often as iterated over; decoded once if they fit into `keep_mb`."""
+    """Pictures as they are, in the order given, as often as iterated over; decoded once if they fit into `keep_mb`.
+
+    Broken ones, where such may be, are left out: batches are smaller by them, and one of broken ones alone does not come.
+    """
 
     def __init__(self, dataset: DataSet, items: np.ndarray, batch: int, workers: int = 0, keep_mb: int = 2048) -> None:
         """Batches of `batch` of the pictures `items` (n,); the last may be smaller.
@@ -174,36 +195,44 @@ class EvaluationBatches:
             raise ValueError(f"{len(items)} pictures of {dataset.key!r} in batches of {batch}: at least one of each is needed")
         self.dataset, self.items, self.batch, self.workers = dataset, np.asarray(items), batch, workers
         self.in_memory = len(items) * dataset.side**2 * 3 <= keep_mb * 2**20
-        self._kept: Tensor | None = None  # (n, 3, side, side) uint8
+        self._kept: list[tuple[np.ndarray, Tensor]] | None = None  # items and pixels, batch by batch
 
     def __len__(self) -> int:
         """Number of batches."""
         return -(-len(self.items) // self.batch)
 
     def __iter__(self) -> Iterator[Batch]:
-        for chunk, pixels in zip(self._chunks, self._pixels(), strict=True):
-            yield _batch(self.dataset, chunk, pixels)
+        for items, pixels in self._pixels() if self._kept is None else self._kept:
+            yield _batch(self.dataset, items, pixels)
 
-    @cached_property
-    def _chunks(self) -> list[np.ndarray]:
-        return [self.items[i : i + self.batch] for i in range(0, len(self.items), self.batch)]
-
-    def _pixels(self) -> Iterator[Tensor]:
-        """Each batch's pixels, (batch, 3, side, side) uint8."""
-        if self._kept is not None:
-            yield from self._kept.split(self.batch)
-            return
+    def _pixels(self) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Each batch's items and pixels, (batch, 3, side, side) uint8; kept, in one piece of memory, after a whole pass."""
         keep = torch.empty((len(self.items), 3, self.dataset.side, self.dataset.side), dtype=torch.uint8) if self.in_memory else None
-        for i, pixels in enumerate(_loader(_Plain(self.dataset, self._chunks), self.workers)):
-            if keep is not None:
-                keep[i * self.batch : i * self.batch + len(pixels)] = pixels
-            yield pixels
-        self._kept = keep
+        chunks = [self.items[i : i + self.batch] for i in range(0, len(self.items), self.batch)]
+        kept, n = [], 0
+        for items, pixels in _counted(_loader(_Plain(self.dataset, chunks), self.workers), self.dataset.broken):
+            if keep is not None and len(items):
+                part = keep[n : n + len(items)]
+                part.copy_(pixels)
+                kept.append((items, part))
+                n += len(items)
+            if len(items):
+                yield items, pixels
+        if keep is not None:
+            self._kept = kept
+
+
+def _counted(loaded: Iterable[tuple[T, dict[int, str]]], broken: Broken) -> Iterator[T]:
+    """What was loaded, after the broken files that were met on the way are registered."""
+    for found, met in loaded:
+        broken.add(met)
+        yield found
+    broken.tell()
 
 
 @dataclass
 class _Plain(Dataset):
-    """Chunk of items -> uint8 pixels."""
+    """Chunk of items -> those that can be decoded, with uint8 pixels; and the broken ones."""
 
     dataset: DataSet
     chunks: list[np.ndarray]
@@ -211,15 +240,23 @@ class _Plain(Dataset):
     def __len__(self) -> int:
         return len(self.chunks)
 
-    def __getitem__(self, n: int) -> Tensor:
-        return _stack([fit(self.dataset.pictures.picture(i), self.dataset.side) for i in self.chunks[n]])
+    def __getitem__(self, n: int) -> tuple[tuple[np.ndarray, Tensor | None], dict[int, str]]:
+        pixels, broken = [], {}
+        for item in self.chunks[n]:
+            try:
+                pixels.append(fit(self.dataset.pictures.picture(item), self.dataset.side))
+            except PictureError as error:
+                broken[int(item)] = str(error)
+        items = np.array([i for i in self.chunks[n] if int(i) not in broken], dtype=np.int64) if broken else self.chunks[n]
+        return (items, _stack(pixels) if pixels else None), broken
 
 
 @dataclass
 class _Augmented(Dataset):
-    """Chunk of items -> training batch."""
+    """Chunk of items -> training batch, or None if no picture at all can be decoded; and the broken ones."""
 
     dataset: DataSet
+    items: np.ndarray  # all to train on: one of them comes instead of a broken one
     chunks: list[np.ndarray]
     augmentation: Augmentation
     seed: int
@@ -228,14 +265,33 @@ class _Augmented(Dataset):
     def __len__(self) -> int:
         return len(self.chunks)
 
-    def __getitem__(self, n: int) -> Batch:
-        items = self.chunks[n]
+    def __getitem__(self, n: int) -> tuple[Batch | None, dict[int, str]]:
+        shown, pixels, broken = self.chunks[n].copy(), [], {}
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global state
-            pixels = _stack([self._draw(i) for i in items])
-        return _batch(self.dataset, items, pixels)
+            for place, item in enumerate(self.chunks[n]):
+                found = self._readable(int(item), broken)
+                if found is None:
+                    return None, broken
+                shown[place], picture = found
+                pixels.append(self._draw(picture, item))
+        return _batch(self.dataset, shown, _stack(pixels)), broken
 
-    def _draw(self, item: int) -> np.ndarray:
-        picture, side = self.dataset.pictures.picture(item), self.dataset.side
+    def _readable(self, item: int, broken: dict[int, str]) -> tuple[int, np.ndarray] | None:
+        """The item and its picture, or, if that is broken, those of another; None if too many are. Adds to `broken`."""
+        tried, others = item, None
+        while True:
+            try:
+                return tried, self.dataset.pictures.picture(tried)
+            except PictureError as error:
+                broken[tried] = str(error)
+            if len(broken) > self.dataset.broken.limit or len(broken) == len(self.items):
+                return None
+            others = others or np.random.default_rng([self.seed, crc32(b"instead"), self.epoch, item])
+            tried = int(self.items[others.integers(len(self.items))])
+
+    def _draw(self, picture: np.ndarray, item: int) -> np.ndarray:
+        """Augmented as the item is in this epoch."""
+        side = self.dataset.side
         cropped = self.augmentation.crop_scale != (1.0, 1.0)
         if not cropped:
             picture = fit(picture, side)

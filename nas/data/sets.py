@@ -4,7 +4,7 @@ Class count and picture sizes are read off the data. `fit` and `statistics` are 
 (arXiv:2011.09011, section 4.1): the centre 224/256 of a photograph, resized, and normalised per channel.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,11 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, model_validator
 
-from nas.data import embedded
+from nas.data import decoding, embedded, listing
+from nas.data.decoding import Broken, PictureError
+from nas.data.listing import SUFFIXES, Paths
 from nas.params import Section
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 EMBEDDED = (*embedded.ALPHABETS, "digits")
 CENTRE = 224 / 256  # part of a photograph's shorter side that is looked at in evaluation
 SAMPLED = 10_000  # pictures that mean and standard deviation are taken over, at most
@@ -85,10 +86,6 @@ class Source(Section):
         return _TITLES.get(self.name, self.key(root))
 
 
-class PictureError(ValueError):
-    """A file is no picture, or a broken one."""
-
-
 class Pictures(Protocol):
     """Labelled pictures of any size."""
 
@@ -126,7 +123,7 @@ class ArrayPictures:
 class FolderPictures:
     """Picture files in one folder a class."""
 
-    paths: tuple[Path, ...]
+    paths: Sequence[Path]
     labels: np.ndarray
     classes: tuple[str, ...]
     test: np.ndarray | None = None
@@ -135,31 +132,42 @@ class FolderPictures:
     def find(cls, root: Path) -> Self:
         """root/<class>/*.png|jpg|jpeg|webp|bmp, or the same under root/train and root/test (or root/val).
 
-        With both test and val, the pictures of val join those of train. Names that begin with a dot are passed over.
+        With both test and val, the pictures of val join those of train. Names that begin with a dot are passed over, and
+        what is in a class folder beside pictures. Links are followed; two that lead to one class folder are an error.
 
         Raises:
             FileNotFoundError: if there is no such folder.
-            ValueError: for fewer than two class folders, one without pictures, or other classes in test than in train.
+            ValueError: for fewer than two class folders, one without pictures, the same one twice, other classes in test
+                than in train, a link to nothing instead of a class folder, and archives: nothing is unpacked.
         """
+        listing.need_folder(root)
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root}; params.yaml split.root and split.transfer_root say where pictures are")
-        if not (root / "train").is_dir():
-            paths, labels, classes = _walk(root)
-            return cls(paths, labels, classes)
-        names = [name for name in ("train", "val", "test") if (root / name).is_dir()]
-        parts = {name: _walk(root / name) for name in names}
-        classes = parts["train"][2]
-        for name, (_, _, found) in parts.items():
+        names = [name for name in ("train", "val", "test") if (root / name).is_dir()] if (root / "train").is_dir() else [""]
+        classes = listing.class_folders(root / names[0])
+        for name in names[1:]:
+            found = listing.class_folders(root / name)
             if found != classes:
                 odd = sorted(set(found) ^ set(classes))
                 raise ValueError(
                     f"{root / name} has {len(found)} class folders, {root / 'train'} has {len(classes)}; in one only: {odd[:5]}"
                 )
-        tested = names[-1] if len(names) > 1 else None
-        paths = tuple(path for name in names for path in parts[name][0])
-        labels = np.concatenate([parts[name][1] for name in names])
-        test = np.repeat([name == tested for name in names], [len(parts[name][0]) for name in names])
-        return cls(paths, labels, classes, test if tested else None)
+        folders = [root / name / label for name in names for label in classes]
+        listing.refuse_twins(folders)
+        counts = []
+
+        def inside() -> Iterator[tuple[str, list[str]]]:
+            for folder in folders:
+                files = listing.picture_names(folder)
+                counts.append(len(files))
+                yield str(folder), files
+
+        paths = Paths(inside())
+        if empty := [folder for folder, count in zip(folders, counts) if not count]:
+            raise ValueError(f"no pictures ({', '.join(SUFFIXES)}) in {empty[0]} ({len(empty)} such folders); fill or remove it")
+        labels = np.repeat(np.tile(np.arange(len(classes), dtype=np.int64), len(names)), counts)
+        test = np.repeat([name == names[-1] for name in names for _ in classes], counts) if len(names) > 1 else None
+        return cls(paths, labels, tuple(classes), test)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -170,18 +178,10 @@ class FolderPictures:
         Raises:
             PictureError: if it is not that of a picture.
         """
-        try:
-            with Image.open(self.paths[i]):
-                pass
-        except _BROKEN as error:
-            raise PictureError(f"{self.paths[i]} is no picture that can be read: {error}") from None
+        decoding.look(self.paths[i])
 
     def picture(self, i: int) -> np.ndarray:
-        try:
-            with Image.open(self.paths[i]) as image:
-                return _rgb(image)
-        except _BROKEN as error:
-            raise PictureError(f"{self.paths[i]} cannot be decoded: {error}") from None
+        return decoding.decode(self.paths[i])
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class TorchvisionPictures:
     """A data set of torchvision's, its training splits before its test split."""
 
     name: str
-    splits: tuple  # of torchvision data sets
+    splits: tuple  # of torchvision data sets, or of `_Files` for those that keep their pictures in files
     labels: np.ndarray
     classes: tuple[str, ...]
     test: np.ndarray
@@ -213,7 +213,7 @@ class TorchvisionPictures:
             raise FileNotFoundError(f"{name} is not complete in {root} ({error}); {way}") from None
         labels = [np.asarray(_torchvision_labels(split), dtype=np.int64) for split in splits]
         is_test = np.repeat([False] * len(train) + [True], [len(part) for part in labels])
-        return cls(name, splits, np.concatenate(labels), _torchvision_classes(splits[0]), is_test)
+        return cls(name, tuple(map(_Files.of, splits)), np.concatenate(labels), _torchvision_classes(splits[0]), is_test)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -222,12 +222,33 @@ class TorchvisionPictures:
         place = i
         for split in self.splits:
             if place < len(split):
-                try:
-                    return _rgb(split[place][0])
-                except _BROKEN as error:
-                    raise PictureError(f"picture {i} of {self.name} cannot be decoded: {error}") from None
+                what = split.paths[place] if isinstance(split, _Files) else f"picture {i}"
+                with decoding.naming(what, f"of {self.name} cannot be decoded"):
+                    return decoding.rgb(split[place][0])
             place -= len(split)
         raise IndexError(i)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The pictures of a torchvision data set without its lists of a million Python objects; decoded as it decodes them."""
+
+    paths: Paths
+    load: Callable[[Path], Image.Image]
+
+    @classmethod
+    def of(cls, split: object) -> object:
+        """Of a split that keeps its pictures in files; any other as it is."""
+        from nas.data.vision import datasets
+
+        files = _torchvision_files(split)
+        return split if files is None else cls(Paths.of(files), getattr(split, "loader", datasets.folder.default_loader))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> tuple[Image.Image]:
+        return (self.load(self.paths[i]),)
 
 
 def open_set(source: Source, root: Path, seed: int, side: int) -> Pictures:
@@ -267,43 +288,52 @@ def fit(picture: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR, box=box))
 
 
-def statistics(pictures: Pictures, items: np.ndarray, side: int) -> tuple[list[float], list[float]]:
+def statistics(pictures: Pictures, items: np.ndarray, side: int, broken: Broken | None = None) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of the pixels of these pictures, per channel, in [0, 1].
 
-    Of at most `SAMPLED` pictures, evenly spaced among them.
+    Of at most `SAMPLED` pictures, evenly spaced among them; broken ones among those do not count.
+
+    Args:
+        broken: where these are registered; without, there may be none.
 
     Raises:
+        PictureError: for more broken pictures than may be.
         ValueError: if all pixels of a channel are equal.
     """
     chosen = items[:: -(-len(items) // SAMPLED)]
-    total, squares = np.zeros(3), np.zeros(3)
+    broken = Broken() if broken is None else broken
+    total, squares, counted = np.zeros(3), np.zeros(3), 0
     for i in chosen:
-        pixels = fit(pictures.picture(i), side).reshape(-1, 3).astype(np.float64)
+        try:
+            pixels = fit(pictures.picture(i), side).reshape(-1, 3).astype(np.float64)
+        except PictureError as error:
+            broken.add({int(i): str(error)})
+            continue
         total += pixels.sum(axis=0)
         squares += (pixels**2).sum(axis=0)
-    mean = total / (len(chosen) * side * side)
-    variance = squares / (len(chosen) * side * side) - mean**2
+        counted += 1
+    mean = total / (max(counted, 1) * side * side)
+    variance = squares / (max(counted, 1) * side * side) - mean**2
     if variance.min() < 1e-6:
-        raise ValueError(
-            f"a colour channel is the same in all pixels of {len(chosen)} training pictures (means {mean}): nothing to learn from"
-        )
+        raise ValueError(f"a colour channel is the same in all pixels of {counted} training pictures (means {mean}): nothing to learn from")
     return [round(float(m) / 255, 6) for m in mean], [round(float(v) ** 0.5 / 255, 6) for v in variance]
 
 
-def check(pictures: Pictures, decode: bool, track: Callable[[range], Iterable[int]] = iter) -> None:
-    """Every file opens and, if asked, decodes.
+def check(pictures: Pictures, decode: bool, track: Callable[[range], Iterable[int]] = iter, limit: int = 0) -> dict[int, str]:
+    """Every file opens and, if asked, decodes; those that do not, ascending, each with its path and what is wrong.
 
     Args:
         pictures: which.
         decode: read all pixels, not only the files' heads.
         track: wraps the loop to show progress.
+        limit: how many may be broken.
 
     Raises:
-        PictureError: naming the first broken files and their number.
+        PictureError: for more than that, naming the first of them and their number.
     """
     read = pictures.picture if decode else getattr(pictures, "look", None)
     if read is None or isinstance(pictures, ArrayPictures):
-        return
+        return {}
 
     def failure(i: int) -> str | None:
         try:
@@ -312,42 +342,16 @@ def check(pictures: Pictures, decode: bool, track: Callable[[range], Iterable[in
             return str(error)
         return None
 
-    failures, chunk = [], 1000
+    failures, many, chunk = {}, 0, 1000
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
         for start in track(range(0, len(pictures), chunk)):
-            failures += filter(None, pool.map(failure, range(start, min(start + chunk, len(pictures)))))
-    if failures:
-        listed = "\n".join(f"  {line}" for line in failures[:10])
-        raise PictureError(f"{len(failures)} of {len(pictures)} files are broken; replace or remove them:\n{listed}")
-
-
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises, format by format
-
-
-def _walk(root: Path) -> tuple[tuple[Path, ...], np.ndarray, tuple[str, ...]]:
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(folders) < 2:
-        found = f"only {folders[0].name!r}" if folders else "none"
-        raise ValueError(f"{root} needs a folder of pictures for each of two or more classes; found {found}")
-    inside = [sorted(path for path in folder.iterdir() if _is_picture(path)) for folder in folders]
-    if empty := [str(folder) for folder, paths in zip(folders, inside) if not paths]:
-        raise ValueError(f"no pictures ({', '.join(SUFFIXES)}) in {empty[0]} ({len(empty)} such folders); fill or remove it")
-    labels = np.repeat(np.arange(len(folders), dtype=np.int64), [len(paths) for paths in inside])
-    return tuple(path for paths in inside for path in paths), labels, tuple(folder.name for folder in folders)
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-
-
-def _rgb(image: Image.Image) -> np.ndarray:
-    """Any mode -> (height, width, 3) uint8; see-through pixels get a white ground, 16-bit grey keeps its high byte."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB"))
+            items = range(start, min(start + chunk, len(pictures)))
+            found = {i: message for i, message in zip(items, pool.map(failure, items)) if message}
+            many += len(found)
+            failures |= found if len(failures) < limit + 10 else {}  # a million messages would fill the memory
+    if many > limit:
+        raise PictureError(decoding.over_limit(list(failures.values()), f"{many} of {len(pictures)} files", limit))
+    return failures
 
 
 def _torchvision_labels(split: object) -> Iterable[int]:
@@ -355,6 +359,14 @@ def _torchvision_labels(split: object) -> Iterable[int]:
     if hasattr(split, "targets"):
         return split.targets
     return [label for _, label in split._samples] if hasattr(split, "_samples") else split._labels
+
+
+def _torchvision_files(split: object) -> Iterable[str | Path] | None:
+    """Paths of the pictures, likewise; None where they lie in arrays."""
+    if hasattr(split, "_image_files"):
+        return split._image_files
+    samples = getattr(split, "samples", None) or getattr(split, "_samples", None)
+    return None if samples is None else (path for path, _ in samples)
 
 
 def _torchvision_classes(split: object) -> tuple[str, ...]:

@@ -11,13 +11,14 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 PARTS = ("train", "predictor", "search", "monitor", "test")
+BROKEN = "broken"  # stands instead of a part for a picture that cannot be decoded and is in none
 
 
 @dataclass(frozen=True)
 class Parts:
     """The part of each picture of a set."""
 
-    parts: np.ndarray  # (n,) of PARTS
+    parts: np.ndarray  # (n,) of PARTS, or BROKEN
 
     def items(self, *names: str) -> np.ndarray:
         """Pictures of these parts, ascending, int64.

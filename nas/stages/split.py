@@ -3,9 +3,10 @@
 params   params.yaml: seed, split, search.weights
 reads    the folders split.root and split.transfer_root
 writes   outputs/split/sets.json        for each set: title, classes, mean and std of training pixels, counts by part, source
-         outputs/split/splits.parquet   set, item, label, part
+         outputs/split/splits.parquet   set, item, label, part (or "broken")
          outputs/split/pictures/        <set>.npy uint8 (n, side, side, 3) of each embedded set; files elsewhere stay there
-         outputs/split/metrics.json     {"images", "classes", "<set>_images", "<set>_classes"}
+         outputs/split/metrics.json     {"images", "classes", "<set>_images", "<set>_classes"}; where files may be broken,
+                                        and for sets in files only, {"broken_files", "<set>_broken_files"}: left out
 """
 
 import json
@@ -21,7 +22,8 @@ from pydantic import ConfigDict, Field
 
 from nas import params, tracking
 from nas.data import sets
-from nas.data.splits import Parts, split_parts
+from nas.data.decoding import Broken
+from nas.data.splits import BROKEN, Parts, split_parts
 from nas.params import ParamsError, Section
 from nas.progress import progress
 from nas.stages.check import check_all
@@ -43,6 +45,7 @@ class Split(Section):
     search: float = Field(gt=0, lt=1)
     monitor: float = Field(gt=0, lt=1)
     check_files: bool  # decode every file now
+    broken_files: int = Field(ge=0)  # of a set, so many may be broken: left out and named
 
 
 class SearchWeights(Section):
@@ -91,10 +94,10 @@ def divide(p: Split, seed: int, search_in_training: bool, out: Path) -> dict[str
     for key, (source, place) in zip(keys, asked):
         main_set = key == keys[0]
         pictures = sets.open_set(source, place, seed, p.side)
-        sets.check(pictures, p.check_files, partial(_shown, f"checking files of {key}, by the thousand"))
+        broken = sets.check(pictures, p.check_files, partial(_shown, f"checking files of {key}, by the thousand"), p.broken_files)
         shares = fractions if main_set else {**dict.fromkeys(fractions, 0.0), "test": p.test}
-        part = split_parts(pictures.labels, **shares, seed=seed, own_test=pictures.test, classes=pictures.classes)
-        mean, std = sets.statistics(pictures, Parts(part).items("train"), p.side)
+        part = parts_without(list(broken), pictures, shares, seed)
+        mean, std = sets.statistics(pictures, Parts(part).items("train"), p.side, Broken(key, p.broken_files, len(broken)))
         if source.name in sets.EMBEDDED:
             _save(out / "pictures" / f"{key}.npy", pictures.pixels)
         described[key] = {
@@ -108,15 +111,38 @@ def divide(p: Split, seed: int, search_in_training: bool, out: Path) -> dict[str
             "source": source.model_dump(exclude_none=True),
             "root": place.as_posix(),
         }
-        tables.append(pd.DataFrame({"set": key, "item": np.arange(len(pictures)), "label": pictures.labels, "part": part}))
         prefix = "" if main_set else f"{key}_"
-        metrics |= {f"{prefix}images": len(pictures), f"{prefix}classes": len(pictures.classes)}
+        tables.append(pd.DataFrame({"set": key, "item": np.arange(len(pictures)), "label": pictures.labels, "part": part}))
+        metrics |= {f"{prefix}images": len(pictures) - len(broken), f"{prefix}classes": len(pictures.classes)}
+        if p.broken_files and source.name not in sets.EMBEDDED:
+            described[key]["broken_files"] = {"limit": p.broken_files, "left_out": list(broken.values())}
+            metrics[f"{prefix}broken_files"] = len(broken)
+            print("\n".join([f"{key}: {len(broken)} broken files left out; {p.broken_files} may be", *broken.values()]), flush=True)
 
     top = {"main": keys[0], "transfer": keys[1:], "search_in_training": search_in_training, "seed": seed, "sets": described}
     _write(out / "sets.json", top)
     pd.concat(tables, ignore_index=True).to_parquet(out / "splits.parquet", index=False)
     _write(out / "metrics.json", metrics)
     return metrics
+
+
+def parts_without(broken: list[int], pictures: sets.Pictures, shares: dict[str, float], seed: int) -> np.ndarray:
+    """The part of each picture, (n,); those of the broken ones are `BROKEN`, as if they were not there.
+
+    Raises:
+        ValueError: if a class has no other pictures, or too few.
+    """
+    whole = np.ones(len(pictures), dtype=bool)
+    whole[broken] = False
+    if gone := [pictures.classes[i] for i in np.setdiff1d(pictures.labels, pictures.labels[whole])]:
+        raise ValueError(f"all files of class {gone[0]!r} are broken ({len(gone)} such classes); replace them or remove the class")
+    own_test = None if pictures.test is None else pictures.test[whole]
+    found = split_parts(pictures.labels[whole], **shares, seed=seed, own_test=own_test, classes=pictures.classes)
+    if not broken:
+        return found
+    parts = np.full(len(pictures), BROKEN, dtype=object)
+    parts[whole] = found
+    return parts.astype(str)
 
 
 def _shown(what: str, chunks: range) -> Iterator[int]:

@@ -1,6 +1,7 @@
 """Batches depend on seed, epoch and picture only."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nas.data.decoding import Broken
 from nas.data.loader import Augmentation, AutoAugment, DataSet, EvaluationBatches, TrainingBatches, keys, read
 from nas.data.sets import ArrayPictures, FolderPictures, PictureError
 from nas.data.splits import Parts
@@ -171,6 +173,124 @@ def test_no_pictures_to_evaluate_stop(dataset):
         EvaluationBatches(dataset, np.array([], dtype=np.int64), 8)
 
 
+# Broken pictures
+
+
+class Damaged(ArrayPictures):
+    """Pictures some of which cannot be decoded."""
+
+    bad: frozenset[int] = frozenset()
+
+    def picture(self, i):
+        if int(i) in self.bad:
+            raise PictureError(f"{i}.png cannot be decoded: cut")
+        return super().picture(i)
+
+
+def damaged(dataset: DataSet, *bad: int, limit: int) -> DataSet:
+    pictures = Damaged(dataset.pictures.pixels, dataset.labels, dataset.classes)
+    object.__setattr__(pictures, "bad", frozenset(bad))
+    return replace(dataset, pictures=pictures, broken=Broken("noise", limit))
+
+
+def images(batches) -> torch.Tensor:
+    return torch.cat([batch.images for batch in batches])
+
+
+def items(batches) -> list[int]:
+    return [i for batch in batches for i in batch.items.tolist()]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_another_picture_takes_the_place_of_a_broken_one(dataset, workers):
+    """Batches stay full, all other places are as without damage, and the label is that of the picture that came instead."""
+    whole = list(TrainingBatches(dataset, np.arange(60), 20, FULL, seed=1).epoch(2))
+    found = list(TrainingBatches(damaged(dataset, 5, 17, limit=2), np.arange(60), 20, FULL, seed=1, workers=workers).epoch(2))
+    before, after = np.array(items(whole)), np.array(items(found))
+    hit = np.isin(before, [5, 17])
+    assert [len(b.images) for b in found] == [20, 20, 20]
+    assert np.array_equal(before[~hit], after[~hit]) and not set(after) & {5, 17}
+    assert torch.equal(images(whole)[~hit], images(found)[~hit])
+    assert all(b.labels.tolist() == (b.items % 3).tolist() for b in found)
+
+
+def test_what_comes_instead_depends_on_seed_epoch_and_picture(dataset):
+    """The same in other batches, with other pictures broken too, after other epochs; another one in another epoch or for another seed."""
+
+    def instead(*bad: int, batch: int = 20, seed: int = 1, epochs: tuple[int, ...] = (4,)) -> tuple[int, bytes]:
+        whole = TrainingBatches(dataset, np.arange(60), batch, FULL, seed)
+        batches = TrainingBatches(damaged(dataset, 5, *bad, limit=9), np.arange(60), batch, FULL, seed)
+        found = [list(batches.epoch(e)) for e in epochs][-1]
+        place = items(whole.epoch(epochs[-1])).index(5)
+        return items(found)[place], images(found)[place].numpy().tobytes()
+
+    expected = instead()
+    assert expected == instead(batch=30) == instead(epochs=(0, 1, 4)) == instead(*({7, 8} - {expected[0]}))
+    assert len({instead(epochs=(e,), seed=s)[0] for e in range(4) for s in range(2)}) > 3
+    assert instead(expected[0])[0] not in {5, expected[0]}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_picture_is_told_once_and_counted_once(dataset, workers, capsys):
+    """Over three epochs and two passes of evaluation each name comes once, with one line that counts them."""
+    found = damaged(dataset, 5, 17, limit=2)
+    batches = TrainingBatches(found, np.arange(60), 20, PLAIN, seed=1, workers=workers)
+    for epoch in range(3):
+        list(batches.epoch(epoch))
+    evaluation = EvaluationBatches(found, np.arange(60), 16, workers=workers)
+    assert items(evaluation) == items(evaluation) == sorted({*range(60)} - {5, 17})
+    assert found.broken.metrics() == {"broken_files": 2}
+    told = capsys.readouterr().out
+    assert [told.count(words) for words in ("5.png", "17.png", "noise: 2 broken files passed over; 2 may be")] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("limit", [0, 1])
+def test_more_broken_pictures_than_may_be_stop(dataset, workers, limit):
+    """With the name of the one that is too many, the limit's key and no traceback of a worker's, in training and evaluation."""
+    found = damaged(dataset, 5, 17, limit=limit)
+    for batches in (
+        TrainingBatches(found, np.arange(60), 20, PLAIN, seed=1, workers=workers).epoch(0),
+        EvaluationBatches(replace(found, broken=Broken("noise", limit)), np.arange(60), 16, workers=workers),
+    ):
+        with pytest.raises(PictureError, match=rf"files are broken and {limit} may be.*split\.broken_files(.|\n)*(5|17)\.png") as told:
+            list(batches)
+        assert "Traceback" not in str(told.value)
+
+
+def test_nothing_to_train_on_stops(dataset):
+    """Where all pictures are broken and as many may be, there is nothing to take their places."""
+    found = damaged(dataset, *range(60), limit=60)
+    with pytest.raises(PictureError, match="none of the 60 pictures of 'noise'"):
+        list(TrainingBatches(found, np.arange(60), 20, PLAIN, seed=0).epoch(0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("keep_mb", [0, 1])
+def test_evaluation_leaves_broken_pictures_out(dataset, workers, keep_mb):
+    """Every pass has the same batches, smaller by what is broken, and none where all of it is."""
+    found = damaged(dataset, 1, 4, 5, 6, 7, limit=5)
+    batches = EvaluationBatches(found, np.arange(12), 4, workers=workers, keep_mb=keep_mb)
+    whole = by_item(EvaluationBatches(dataset, np.arange(12), 4))
+    for _ in range(3):
+        assert [b.items.tolist() for b in batches] == [[0, 2, 3], [8, 9, 10, 11]]
+        assert all(torch.equal(image, whole[i]) for i, image in by_item(batches).items())
+
+
+@pytest.mark.parametrize("augmentation", [PLAIN, FULL])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1)])
+def test_pictures_of_a_pixel_are_trained_on(dataset, augmentation, shape):
+    """One pixel, one row, one column: brought to the side like any other."""
+
+    class Tiny(ArrayPictures):
+        def picture(self, i):
+            return np.full((*shape, 3), 200, dtype=np.uint8)
+
+    tiny = replace(dataset, pictures=Tiny(dataset.pictures.pixels, dataset.labels, dataset.classes))
+    assert [b.images.shape for b in TrainingBatches(tiny, np.arange(60), 30, augmentation, 0).epoch(0)] == [(30, 3, 12, 12)] * 2
+    assert np.allclose(images(EvaluationBatches(tiny, np.arange(3), 3))[:, 0], (200 / 255 - 0.5) / 0.2)
+
+
 # From outputs/split on disk
 
 
@@ -186,6 +306,7 @@ def split(out: Path, **changes) -> dict[str, int]:
         "search": 0.15,
         "monitor": 0.05,
         "check_files": True,
+        "broken_files": 0,
         **changes,
     }
     return divide(check({"split": entries}, "split", Split), 0, False, out)
@@ -253,3 +374,20 @@ def test_a_picture_that_broke_later_is_named(tmp_path, rng, workers):
     batches = TrainingBatches(dataset, dataset.items("train"), len(dataset.items("train")), PLAIN, seed=0, workers=workers)
     with pytest.raises(PictureError, match=path.name):
         list(batches.epoch(0))
+
+
+def test_what_split_left_out_is_in_no_part_and_counts(tmp_path, rng):
+    """Of three broken files that may be, split leaves two out; the register of the set that is read begins with them."""
+    root = picture_folder(tmp_path / "pets", rng)
+    for name in ("cat/003.png", "dog/010.jpg"):
+        (root / name).write_bytes(b"")
+    split(tmp_path / "out", root=str(root), data={"name": "imagefolder"}, transfer=[], broken_files=3)
+    dataset = read(tmp_path / "out")
+    assert sum(dataset.parts.counts().values()) == 78 and len(dataset.pictures) == 80
+    left_out = {i for i, path in enumerate(dataset.pictures.paths) if path.relative_to(root).as_posix() in ("cat/003.png", "dog/010.jpg")}
+    assert not left_out & set(dataset.items("train", "predictor", "search", "monitor", "test").tolist())
+    assert (dataset.broken.limit, dataset.broken.left_out) == (3, 2)
+    for i in dataset.items("train")[:2]:
+        dataset.pictures.paths[i].write_bytes(b"")
+    with pytest.raises(PictureError, match="pets: 4 files are broken and 3 may be"):
+        list(TrainingBatches(dataset, dataset.items("train"), len(dataset.items("train")), PLAIN, seed=0).epoch(0))

@@ -320,6 +320,22 @@ def test_torchvision_sets_by_name(build, tmp_path, monkeypatch):
         pictures.picture(len(pictures))
 
 
+@pytest.mark.parametrize("build", [_imagenet, _flowers102, _stanford_cars, _food101])
+def test_a_broken_file_of_a_torchvision_set_is_named(build, tmp_path, monkeypatch):
+    """Every file emptied: each picture's error has a path of its own, though no list of torchvision's is kept."""
+    build(tmp_path, monkeypatch)
+    pictures = sets.open_set(sets.Source(name=build.__name__[1:]), tmp_path, seed=0, side=16)
+    files = [path for path in tmp_path.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")]
+    for path in files:
+        path.write_bytes(b"")
+    named = set()
+    for i in range(len(pictures)):
+        with pytest.raises(sets.PictureError, match="cannot be decoded: it is empty") as told:
+            pictures.picture(i)
+        named.add(str(told.value).split(" of ")[0])
+    assert named == set(map(str, files))
+
+
 @pytest.mark.parametrize("build", MINIATURES)
 def test_a_missing_torchvision_set_says_how_to_get_it(build, tmp_path):
     """By download: true where its owners allow it, by hand otherwise."""

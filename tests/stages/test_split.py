@@ -28,6 +28,7 @@ PARAMS = {
         "search": 0.15,
         "monitor": 0.05,
         "check_files": True,
+        "broken_files": 0,
     },
     "search": {"weights": "final", "population": 64},
 }
@@ -140,6 +141,101 @@ def test_broken_files_stop_the_stage(run, tmp_path, rng, check_files):
         run(root="pets", data={"name": "imagefolder"}, check_files=check_files)
 
 
+def pets(folder: Path, rng: np.random.Generator, each: int = 40) -> Path:
+    for label in ("cat", "dog"):
+        for i in range(each):
+            save_noise(folder / "pets" / label / f"{i:03d}.png", rng)
+    return folder / "pets"
+
+
+def test_broken_files_up_to_the_limit_are_left_out_and_listed(run, tmp_path, rng, capsys):
+    """Of 80 files three are broken and three may be: 77 are divided, in the parts of a folder that never held the three."""
+    root = pets(tmp_path, rng)
+    for name in ("cat/007.png", "dog/000.png", "dog/039.png"):
+        (root / name).write_bytes((root / name).read_bytes()[:200])
+    options = {"root": "pets", "data": {"name": "imagefolder"}, "transfer": [], "broken_files": 3}
+    assert run(**options) == {"images": 77, "classes": 2, "broken_files": 3}
+    table = pd.read_parquet(split.OUT / "splits.parquet")
+    assert np.flatnonzero(table["part"] == "broken").tolist() == [7, 40, 79] and len(table) == 80
+    entry = json.loads((split.OUT / "sets.json").read_text())["sets"]["pets"]
+    assert sum(entry["counts"].values()) == 77 and entry["broken_files"]["limit"] == 3
+    listed = [line.split(" cannot be decoded")[0] for line in entry["broken_files"]["left_out"]]
+    assert listed == ["pets/cat/007.png", "pets/dog/000.png", "pets/dog/039.png"]
+    told = capsys.readouterr().out
+    assert "pets: 3 broken files left out; 3 may be" in told and all(told.count(name) == 1 for name in listed)
+
+    for name in listed:
+        (tmp_path / name).unlink()
+    assert run(**options) == {"images": 77, "classes": 2, "broken_files": 0}
+    clean = pd.read_parquet(split.OUT / "splits.parquet")
+    assert clean["part"].tolist() == table["part"][table["part"] != "broken"].tolist()
+
+
+def test_one_broken_file_more_than_may_be_stops(run, tmp_path, rng):
+    """The message has their number, the limit, its key and the names."""
+    root = pets(tmp_path, rng)
+    for name in ("cat/007.png", "dog/000.png"):
+        (root / name).write_bytes(b"")
+    with pytest.raises(PictureError, match=r"2 of 80 files are broken and 1 may be.*split\.broken_files(.|\n)*cat/007(.|\n)*dog/000"):
+        run(root="pets", data={"name": "imagefolder"}, transfer=[], broken_files=1)
+
+
+def test_files_broken_behind_their_heads_do_not_spoil_the_statistics(run, tmp_path, rng):
+    """Without check_files they stay in the parts; mean and deviation are those of the pictures that can be decoded."""
+    root = pets(tmp_path, rng)
+    cut = [f"{label}/{i:03d}.png" for label in ("cat", "dog") for i in range(0, 40, 4)]
+    for name in cut:
+        (root / name).write_bytes((root / name).read_bytes()[:200])
+    options = {"root": "pets", "data": {"name": "imagefolder"}, "transfer": [], "check_files": False, "side": 16}
+    assert run(**options, broken_files=20) == {"images": 80, "classes": 2, "broken_files": 0}
+    table = pd.read_parquet(split.OUT / "splits.parquet")
+    names = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*.png"))]
+    whole = [name for name, part in zip(names, table["part"]) if part == "train" and name not in cut]
+    pixels = np.stack([np.asarray(Image.open(root / name)) for name in whole]) / 255
+    entry = json.loads((split.OUT / "sets.json").read_text())["sets"]["pets"]
+    assert np.allclose(entry["mean"], pixels.mean(axis=(0, 1, 2)), atol=1e-6)
+    assert np.allclose(entry["std"], pixels.std(axis=(0, 1, 2)), atol=1e-6)
+
+
+def test_a_class_of_broken_files_only_stops(run, tmp_path, rng):
+    """However many may be broken, no class may be without pictures."""
+    root = pets(tmp_path, rng)
+    save_noise(root / "owl" / "1.png", rng)
+    (root / "owl" / "1.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="all files of class 'owl' are broken"):
+        run(root="pets", data={"name": "imagefolder"}, transfer=[], broken_files=9)
+
+
+def test_a_class_of_one_picture_is_named(run, tmp_path, rng):
+    """One picture cannot be in five parts, nor in two."""
+    root = pets(tmp_path, rng)
+    save_noise(root / "dodo" / "1.png", rng)
+    for options in ({"root": "pets", "data": {"name": "imagefolder"}, "transfer": []}, {"transfer": [{"name": "imagefolder"}]}):
+        with pytest.raises(ValueError, match="class 'dodo' has 1 pictures"):
+            run(**{"transfer_root": "pets", **options})
+
+
+def test_embedded_sets_have_nothing_broken(run):
+    """Whatever may be broken, what is drawn is not: no figure and no entry of it."""
+    assert not [key for key in run(broken_files=5) if "broken" in key]
+    assert "broken" not in (split.OUT / "sets.json").read_text()
+
+
+@pytest.mark.slow
+def test_ten_thousand_classes_are_divided(run, tmp_path, rng):
+    """20 pictures of each of 10,000 classes: every part has every class."""
+    for i in range(20):
+        save_noise(tmp_path / "files" / f"{i}.png", rng)
+    for c in range(10_000):
+        (tmp_path / "many" / str(c)).mkdir(parents=True)
+        for i in range(20):
+            (tmp_path / "many" / str(c) / f"{i}.png").symlink_to(tmp_path / "files" / f"{i}.png")
+    fractions = {"test": 0.25, "predictor": 0.1, "search": 0.1, "monitor": 0.1}
+    assert run(root="many", data={"name": "imagefolder"}, transfer=[], check_files=False, **fractions)["classes"] == 10_000
+    table = pd.read_parquet(split.OUT / "splits.parquet")
+    assert table.groupby("part")["label"].nunique().to_dict() == dict.fromkeys(table["part"].unique(), 10_000)
+
+
 def test_one_name_for_two_sets_stops(run):
     """Two sets of one name would overwrite each other."""
     with pytest.raises(ParamsError, match="'digits' twice"):
@@ -159,6 +255,7 @@ def test_a_full_disk_stops_before_writing(run, monkeypatch):
     [
         ({"side": 4}, r"split\.side"),
         ({"sides": 28}, "split.sides is not a known key; did you mean 'side'"),
+        ({"broken_files": -1}, r"split\.broken_files: .*greater than or equal to 0"),
         ({"predictor": 0.0}, r"split\.predictor: .*greater than 0"),
         ({"transfer": [{"name": "digits", "images": 3}]}, r"split\.transfer\.0: images has no meaning for digits"),
         ({"seed": "one"}, "seed: a whole number"),
