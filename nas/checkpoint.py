@@ -2,13 +2,16 @@
 
 A folder is named after the stage and its fingerprint (command, dependencies, parameters), so a
 change of parameters never resumes stale state. Nothing but tensors and plain values is stored
-(`weights_only`). Folders of finished stages go when the next stage starts.
+(`weights_only`). The state before the last one is kept: it is used, and said, where the last one turns out
+to be damaged. Folders of finished stages go when the next stage starts.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 STATE = "state.pt"
+PREVIOUS = ".previous"  # at the end of the name of the state before
 FINISHED = "finished"  # marks a folder whose stage came to its end
 
 
@@ -59,7 +63,9 @@ class Checkpoint:
         self._lock.close()
 
     def save(self, state: dict[str, Any], name: str = STATE) -> None:
-        """Replace the named state; a reader finds the old or the new one whole, whatever happens meanwhile.
+        """Replace the named state and keep the one before; a reader finds one of them whole, whatever happens meanwhile.
+
+        When this returns, power may fail: the state, its name and the one before are on the disk.
 
         Raises:
             CheckpointError: if the disk is full.
@@ -71,25 +77,48 @@ class Checkpoint:
                 file.flush()
                 os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
-            fresh.unlink(missing_ok=True)
-            raise _full(error, path) from error
+            raise _unwritten(error, path, fresh) from error
+        if path.exists():
+            os.replace(path, self.folder / f"{name}{PREVIOUS}")
         os.replace(fresh, path)
+        _sync(self.folder)
 
     def load(self, name: str = STATE) -> dict[str, Any] | None:
         """The named state, on the CPU; None where there is none yet.
 
+        Where the last one is damaged, or a crash left none under its name, the one before takes its place and a line says so.
+
         Raises:
-            CheckpointError: if the file is damaged.
+            CheckpointError: if no state can be read.
         """
-        path = self.folder / name
-        if not path.is_file():
+        path, previous = self.folder / name, self.folder / f"{name}{PREVIOUS}"
+        if not path.is_file() and not previous.is_file():
             return None
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return _read(path)
         except Exception as error:  # torch raises many kinds for a damaged file
-            raise CheckpointError(
-                f"the checkpoint {path} ({path.stat().st_size} bytes) is damaged ({error}); delete {self.folder} to start this stage anew"
-            ) from error
+            wrong = f"({path.stat().st_size} bytes) is damaged ({error})" if path.is_file() else "was not in its place yet"
+            try:
+                found = _read(previous)
+            except Exception:
+                raise CheckpointError(f"the checkpoint {path} {wrong}; delete {self.folder} to start this stage anew") from error
+        written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(previous.stat().st_mtime))
+        print(f"the checkpoint {path} {wrong}: going on from the one before it, written {written}", flush=True)
+        os.replace(previous, path)  # so that the next one saved keeps this one, not the damaged one
+        return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _sync(folder: Path) -> None:
+    """Have names of files, as changed by a rename, on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def need_space(folder: Path, bytes_needed: int, what: str) -> None:
@@ -115,11 +144,14 @@ def save_weights(path: Path, module: torch.nn.Module) -> None:
     fresh = path.with_suffix(".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(data)
+        with open(fresh, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
-        fresh.unlink(missing_ok=True)
-        raise _full(error, path) from error
+        raise _unwritten(error, path, fresh) from error
     os.replace(fresh, path)
+    _sync(path.parent)
 
 
 def load_weights(path: Path, module: torch.nn.Module) -> None:
@@ -134,11 +166,14 @@ def load_weights(path: Path, module: torch.nn.Module) -> None:
         raise CheckpointError(f"the weights {path} cannot be read ({error}); run the stage that writes them again: dvc repro -f") from error
 
 
-def _full(error: Exception, path: Path) -> Exception:
-    full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(path.parent).free < 2**20
-    if not full:
+def _unwritten(error: Exception, path: Path, fresh: Path) -> Exception:
+    """What to raise where a fresh file could not be written, which is removed: a `CheckpointError` if the disk is full."""
+    free = shutil.disk_usage(path.parent).free  # before the half-written file gives its room back
+    with contextlib.suppress(NotADirectoryError):
+        fresh.unlink(missing_ok=True)
+    full = {errno.ENOSPC, errno.EDQUOT} & {getattr(e, "errno", None) for e in (error, error.__context__)}
+    if not full and free >= 2**20:
         return error
-    free = shutil.disk_usage(path.parent).free
     return CheckpointError(
         f"no space left to write {path}: {free / 2**20:.1f} MiB free; make room and run again, the last checkpoint is kept"
     )

@@ -3,8 +3,11 @@
 import errno
 import multiprocessing
 import os
+import re
 import shutil
 import signal
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +29,11 @@ def network(seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
+
+
+def cut(path: Path, keep: float) -> None:
+    """Leave so many bytes of a file; below 1: such a share."""
+    os.truncate(path, int(keep * path.stat().st_size) if keep < 1 else keep)
 
 
 def test_a_state_comes_back(held, tmp_path):
@@ -143,10 +151,51 @@ def test_a_truncated_checkpoint_names_the_folder_to_delete(held, keep):
     """Empty, a few bytes, half of it, all but the end."""
     held.save({"weights": torch.arange(1000.0)})
     path = held.folder / "state.pt"
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(keep * len(whole)) if keep < 1 else keep])
+    cut(path, keep)
     with pytest.raises(CheckpointError, match=rf"{path} .*is damaged.*delete {held.folder} to start"):
         held.load()
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_replaced_by_the_one_before(held, capsys, keep):
+    """Which is said, with both; the next one saved keeps the good one, not the damaged one."""
+    for epoch in (1, 2, 3):
+        held.save({"epoch": epoch, "weights": torch.arange(1000.0)})
+    path = held.folder / "state.pt"
+    cut(path, keep)
+    assert held.load()["epoch"] == 2
+    assert re.search(rf"{path} \(\d+ bytes\) is damaged .*going on from the one before it, written 20", capsys.readouterr().out)
+    assert held.load()["epoch"] == 2 and capsys.readouterr().out == ""
+    held.save({"epoch": 3})
+    cut(path, keep)
+    assert held.load()["epoch"] == 2
+
+
+def test_two_truncated_checkpoints_name_the_folder_to_delete(held):
+    """Nothing whole is left to go on from."""
+    for epoch in (1, 2):
+        held.save({"epoch": epoch})
+    for name in ("state.pt", "state.pt.previous"):
+        cut(held.folder / name, 0.5)
+    with pytest.raises(CheckpointError, match=rf"state\.pt .*is damaged.*delete {held.folder} to start"):
+        held.load()
+
+
+def test_a_crash_between_two_renames_loses_no_state(held, monkeypatch, capsys):
+    """The old state has left its name, the new one has not got it: the old one is used."""
+    held.save({"epoch": 1})
+    replace = os.replace
+
+    def crash(source, target):
+        if str(source).endswith(".new"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        held.save({"epoch": 2})
+    monkeypatch.setattr(os, "replace", replace)
+    assert held.load() == {"epoch": 1} and "going on from the one before" in capsys.readouterr().out
 
 
 class Evil:
@@ -192,6 +241,32 @@ def test_a_full_disk_that_torch_hides_is_told(held, monkeypatch):
         held.save({})
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("only root can mount a file system")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_fills_up_keeps_the_last_state(small_disk):
+    """The third state of 1.5 MiB does not fit beside two others: told, both are whole; after room is made it is saved."""
+    state = {"weights": torch.arange(400_000.0)}
+    with Checkpoint(small_disk, "train", FINGERPRINT) as held:
+        for epoch in (1, 2):
+            held.save({"epoch": epoch, **state})
+        for _ in range(2):
+            with pytest.raises(CheckpointError, match=r"no space left to write .*state\.pt: .* MiB free; make room"):
+                held.save({"epoch": 3, **state})
+            assert held.load()["epoch"] == 2
+        subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+        held.save({"epoch": 3, **state})
+        assert held.load()["epoch"] == 3
+
+
 def test_space_is_asked_for_beforehand(tmp_path, monkeypatch):
     """100 MiB of 50: the message has both figures; 50 of 50 are enough."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**30, 2**30, 50 * 2**20))
@@ -224,8 +299,7 @@ def test_truncated_weights_name_the_file(tmp_path, keep):
     """Empty, without its header's end, half of it, all but the end."""
     path = tmp_path / "w.safetensors"
     save_weights(path, network())
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(keep * len(whole)) if keep < 1 else keep])
+    cut(path, keep)
     with pytest.raises(CheckpointError, match=rf"the weights {path} cannot be read"):
         load_weights(path, network())
 
