@@ -38,17 +38,15 @@ def read_yaml(path: Path, error: ErrorKind = DocumentError) -> Any:
     Raises:
         error: for anything else.
     """
-    loader = _Loader(_text(path, LARGEST_YAML, error))
+    text = _text(path, LARGEST_YAML, error)
     try:
-        found = loader.get_single_data()
+        found = _Loader(text).get_single_data()
     except yaml.YAMLError as wrong:
         raise error(f"{path} is not valid YAML: {wrong}") from None
     except RecursionError:
         raise error(f"{path} is not valid YAML: it is too deep") from None
     except Exception as wrong:  # PyYAML passes on what int, float or datetime make of a value that its tag does not fit
         raise error(f"{path} is not valid YAML: a value does not fit its type ({type(wrong).__name__}: {short(str(wrong))})") from None
-    finally:
-        loader.dispose()
     _check(found, path, error)
     return found
 
