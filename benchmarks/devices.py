@@ -92,7 +92,7 @@ def family() -> list[Row]:
     tested = pd.read_csv(TESTED).set_index("name")["top1_test"].to_dict() if TESTED.is_file() else {}
     return [
         ours(entry["name"], searched, encoding.from_json(entry["arch"]), classes, tested.get(entry["name"]))
-        for entry in json.loads(FAMILY.read_text())
+        for entry in encoding.read_family(FAMILY)
     ]
 
 

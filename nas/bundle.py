@@ -14,21 +14,23 @@ from typing import Annotated, Literal, Self
 import numpy as np
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nas.checkpoint import save_weights
 from nas.data.sets import FolderPictures, fit
 from nas.fold import fold
-from nas.space import Arch, SearchSpace, StageArch, StageSpace
+from nas.space import LARGEST, Arch, SearchSpace, StageArch, StageSpace
 from nas.supernet.extract import Network
 
 DESCRIPTION, WEIGHTS = "bundle.json", "weights.safetensors"
 FAMILY = "family"  # stage export's bundles lie in outputs/export/family/, beside its metrics
 
-Positive = Annotated[int, Field(gt=0)]
+MOST_BLOCKS = 1000  # of an architecture
+Positive = Annotated[int, Field(gt=0, le=LARGEST)]
 Colours = tuple[float, float, float]
+Spread = Annotated[float, Field(gt=0)]
 
 
 class BundleError(ValueError):
@@ -36,7 +38,7 @@ class BundleError(ValueError):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Stage(_Part):
@@ -60,6 +62,12 @@ class Architecture(_Part):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     head_width: Positive
     head_expansion: Positive
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        if (blocks := sum(s.depth for s in self.stages)) > MOST_BLOCKS:
+            raise ValueError(f"{blocks} blocks, at most {MOST_BLOCKS} are built")
+        return self
 
     @classmethod
     def of(cls, space: SearchSpace, arch: Arch) -> Self:
@@ -108,9 +116,9 @@ class Architecture(_Part):
 class Preparation(_Part):
     """What is done to pictures."""
 
-    side: Annotated[int, Field(ge=8)]  # pixels: the centre 224/256 of the shorter side is resized to it, as `open_picture` does
+    side: Annotated[int, Field(ge=8, le=LARGEST)]  # pixels: the centre 224/256 of the shorter side is resized to it, as `open_picture` does
     mean: Colours  # of pixels in [0, 1], red, green, blue; subtracted inside the network
-    std: Colours  # divided by, inside the network
+    std: tuple[Spread, Spread, Spread]  # divided by, inside the network
 
 
 class Description(_Part):
@@ -182,14 +190,19 @@ def load(folder: str | Path, folded: bool = True) -> Classifier:
     """
     folder = _find(Path(folder))
     description = _description(folder / DESCRIPTION)
-    network = Network(description.architecture.space, description.architecture.arch, len(description.classes))
     path = folder / WEIGHTS
     try:
         data = path.read_bytes()
     except OSError as error:
         raise BundleError(f"the weights {path} cannot be read ({error.strerror}); {_AGAIN}") from None
+    form = description.architecture.space, description.architecture.arch, len(description.classes)
     try:
-        network.load_state_dict(safetensors.torch.load(data))
+        weights = safetensors.torch.load(data)
+        sizes = [sum(tensor.numel() for tensor in found.values()) for found in (weights, Network(*form, device="meta").state_dict())]
+        if sizes[0] != sizes[1]:  # told before memory is taken for a network that the file cannot fill
+            raise RuntimeError(f"{sizes[0]} numbers, {DESCRIPTION} describes {sizes[1]}")
+        network = Network(*form)
+        network.load_state_dict(weights)
     except (SafetensorError, RuntimeError) as error:
         raise BundleError(f"{path} holds no weights of this network: {error}; {_AGAIN}") from None
     if _sha256(data) != description.weights_sha256:
@@ -218,6 +231,8 @@ def _find(folder: Path) -> Path:
 def _description(path: Path) -> _Written:
     try:
         return _Written.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}); {_AGAIN}") from None
     except ValidationError as error:
         lines = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the whole'}: {e['msg']}" for e in error.errors()[:5])
         raise BundleError(f"{path} does not describe a bundle ({lines}); {_AGAIN}") from None

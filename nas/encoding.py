@@ -6,10 +6,19 @@ space): resolution, widths (stem, stages, head), depths, kernels, expansions.
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from nas.documents import read_json, short
 from nas.space import Arch, SearchSpace, StageArch
+
+FIGURES = ("mflops", "parameters", "top1_search", "top1_monitor")  # of a member, in family.json
+
+
+class ArchitectureError(ValueError):
+    """What was read is no architecture, or no family of them."""
 
 
 def to_json(arch: Arch) -> dict:
@@ -17,18 +26,47 @@ def to_json(arch: Arch) -> dict:
     return asdict(arch) | {"stages": [asdict(s) for s in arch.stages]}
 
 
-def from_json(found: dict) -> Arch:
+def from_json(found: Any) -> Arch:
     """The architecture that `to_json` wrote.
 
     Raises:
-        ValueError: if a key is missing or unknown.
+        ArchitectureError: if a key is missing or unknown, or a value no whole number.
     """
+    form = "expected resolution, stem, head and stages of width, depth, kernel, expansion, all whole numbers"
     try:
         stages = tuple(StageArch(**s) for s in found["stages"])
-        return Arch(**{**found, "stages": stages})
+        arch = Arch(**{**found, "stages": stages})
     except (KeyError, TypeError) as error:
-        form = "resolution, stem, head and stages of width, depth, kernel, expansion"
-        raise ValueError(f"not an architecture ({error}): expected {form}; found {found!r}") from None
+        raise ArchitectureError(f"not an architecture ({error}): {form}; found {short(found)}") from None
+    if not stages or (odd := [value for value in arch.genes if type(value) is not int]):
+        wrong = short(odd[0]) if stages else "no stages"
+        raise ArchitectureError(f"not an architecture ({wrong}): {form}; found {short(found)}")
+    return arch
+
+
+def read_family(path: Path, again: str = "dvc repro --force search") -> list[dict]:
+    """The entries of a family.json: name, arch as `from_json` takes it, mflops, parameters, top1_search, top1_monitor.
+
+    Raises:
+        ArchitectureError: if it is something else; a name that would lead out of the folder of weights counts as that.
+    """
+    found = read_json(path, ArchitectureError)
+    if not isinstance(found, list) or not found:
+        raise ArchitectureError(f"{path}: a list of networks is needed, found {short(found)}; {again}")
+    for i, entry in enumerate(found):
+        if not isinstance(entry, dict) or (missing := sorted({"name", "arch", *FIGURES} - entry.keys())):
+            told = f"the key {missing[0]!r} is missing" if isinstance(entry, dict) else f"found {short(entry)}"
+            raise ArchitectureError(f"{path}: network {i}: {told}; {again}")
+        name = entry["name"]
+        if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
+            raise ArchitectureError(f"{path}: network {i}: name: {short(name)} can name no file; {again}")
+        if odd := [key for key in FIGURES if type(entry[key]) not in (int, float)]:
+            raise ArchitectureError(f"{path}: network {i}: {odd[0]}: a number is needed, found {short(entry[odd[0]])}; {again}")
+        try:
+            from_json(entry["arch"])
+        except ArchitectureError as error:
+            raise ArchitectureError(f"{path}: network {i}: {error}; {again}") from None
+    return found
 
 
 def to_rows(archs: Sequence[Arch]) -> np.ndarray:

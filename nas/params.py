@@ -9,17 +9,18 @@ import json
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
+
+from nas.documents import is_file, read_yaml, short
 
 FILE = Path("params.yaml")
 
 
 class Section(BaseModel):
-    """Base of every section: frozen, no unknown keys, no silent conversions of text to numbers."""
+    """Base of every section: frozen, no unknown keys, no silent conversions of text to numbers, only finite numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ParamsError(ValueError):
@@ -68,12 +69,9 @@ def read_all(file: Path = FILE) -> dict:
     Raises:
         ParamsError: if it is missing or not a mapping of sections.
     """
-    if not file.is_file():
+    if not is_file(file):
         raise ParamsError(f"there is no {file} in {Path.cwd()}; run from the project's root folder")
-    try:
-        found = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{file} is not valid YAML: {error}") from None
+    found = read_yaml(file, ParamsError)
     if not isinstance(found, dict):
         raise ParamsError(f"{file}: expected sections, found {type(found).__name__}")
     return found
@@ -93,11 +91,10 @@ def _explain(file: Path, section: str, model: type[BaseModel], error: dict) -> s
     if error["type"] == "union_tag_not_found":
         return f"{file}: {key}.{_discriminator(error)} is missing"
     if error["type"] == "union_tag_invalid":
-        return (
-            f"{file}: {key}.{_discriminator(error)}: Input should be one of {error['ctx']['expected_tags']}; found {error['ctx']['tag']!r}"
-        )
+        expected, tag = error["ctx"]["expected_tags"], short(error["ctx"]["tag"])
+        return f"{file}: {key}.{_discriminator(error)}: Input should be one of {expected}; found {tag}"
     message = error["msg"].removeprefix("Value error, ")
-    return f"{file}: {key}: {message}; found {error['input']!r}"
+    return f"{file}: {key}: {message}; found {short(error['input'])}"
 
 
 def _discriminator(error: dict) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
-from nas.params import FILE, ParamsError
+from nas.params import FILE, ParamsError, read_all
 
 FOLDER = Path("profiles")
 # replaced, not merged: another choice has other keys
@@ -29,7 +29,9 @@ def apply(name: str, file: Path = FILE, folder: Path = FOLDER) -> list[str]:
     yaml.width = 200
     yaml.preserve_quotes = True
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
-    params, profile = yaml.load(file.read_text()), yaml.load(path.read_text())
+    for each in (file, path):  # ruamel keeps comments, but what it makes of a strange file is not checked
+        read_all(each)
+    params, profile = yaml.load(file.read_text("utf-8-sig")), yaml.load(path.read_text("utf-8-sig"))
     changed = _merge(params, profile, path, "")
     with open(file, "w") as out:
         yaml.dump(params, out)

@@ -17,6 +17,10 @@ CLASSES = 1000  # of ImageNet, on which they were trained
 SPACE = spaces.FOLDER / "attentive_nas.yaml"
 
 
+class WeightsError(ValueError):
+    """A file holds no published weights that can be read."""
+
+
 def network(name: str, classes: int = CLASSES) -> Network:
     """A published network as a plain module in eval mode, e.g. `nas.published("AttentiveNAS-A0")`; its weights are random.
 
@@ -53,23 +57,23 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read, holds more than tensors and plain values, or no `state_dict` of such weights.
+        WeightsError: if it cannot be read, holds more than tensors and plain values, or no `state_dict` of such weights.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
         found = load_published(path)
-    except ValueError:
-        raise
+    except ValueError as error:
+        raise WeightsError(str(error)) from None
     except Exception as error:  # torch raises many kinds for a file that it cannot or will not read
         reason = str(error).partition("\n")[0]
         if reason.startswith("Weights only load failed"):
-            raise ValueError(
+            raise WeightsError(
                 f"{path} is no checkpoint, or would run code when it is opened, and is refused ({reason}). If it is the authors' file, "
                 "save its state_dict alone, with torch.save, where that does no harm"
             ) from None
-        raise ValueError(f"{path} ({path.stat().st_size} bytes) is no whole checkpoint file: {error}; fetch it again") from None
+        raise WeightsError(f"{path} ({path.stat().st_size} bytes) is no whole checkpoint file: {error}; fetch it again") from None
     if not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise ValueError(f"{path} is not an AttentiveNAS checkpoint: its state_dict holds more than tensors")
+        raise WeightsError(f"{path} is not an AttentiveNAS checkpoint: its state_dict holds more than tensors")
     return found

@@ -4,6 +4,7 @@ AttentiveNAS (arXiv:2011.09011), section 4.1 and Table 2. A space is a chain: st
 MBConv blocks, head. Kernel, expansion and width are chosen once per stage, for all its blocks.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,14 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-import yaml
+
+from nas.documents import is_file, read_yaml, short
+
+LARGEST = 2**14  # of any number in a space: beyond, costs would overflow, and a slip of the keyboard is likelier
+
+
+class SpaceError(ValueError):
+    """A file describes no search space; the message names it and the key."""
 
 
 def make_divisible(channels: float, by: int = 8) -> int:
@@ -178,33 +186,33 @@ def load(path: str | Path) -> SearchSpace:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for missing, unknown or impossible entries; names the file and the key.
+        SpaceError: for missing, unknown or impossible entries; names the file and the key.
     """
     path = Path(path)
-    if not path.is_file():
-        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    if not is_file(path):
+        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if os.path.isdir(path.parent) else []
         raise FileNotFoundError(f"params.yaml: space: there is no file {path}; found {near or 'no YAML files'} beside it")
-    text = yaml.safe_load(path.read_text())
-    top = _entries(text, {"name", "resolutions", "stem", "stages", "head"}, f"{path}")
+    top = _entries(read_yaml(path, SpaceError), {"name", "resolutions", "stem", "stages", "head"}, f"{path}")
     stem = _entries(top["stem"], {"widths", "stride"}, f"{path}: stem")
     head = _entries(top["head"], {"widths", "expansion"}, f"{path}: head")
     if not isinstance(top["stages"], list) or not top["stages"]:
-        raise ValueError(f"{path}: stages: a list of at least one stage is needed, found {top['stages']!r}")
+        raise SpaceError(f"{path}: stages: a list of at least one stage is needed, found {short(top['stages'])}")
     stages = []
     for i, entry in enumerate(top["stages"]):
         where = f"{path}: stages[{i}]"
         s = _entries(entry, {"name", "widths", "depths", "kernels", "expansions", "stride", "se"}, where)
         choices = {axis: _choices(s[axis], f"{where}.{axis}") for axis in ("widths", "depths", "kernels", "expansions")}
         if any(k % 2 == 0 for k in choices["kernels"]):
-            raise ValueError(f"{where}.kernels: {list(choices['kernels'])}: kernel sides are odd")
+            raise SpaceError(f"{where}.kernels: {short(list(choices['kernels']))}: kernel sides are odd")
         if 1 in choices["expansions"] and len(choices["expansions"]) > 1:
-            found = list(choices["expansions"])
-            raise ValueError(f"{where}.expansions: {found}: 1 stands alone, a block without expansion has no expansion layer to share")
+            found = short(list(choices["expansions"]))
+            raise SpaceError(f"{where}.expansions: {found}: 1 stands alone, a block without expansion has no expansion layer to share")
         if not isinstance(s["se"], bool):
-            raise ValueError(f"{where}.se: true or false, not {s['se']!r}")
+            raise SpaceError(f"{where}.se: true or false, not {short(s['se'])}")
         stages.append(StageSpace(name=str(s["name"]), stride=_stride(s["stride"], f"{where}.stride"), se=s["se"], **choices))
-    if len({s.name for s in stages}) < len(stages):
-        raise ValueError(f"{path}: stages: two stages share a name: {[s.name for s in stages]}")
+    names = [s.name for s in stages]
+    if len({*names, "stem", "head"}) < len(names) + 2:  # whose widths are genes as those of stages are
+        raise SpaceError(f"{path}: stages: two stages share a name, or one is called stem or head: {short(names)}")
     return SearchSpace(
         name=str(top["name"]),
         resolutions=_choices(top["resolutions"], f"{path}: resolutions"),
@@ -218,22 +226,22 @@ def load(path: str | Path) -> SearchSpace:
 
 def _entries(found: object, keys: set[str], where: str) -> dict:
     if not isinstance(found, dict):
-        raise ValueError(f"{where}: expected the keys {sorted(keys)}, found {found!r}")
+        raise SpaceError(f"{where}: expected the keys {sorted(keys)}, found {short(found)}")
     if unknown := sorted(set(found) - keys):
-        raise ValueError(f"{where}: unknown key {unknown[0]!r}; allowed are {sorted(keys)}")
+        raise SpaceError(f"{where}: unknown key {short(unknown[0])}; allowed are {sorted(keys)}")
     if missing := sorted(keys - set(found)):
-        raise ValueError(f"{where}: the key {missing[0]!r} is missing")
+        raise SpaceError(f"{where}: the key {missing[0]!r} is missing")
     return found
 
 
 def _choices(found: object, where: str) -> tuple[int, ...]:
-    fits = isinstance(found, list) and found and all(type(v) is int and v > 0 for v in found)
+    fits = isinstance(found, list) and found and all(type(v) is int and 0 < v <= LARGEST for v in found)
     if not fits or sorted(set(found)) != found:
-        raise ValueError(f"{where}: positive whole numbers, ascending, each once, are needed; found {found!r}")
+        raise SpaceError(f"{where}: positive whole numbers up to {LARGEST}, ascending, each once, are needed; found {short(found)}")
     return tuple(found)
 
 
 def _stride(found: object, where: str) -> int:
     if type(found) is not int or found not in (1, 2):
-        raise ValueError(f"{where}: 1 or 2, not {found!r}")
+        raise SpaceError(f"{where}: 1 or 2, not {short(found)}")
     return found

@@ -21,7 +21,7 @@ from nas.params import Section
 ROOT = Path(__file__).parents[1]
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
-DECIDE_NOTHING = {"nas", "nas.tracking", "nas.provenance", "nas.progress"}
+DECIDE_NOTHING = {"nas", "nas.tracking", "nas.provenance", "nas.progress", "nas.documents"}  # the last reads a file or refuses it
 SURROUND = {("nas.stages.common", "stage"), ("nas.stages.errors", "user_errors"), ("nas.stages.check", "check_all")}
 SHARED = ("recipe", "runtime", "evaluation")  # what common.shared() returns, in this order
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    {"nas", "nas.space", "nas.seeding", "nas.pareto", "nas.progress", "nas.parallel"},
+    {"nas", "nas.documents", "nas.space", "nas.seeding", "nas.pareto", "nas.progress", "nas.parallel"},
     {"nas.encoding", "nas.params", "nas.data", "nas.tracking", "nas.journal", "nas.provenance", "nas.checkpoint"}
     | {"nas.cost", "nas.sampling", "nas.supernet", "nas.spaces", "nas.fold"},
     {"nas.training", "nas.evaluation", "nas.search", "nas.latency", "nas.published_networks"},

@@ -17,9 +17,14 @@ import numpy as np
 
 from nas.cost.flops import stage_sides
 from nas.cost.table import CostTable
+from nas.documents import is_file, read_json, short
 from nas.space import Arch, SearchSpace
 
 FORMAT = "latency table 1"
+
+
+class LatencyTableError(ValueError):
+    """A latency table is damaged, incomplete or of something else."""
 
 
 @dataclass(frozen=True, order=True)
@@ -104,7 +109,7 @@ class LatencyTable:
     """What was measured on a device, for one space and number of classes.
 
     Raises:
-        ValueError: if a piece of the space is missing, or a latency is not a positive number.
+        LatencyTableError: if a piece of the space is missing, or a latency is not a positive number.
     """
 
     space: SearchSpace
@@ -115,12 +120,12 @@ class LatencyTable:
 
     def __post_init__(self) -> None:
         if missing := [piece for piece in distinct(self.space) if piece not in self.entries]:
-            raise ValueError(f"no latency of {missing[0]} ({len(missing)} of the pieces of space {self.space.name!r} are missing)")
+            raise LatencyTableError(f"no latency of {missing[0]} ({len(missing)} of the pieces of space {self.space.name!r} are missing)")
         for piece, entry in self.entries.items():
             if not (isfinite(entry.latency_ms) and entry.latency_ms > 0):
-                raise ValueError(f"latency_ms {entry.latency_ms} of {piece}: a positive number is needed")
+                raise LatencyTableError(f"latency_ms {entry.latency_ms} of {piece}: a positive number is needed")
         if not (isfinite(self.fixed_latency_ms) and self.fixed_latency_ms >= 0):
-            raise ValueError(f"fixed_latency_ms {self.fixed_latency_ms}: a number from 0 on is needed")
+            raise LatencyTableError(f"fixed_latency_ms {self.fixed_latency_ms}: a number from 0 on is needed")
 
     def cost_table(self) -> CostTable:
         """The latency of every architecture, in ms for a whole batch: the same interface as FLOPs."""
@@ -180,28 +185,28 @@ def load(path: str | Path, space: SearchSpace, classes: int) -> LatencyTable:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, in another unit, or of another space or number of classes.
+        LatencyTableError: if it is damaged, in another unit, or of another space or number of classes.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise FileNotFoundError(f"there is no latency table {path}; `dvc repro latency` measures one of this device")
     again = "measure again: dvc repro -f latency"
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}; {again}") from None
+    found = read_json(path, lambda message: LatencyTableError(f"{message}; {again}"))
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         kind = found.get("format") if isinstance(found, dict) else type(found).__name__
-        raise ValueError(f"{path} is no latency table of this project: format {kind!r}, expected {FORMAT!r}; {again}")
+        raise LatencyTableError(f"{path} is no latency table of this project: format {short(kind)}, expected {FORMAT!r}; {again}")
     if missing := sorted({"space", "classes", "fixed_latency_ms", "entries"} - found.keys()):
-        raise ValueError(f"{path} is damaged: the key {missing[0]!r} is missing; {again}")
+        raise LatencyTableError(f"{path} is damaged: the key {missing[0]!r} is missing; {again}")
     _check_space(found, space, classes, path, again)
     try:
-        entries = dict(_entry(entry, i) for i, entry in enumerate(found["entries"]))
+        pairs = [_entry(entry, i) for i, entry in enumerate(found["entries"])]
+        entries = dict(pairs)
+        if len(entries) < len(pairs):
+            raise LatencyTableError(f"{len(pairs) - len(entries)} of {len(pairs)} entries are there twice")
         rest = {k: v for k, v in found.items() if k not in ("format", "space", "classes", "fixed_latency_ms", "entries")}
-        return LatencyTable(space, classes, entries, float(found["fixed_latency_ms"]), rest)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: {error}; {again}") from None
+        return LatencyTable(space, classes, entries, _number(found["fixed_latency_ms"], "fixed_latency_ms"), rest)
+    except (LatencyTableError, TypeError) as error:
+        raise LatencyTableError(f"{path} is damaged: {error}; {again}") from None
 
 
 def load_cost_table(path: str | Path, space: SearchSpace, classes: int) -> CostTable:
@@ -214,24 +219,40 @@ def _check_space(found: Mapping[str, Any], space: SearchSpace, classes: int, pat
     if there != expected:
         name = there.get("name") if isinstance(there, dict) else there
         differing = sorted(k for k in expected if not isinstance(there, dict) or there.get(k) != expected[k])
-        raise ValueError(
-            f"{path} was measured for the space {name!r}, not for {space.name!r} as params.yaml: space says now ("
+        raise LatencyTableError(
+            f"{path} was measured for the space {short(name)}, not for {space.name!r} as params.yaml: space says now ("
             f"they differ in {differing}); {again}"
         )
     if found["classes"] != classes:
-        raise ValueError(f"{path} was measured with {found['classes']} classes, not {classes}; {again}")
+        raise LatencyTableError(f"{path} was measured with {short(found['classes'])} classes, not {classes}; {again}")
 
 
-def _entry(found: Mapping[str, Any], number: int) -> tuple[Piece, Entry]:
+def _entry(found: Any, number: int) -> tuple[Piece, Entry]:
+    """
+    Raises:
+        LatencyTableError, TypeError: if it is none.
+    """
+    where = f"entries[{number}]"
+    if not isinstance(found, dict):
+        raise LatencyTableError(f"{where} is {short(found)}")
     found = dict(found)
     if "latency_ms" not in found:
         others = sorted(k for k in found if "latency" in k)
-        raise ValueError(f"entries[{number}] has no latency_ms{f', but {others[0]}: another unit' if others else ''}")
+        raise LatencyTableError(f"{where} has no latency_ms{f', but {others[0]}: another unit' if others else ''}")
     part = found.pop("part", None)
-    if part not in PARTS:
-        raise ValueError(f"entries[{number}].part is {part!r}, expected one of {list(PARTS)}")
-    entry = Entry(float(found.pop("latency_ms")), float(found.pop("spread", 0.0)), int(found.pop("times", 1)))
-    return PARTS[part](**found), entry
+    if part not in list(PARTS):
+        raise LatencyTableError(f"{where}.part is {short(part)}, expected one of {list(PARTS)}")
+    latency_ms, spread = (_number(found.pop(key, 0.0), f"{where}.{key}") for key in ("latency_ms", "spread"))
+    times = found.pop("times", 1)
+    if type(times) is not int:
+        raise LatencyTableError(f"{where}.times: a whole number is needed, found {short(times)}")
+    return PARTS[part](**found), Entry(latency_ms, spread, times)
+
+
+def _number(found: Any, where: str) -> float:
+    if type(found) not in (int, float):
+        raise LatencyTableError(f"{where}: a number is needed, found {short(found)}")
+    return float(found)
 
 
 def _round(value: float) -> float:

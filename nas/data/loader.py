@@ -9,20 +9,18 @@ of those to train on takes its place in the batch, chosen by (seed, e, i) and au
 stay full. In evaluation its place stays empty: the batch is smaller, and no picture counts twice.
 """
 
-import json
 import multiprocessing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 from zlib import crc32
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
-from pydantic import field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -30,7 +28,10 @@ from nas.data.decoding import Broken, PictureError
 from nas.data.sets import EMBEDDED, ArrayPictures, Pictures, Source, fit, open_set
 from nas.data.splits import Parts
 from nas.data.vision import transforms
+from nas.documents import DocumentError, read_json, read_table, short
 from nas.params import Section
+
+AGAIN = "divide the pictures anew: dvc repro --force split"
 
 T = TypeVar("T")
 
@@ -97,11 +98,11 @@ def read(folder: Path, key: str | None = None) -> DataSet:
     if key not in found["sets"]:
         raise ValueError(f"there is no set {key!r} in {folder}; params.yaml split made {list(found['sets'])}")
     entry = found["sets"][key]
-    table = pd.read_parquet(folder / "splits.parquet", columns=["label", "part"], filters=[("set", "==", key)])
+    table = read_table(folder / "splits.parquet", AGAIN, columns=["label", "part"], filters=[("set", "==", key)])
     labels, classes = table["label"].to_numpy(np.int64), tuple(entry["classes"])
     source = Source(**entry["source"])
     if source.name in EMBEDDED:
-        pictures = ArrayPictures(np.load(folder / "pictures" / f"{key}.npy", mmap_mode="r"), labels, classes)
+        pictures = ArrayPictures(_mapped(folder / "pictures" / f"{key}.npy"), labels, classes)
     else:
         pictures = open_set(source.model_copy(update={"download": None}), Path(entry["root"]), found["seed"], entry["side"])
     if len(pictures) != len(labels) or pictures.classes != classes or not np.array_equal(pictures.labels, labels):
@@ -115,11 +116,66 @@ def read(folder: Path, key: str | None = None) -> DataSet:
     return DataSet(key, entry["title"], pictures, classes, mean, std, entry["side"], parts, found["search_in_training"], broken)
 
 
+class _BrokenFiles(BaseModel):
+    """Files of a set that were left out, each with what is wrong."""
+
+    limit: Annotated[int, Field(ge=0)]
+    left_out: list[str]
+
+
+class _Set(BaseModel):
+    """What is needed of a set's entry in sets.json."""
+
+    title: str
+    classes: list[str]
+    source: Source
+    side: Annotated[int, Field(ge=8)]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    root: str
+    broken_files: _BrokenFiles | None = None
+
+
+class _Sets(BaseModel):
+    """What is needed of sets.json."""
+
+    main: str
+    transfer: list[str]
+    search_in_training: bool
+    seed: Annotated[int, Field(ge=0)]
+    sets: dict[str, _Set]
+
+
 def _described(folder: Path) -> dict:
     path = folder / "sets.json"
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; run: dvc repro split")
-    return json.loads(path.read_text())
+    found = read_json(path, lambda message: DocumentError(f"{message}; {AGAIN}"))
+    try:
+        _Sets.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DocumentError(f"{path} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}; {AGAIN}") from None
+    return found
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """Pixels (n, side, side, 3) uint8, left in their file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        DocumentError: if it holds something else.
+    """
+    try:
+        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # numpy raises many kinds for a file that is none of its own
+        raise DocumentError(f"{path} is damaged: {short(str(error))}; {AGAIN}") from None
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
+        form = (pixels.dtype, pixels.shape) if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        raise DocumentError(f"{path} is damaged: pixels (n, side, side, 3) uint8 are needed, found {form}; {AGAIN}")
+    return pixels
 
 
 @dataclass(frozen=True)

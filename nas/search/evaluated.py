@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from nas import encoding
+from nas.documents import parse_json
 from nas.space import Arch, SearchSpace
 
 
@@ -103,12 +104,12 @@ class Cache:
                 file.write(json.dumps(line) + "\n")
 
     def _read(self, path: Path) -> None:
-        whole, newline, torn = path.read_text().rpartition("\n")
+        whole, newline, torn = path.read_text(errors="replace").rpartition("\n")
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                entry = json.loads(line)
+                entry = parse_json(line, "the line")
                 self._scores[entry["weights"], _key(entry["genes"])] = float(entry["score"])
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError) as error:
                 raise ValueError(f"{path}, line {number} is not a score ({error}); delete the file to score anew") from None
         if torn:  # the process was killed while it wrote
             os.truncate(path, len((whole + newline).encode()))

@@ -5,7 +5,6 @@ Fitted by scikit-learn. Its choices take few values, so all trees together ask f
 "gene > threshold": they are answered once a row, and a tree is then walked on the answers alone.
 """
 
-import zipfile
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,14 @@ from typing import Self
 import numpy as np
 from scipy import stats
 
+from nas.documents import short
+
+MOST_DEEP = 10_000  # levels of a tree in a file: more would be walked for hours
 CHUNK = 512  # rows walked at once: 512 x 100 trees keep the node numbers in the processor's cache
+
+
+class PredictorError(ValueError):
+    """A file is no predictor; the message names it and says how to make one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,13 +159,44 @@ class Forest:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is not a whole predictor file.
+            PredictorError: if it is not a whole predictor file.
         """
         try:
             with np.load(path, allow_pickle=False) as found:
-                return cls(**{name: found[name] for name in cls.__dataclass_fields__})
-        except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is not a whole predictor file ({error}); make it anew: dvc repro --force fit_predictor") from None
+                forest = cls(**{name: found[name] for name in cls.__dataclass_fields__})
+            forest._check()
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # zipfile, zlib and numpy raise many kinds for a damaged file
+            raise PredictorError(
+                f"{path} is not a whole predictor file ({short(str(error))}); make it anew: dvc repro --force fit_predictor"
+            ) from None
+        return forest
+
+    def _check(self) -> None:
+        """
+        Raises:
+            ValueError: for arrays that `predict` would fail on, or walk for ever.
+        """
+        whole = {"genes": 0, "depth": 0, "question_gene": 1, "roots": 1, "left": 1, "question": 1}
+        for name, dimensions in (whole | {"question_threshold": 1, "value": 1}).items():
+            array = getattr(self, name)
+            if array.ndim != dimensions or array.dtype != (np.int64 if name in whole else np.float64):
+                raise ValueError(f"{name} is {array.dtype} of shape {array.shape}")
+        nodes, questions = len(self.value), len(self.question_gene)
+        inner = self.question < questions
+        within = [
+            (self.question_gene, 0, int(self.genes)),
+            (self.roots, 0, nodes),
+            (self.left, 0, nodes),
+            (self.left[inner] + 1, 0, nodes),
+            (self.question, 0, questions + 1),
+            (self.depth, 0, MOST_DEEP),
+        ]
+        if not len(self.question) == len(self.left) == nodes or len(self.question_threshold) != questions or not len(self.roots):
+            raise ValueError("arrays of different length")
+        if any(array.size and not low <= array.min() <= array.max() < high for array, low, high in within):
+            raise ValueError("numbers of nodes, genes or questions that there are not")
 
 
 def kendall_tau(a: np.ndarray, b: np.ndarray) -> float:

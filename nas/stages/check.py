@@ -13,7 +13,7 @@ def check_all() -> None:
     """Read every section as its stage will.
 
     Raises:
-        ParamsError, ValueError, FileNotFoundError: for the first mistake; names the key.
+        ParamsError, SpaceError, FileNotFoundError: for the first mistake; names the key.
     """
     common = import_module("nas.stages.common")  # which imports this module
     common.seed()
@@ -25,7 +25,10 @@ def check_all() -> None:
     if unknown := sorted(set(found) - known):
         raise params.ParamsError(f"{params.FILE}: there is no section {unknown[0]!r}; the sections are {sorted(known)}")
     checked = {name: params.check(found, name, model) for name, model in sections.items()}
-    parse(checked["train"].strategy)
+    try:
+        parse(checked["train"].strategy)
+    except ValueError as error:
+        raise params.ParamsError(str(error)) from None
     split = checked["split"]
     sets = [source.key(Path(split.transfer_root)) for source in split.transfer]
     if unknown := sorted(set(checked["transfer"].augmentation) - {"default", *sets}):

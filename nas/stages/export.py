@@ -11,7 +11,6 @@ An export that is another function than the network it was made from stops the s
 hold measured latencies, are the same bytes whenever the same networks are exported.
 """
 
-import json
 import statistics
 import time
 from pathlib import Path
@@ -59,7 +58,7 @@ def main() -> None:
     with common.stage("export", sections) as (run, _):
         runtime.start()
         data = loader.read(split.OUT)
-        rows = json.loads((SEARCHED / "family.json").read_text())
+        rows = encoding.read_family(SEARCHED / "family.json")
         drawn = seeding.generator(seed, "export").permutation(data.items("train"))
         calibration = pixels(data, np.sort(drawn[: p.calibration_pictures]))
         checked = data.items("monitor")[: p.checked_pictures]

@@ -14,6 +14,7 @@ import pandas as pd
 from pydantic import Field
 
 from nas import params, seeding
+from nas.documents import read_table
 from nas.search.predictor import Forest, kendall_tau
 from nas.stages import common
 from nas.stages.errors import user_errors
@@ -33,7 +34,7 @@ def main() -> None:
     p = params.read("fit_predictor", FitPredictor)
     seed, space = common.seed(), common.search_space()
     with common.stage("fit_predictor", {"seed": seed, "space": space.name, "fit_predictor": p}) as (run, _):
-        measured = pd.read_parquet(MEASURED)
+        measured = read_table(MEASURED, "dvc repro --force pretrain", columns=[*(g.name for g in space.genes), "mflops", "top1"])
         run.dataset(MEASURED.as_posix(), "fitting", subnetworks=len(measured))
         rows = measured[[g.name for g in space.genes]].to_numpy()
         order = seeding.generator(seed, "fit_predictor").permutation(len(rows))

@@ -13,10 +13,11 @@ writes   outputs/latency/table.json       `nas.cost.latency.load_cost_table` mak
                                           latencies; networks; seconds
 """
 
-import json
+from pathlib import Path
 
 from nas import params
 from nas.cost import flops
+from nas.documents import DocumentError, read_json, short
 from nas.latency import judge
 from nas.latency.survey import Settings as Latency
 from nas.latency.survey import judged_on, survey, validation
@@ -33,7 +34,7 @@ def main() -> None:
     p = params.read("latency", Latency)
     seed, space = common.seed(), common.search_space()
     with common.stage("latency", {"seed": seed, "space": space.name, "latency": p}) as (run, checkpoint):
-        classes = json.loads(CLASSES.read_text())["classes"]
+        classes = counted(CLASSES)
         found = survey(p, space, classes, seed, p.backend.start(), checkpoint)
         rows = validation(found, flops.table(space, classes))
         judged, costs = judged_on(rows), found.table.cost_table()
@@ -51,6 +52,19 @@ def main() -> None:
             "seconds": found.table.setting["seconds"],
         }
         common.finish("latency", metrics, run)
+
+
+def counted(path: Path) -> int:
+    """The number of classes in stage split's metrics.
+
+    Raises:
+        DocumentError: if it is not there.
+    """
+    found = read_json(path)
+    classes = found.get("classes") if isinstance(found, dict) else None
+    if type(classes) is not int or classes < 2:
+        raise DocumentError(f"{path} is damaged: classes: a number from 2 on is needed, found {short(classes)}; dvc repro --force split")
+    return classes
 
 
 if __name__ == "__main__":

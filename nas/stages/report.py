@@ -11,7 +11,6 @@ writes   outputs/report/family.csv       the family with its test accuracy, perc
          outputs/report/metrics.json     {"top1_<member>", "top1_smallest", "top1_largest"}  percent, test
 """
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +22,7 @@ from nas import encoding, params, seeding
 from nas.checkpoint import load_weights
 from nas.cost import flops
 from nas.data import loader
+from nas.documents import read_table
 from nas.reports import curves, page, pareto, predictor, sampling, style
 from nas.reports import search as progress_chart
 from nas.reports import transfer as transfer_chart
@@ -63,7 +63,7 @@ def main() -> None:
         test = common.scorer(supernet, data, "test", evaluation, runtime, device, seed)
         table = flops.table(space, len(data.classes))
 
-        family = pd.DataFrame(json.loads((search.OUT / "family.json").read_text()))
+        family = pd.DataFrame(encoding.read_family(search.OUT / "family.json"))
         networks = [search.load_member(entry, space, len(data.classes)) for entry in family.to_dict("records")]
         family["top1_test"] = [test.top1_of(network.to(device)) for network in networks]
         smallest, largest = common.ends(test)
@@ -84,11 +84,11 @@ def main() -> None:
             largest_mflops=table.largest,
             family=family,
             ends=ends,
-            evaluated=pd.read_parquet(search.OUT / "evaluated.parquet"),
-            predictions=pd.read_parquet(fit_predictor.OUT / "predictions.parquet"),
-            pretrain=pd.read_csv(common.OUTPUTS / "pretrain" / "history.csv"),
-            train=pd.read_csv(common.OUTPUTS / "train" / "history.csv"),
-            transfer=pd.read_parquet(transfer_stage.OUT / "results.parquet"),
+            evaluated=read_table(search.OUT / "evaluated.parquet", "dvc repro --force search"),
+            predictions=read_table(fit_predictor.OUT / "predictions.parquet", "dvc repro --force fit_predictor"),
+            pretrain=read_table(common.OUTPUTS / "pretrain" / "history.csv", "dvc repro --force pretrain"),
+            train=read_table(common.OUTPUTS / "train" / "history.csv", "dvc repro --force train"),
+            transfer=read_table(transfer_stage.OUT / "results.parquet", "dvc repro --force transfer"),
             trials=trials,
             params=yaml.safe_dump({k: v for k, v in params.read_all().items() if k != "tracking"}, sort_keys=False),
         )

@@ -11,7 +11,6 @@ writes   outputs/transfer/results.parquet   set, member, mflops, learning_rate, 
          outputs/transfer/metrics.json      {"<set>_top1"}  percent, test, the chosen member
 """
 
-import json
 from dataclasses import replace
 from itertools import product
 from typing import Annotated
@@ -22,7 +21,7 @@ import torch
 from pydantic import Field, field_validator
 from sklearn.model_selection import train_test_split
 
-from nas import params
+from nas import encoding, params
 from nas.checkpoint import Checkpoint, save_weights
 from nas.data import loader
 from nas.evaluation.evaluate import calibrate, top1
@@ -65,7 +64,7 @@ def main() -> None:
         device = runtime.start()
         main_set, *sets = loader.keys(split.OUT)
         source = loader.read(split.OUT, main_set)
-        entries = spread(json.loads((search.OUT / "family.json").read_text()), p.members)
+        entries = spread(encoding.read_family(search.OUT / "family.json"), p.members)
         settings = [Try(*pair) for pair in product(p.learning_rates, p.weight_decays)]
         tuner = Tuner(p, seed, runtime, device, evaluation, checkpoint)
 

@@ -16,6 +16,7 @@ import pandas as pd
 
 from nas.checkpoint import load_weights
 from nas.data import loader
+from nas.documents import read_table
 from nas.sampling.attentive import Uniform
 from nas.sampling.uniform import Unconstrained
 from nas.search.predictor import kendall_tau
@@ -37,7 +38,7 @@ def main(seed: int) -> None:
         strategy = Uniform(Unconstrained(s.space))
         common.training(supernet, data, data.items("train"), strategy, s.continued.epochs, seed, "continued", s, run, checkpoint)
 
-        before = pd.read_parquet(early / "measured.parquet")
+        before = read_table(early / "measured.parquet", "dvc repro --force pipelines/strategies/dvc.yaml:pretrain")
         rows = before[[g.name for g in s.space.genes]].to_numpy()
         score = main_pipeline.scorer(supernet, data, "predictor", s.evaluation, s.runtime, s.runtime.start(), seed)
         measured = pd.DataFrame({"mflops": before["mflops"], "top1": measure(rows, score, checkpoint)})

@@ -13,7 +13,6 @@ writes   report/figure_4 to figure_9, fronts, inherited, table_3   .png, and .cs
          docs/strategies.md     the claims of the papers, one by one
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from nas import seeding, space, spaces
 from nas.cost import flops
 from nas.cost.table import CostTable
 from nas.data import loader
+from nas.documents import read_json, read_table
 from nas.reports import buckets, claims, comparison, deployments, distillation, ranks, style
 from nas.reports import inherited as inherited_charts
 from nas.reports import spaces as space_charts
@@ -36,6 +36,7 @@ from nas.stages.strategies import common
 from nas.training.losses import KL, DistillationLoss
 
 PAGE = Path("docs/strategies.md")
+AGAIN = "dvc repro --force pipelines/strategies/dvc.yaml"
 STEP = 25  # MFLOPs, of AttentiveNAS's own space in Figure 8
 CLASSES = 1000  # there
 FINAL = ("hypervolume", "top1_low", "top1_best")
@@ -126,7 +127,7 @@ def all_runs(stage: str, names: tuple[str, ...], seeds: tuple[int, ...]) -> pd.D
 
 def evaluated(stage: str, key: str) -> pd.DataFrame:
     """mflops, top1 (percent), round of one run."""
-    return pd.read_parquet(made(stage, key, "evaluated.parquet"))[["mflops", "top1", "round"]]
+    return read_table(made(stage, key, "evaluated.parquet"), AGAIN)[["mflops", "top1", "round"]]
 
 
 def final_figures(stage: str, names: tuple[str, ...], seeds: tuple[int, ...]) -> pd.DataFrame:
@@ -134,7 +135,7 @@ def final_figures(stage: str, names: tuple[str, ...], seeds: tuple[int, ...]) ->
     rows = []
     for name in names:
         for seed in seeds:
-            found = json.loads(made(stage, f"{name}-{seed}", "metrics.json").read_text())
+            found = read_json(made(stage, f"{name}-{seed}", "metrics.json"))
             rows.append({"strategy": name, "seed": seed} | {figure: found[figure] for figure in FINAL})
     return pd.DataFrame(rows)
 
@@ -211,8 +212,8 @@ def nested(summary: pd.DataFrame) -> dict:
 
 def ranked(seed: int) -> pd.DataFrame:
     """mflops, part, predicted, early, final (percent) of the sub-networks measured for the predictor."""
-    early = pd.read_parquet(made("pretrain", str(seed), "measured.parquet"))
-    final = pd.read_parquet(made("continued", str(seed), "measured.parquet"))
+    early = read_table(made("pretrain", str(seed), "measured.parquet"), AGAIN)
+    final = read_table(made("continued", str(seed), "measured.parquet"), AGAIN)
     return early.rename(columns={"top1": "early"})[["mflops", "part", "predicted", "early"]].assign(final=final["top1"])
 
 
@@ -238,7 +239,7 @@ def two_spaces(s: common.Settings, runs: pd.DataFrame) -> pd.DataFrame:
 
 def scratch(s: common.Settings) -> pd.DataFrame:
     """seed, member, mflops, top1_inherited, top1_alone (percent)."""
-    parts = [pd.read_csv(made("scratch", str(seed), "members.csv")).assign(seed=seed) for seed in s.seeds]
+    parts = [read_table(made("scratch", str(seed), "members.csv"), AGAIN).assign(seed=seed) for seed in s.seeds]
     return pd.concat(parts, ignore_index=True)
 
 

@@ -21,6 +21,7 @@ import torch
 from nas import seeding
 from nas.checkpoint import Checkpoint, load_weights
 from nas.data import loader
+from nas.documents import read_table
 from nas.evaluation.evaluate import Scorer, calibrate
 from nas.progress import progress
 from nas.search.evaluated import Evaluated
@@ -43,7 +44,13 @@ def main(seed: int) -> None:
         supernet = main_pipeline.new_supernet(s.space, len(data.classes), seed).to(device)
         load_weights(trained / "weights.safetensors", supernet)
         test = main_pipeline.scorer(supernet, data, "test", s.evaluation, s.runtime, device, seed)
-        members = family(Evaluated.from_frame(pd.read_parquet(trained / "evaluated.parquet"), s.space), "a", size=s.scratch.members)
+        members = family(
+            Evaluated.from_frame(
+                read_table(trained / "evaluated.parquet", "dvc repro --force pipelines/strategies/dvc.yaml:train"), s.space
+            ),
+            "a",
+            size=s.scratch.members,
+        )
         rows = []
         for i, member in enumerate(progress(members, "scratch: networks trained alone", len(members))):
             alone = train_alone(member.arch, f"a{i}", data, s, seed, device, test, checkpoint)

@@ -1,0 +1,402 @@
+"""Files that people and programs write, changed at random: what reads them takes them or raises its own error, which names the file.
+
+Valid files are changed where their structure says (keys dropped, renamed, doubled, values of other types, huge, negative,
+nested) and then, sometimes, in their bytes (anchors, tags, byte-order marks, halves of characters, garbage). A few thousand
+in `make test`, always the same; a hundred thousand others each time in `make test-slow`.
+"""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from nas import bundle, documents, encoding, params, space, spaces
+from nas.cost import latency
+from nas.cost.latency import Entry, LatencyTable, LatencyTableError, distinct
+from nas.encoding import ArchitectureError
+from nas.params import ParamsError
+from nas.search.predictor import Forest, PredictorError
+from nas.space import SpaceError
+from nas.stages import check, common
+from nas.training.recipe import Recipe, Runtime
+
+ROOT = Path(__file__).parents[2]
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+SECTIONS = {name: check.section(name) for name in check.STAGES}
+SECTIONS |= {"recipe": Recipe, "runtime": Runtime, "evaluation": common.Evaluation}
+PAPER = space.load(spaces.FOLDER / "attentive_nas.yaml")
+SHARE = 40  # of what `make test-slow` tries, one in so many in `make test`
+STUCK_S = 20  # seconds after which one file counts as never read
+STEPS = 97  # ways to go on from a place, at most
+MEGABYTES = 500  # that all files of a test may take at most
+
+ODD: list[Any] = [None, True, False, 0, 1, -1, 2, 2**31, 2**63, -(2**63), 10**400, 0.5, -0.0, 1e-320, 1e308, float("nan"), float("inf")]
+ODD += ["", " ", "1", "nan", "null", "é", "\u202e", "\ud800", "\0", "\x1b[2J", "a" * 1000, "../../x", "/", "~", "${seed}", "a\nb: c"]
+ODD += [[], {}, [[]], [None], {"a": 1}, {"": {}}, [1, 2, 3], ["a"], [0.5, 1.0], {"name": "x"}, [[[[[[]]]]]]]
+VALUES = st.sampled_from(ODD) | st.integers() | st.floats() | st.text(max_size=8)
+TAGS = [
+    b"!!int ''",
+    b"!!float ''",
+    b"!!timestamp x",
+    b"!!bool 3",
+    b"!!binary '@'",
+    b"!!set {a}",
+    b"!!omap [a: 1]",
+    b"!!pairs [a: 1]",
+    b"!x ",
+]
+TAGS += [b"!!null 3", b"!!python/object/apply:os.system [exit]", b"!!python/tuple [1]", b"&a ", b"*a", b"&a [*a]", b"<<: *a", b"<<: {a: 1}"]
+SIGNS = [b"\x00", b"\xef\xbb\xbf", b"\xff\xfe", b"\xc3", b"\x80", b"---\n", b"...\n", b"? ", b"? [a]\n: b\n", b"[", b"]", b"{", b"}", b'"']
+SIGNS += [b"'", b"\t", b"\r", b"%YAML 9.9\n", b"#", b":", b"|\n", b">-\n", b",", b"\n", b"[" * 2000, b"{a: " * 60, b"- " * 3000]
+NUMBERS = [b"1e999", b"-1", b"NaN", b"Infinity", b"0x" + b"f" * 5000, b"9" * 5000, b"0b_", b"1:99:99", b"2020-13-45", b"2020-01-01"]
+TOKENS = [*TAGS, *SIGNS, *NUMBERS, b'"\\ud800"', b'"\\0"', "💥".encode()]
+PATHS = st.integers(0, STEPS**7 - 1)  # down into a document, a digit a step
+
+
+def place(found: dict[str, Any], path: int) -> tuple[Any, Any]:
+    """A mapping or list, this one or somewhere below, and one of its keys."""
+    box, key = found, ""
+    while path and isinstance(box[key], dict | list) and box[key]:
+        box = box[key]
+        path, number = divmod(path, STEPS)
+        key = list(box)[number % len(box)] if isinstance(box, dict) else number % len(box)
+    return box, key
+
+
+def drop(box: Any, key: Any, other: Any, value: Any) -> None:
+    del box[key]
+
+
+def replace(box: Any, key: Any, other: Any, value: Any) -> None:
+    box[key] = value
+
+
+def copy_from(box: Any, key: Any, other: Any, value: Any) -> None:
+    box[key] = json.loads(json.dumps(other))
+
+
+def rename(box: Any, key: Any, other: Any, value: Any) -> None:
+    if isinstance(box, dict):
+        box[str(value)] = box.pop(key)
+
+
+def double(box: Any, key: Any, other: Any, value: Any) -> None:
+    if isinstance(box, list):
+        box.insert(key, json.loads(json.dumps(box[key])))
+    else:
+        box[f"{key}2"] = box[key]
+
+
+def nest(box: Any, key: Any, other: Any, value: Any) -> None:
+    for _ in range(value if type(value) is int and 0 < value < 200 else 1):
+        box[key] = [box[key]]
+
+
+def scale(box: Any, key: Any, other: Any, value: Any) -> None:
+    if isinstance(box[key], int | float):
+        box[key] = -box[key] if value else box[key] * 1e9
+
+
+def quote(box: Any, key: Any, other: Any, value: Any) -> None:
+    box[key] = str(box[key])
+
+
+CHANGES = st.tuples(st.sampled_from([drop, replace, replace, copy_from, rename, double, nest, scale, quote]), PATHS, PATHS, VALUES)
+CUTS = st.tuples(st.integers(0, 2**20), st.integers(0, 20), st.sampled_from(TOKENS) | st.binary(max_size=6) | st.just(b""))
+
+
+@st.composite
+def changed(draw: st.DrawFn, text: str) -> Any:
+    """The document of a JSON text, changed in one to four places."""
+    found = {"": json.loads(text)}
+    for change, path, elsewhere, value in draw(st.lists(CHANGES, min_size=1, max_size=3)):
+        box, key = place(found, path)
+        other, name = place(found, elsewhere)
+        if box is not found or change is replace:
+            change(box, key, other[name], value)
+    return found[""]
+
+
+@st.composite
+def cut(draw: st.DrawFn, data: bytes) -> bytes:
+    """The bytes with up to three places overwritten or filled in."""
+    for start, length, token in draw(st.lists(CUTS, min_size=1, max_size=3)):
+        start %= len(data) + 1
+        data = data[:start] + token + data[start + length :]
+    return data
+
+
+def dumped(found: Any) -> bytes:
+    """JSON, which is YAML as well, with halves of characters escaped."""
+    return json.dumps(found).encode()
+
+
+def files(*documents: str, raw: tuple[bytes, ...] = ()) -> st.SearchStrategy[bytes]:
+    """Files made of JSON texts, and of `raw` as they are: changed, cut, both; and garbage."""
+    structured = st.one_of(*(changed(text) for text in documents)).map(dumped)
+    texts = st.sampled_from([text.encode() for text in documents] + list(raw))
+    return st.one_of(structured, structured, structured.flatmap(cut), texts.flatmap(cut), st.binary(max_size=64))
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Something that reads a kind of file."""
+
+    read: Callable[[Path], object]
+    inputs: st.SearchStrategy[bytes]
+    errors: tuple[type[Exception], ...]  # no subclasses of them: FileNotFoundError is, UnicodeDecodeError is not, one of ours
+    tried: int  # files, in `make test-slow`
+    file: str = "fuzzed.json"
+
+
+def a_section(path: Path) -> None:
+    """Each section that the file has, as its stage reads it."""
+    for name in params.read_all(path):
+        if name in SECTIONS:
+            params.read(name, SECTIONS[name], path)
+
+
+def in_memory(path: Path) -> None:
+    """`params.check` on what a file holds, read by json, which is quicker than YAML."""
+    found = documents.read_json(path, ParamsError)
+    if isinstance(found, dict):
+        for name in found:
+            if name in SECTIONS:
+                params.check(found, name, SECTIONS[name], path)
+
+
+def all_of_it(path: Path) -> None:
+    """As the first stage does, in the project's root."""
+    before = Path.cwd()
+    try:
+        os.chdir(path.parent)
+        check.check_all()
+    finally:
+        os.chdir(before)
+
+
+def a_space(path: Path) -> None:
+    """A space that is taken has members."""
+    found = space.load(path)
+    assert found.size >= 1 and found.largest() in found and found.random(np.random.default_rng(0)) in found
+
+
+def an_architecture(path: Path) -> None:
+    """One that is taken is whole numbers, which a space takes or refuses, and comes back from JSON."""
+    arch = encoding.from_json(documents.read_json(path, ArchitectureError))
+    assert encoding.from_json(json.loads(json.dumps(encoding.to_json(arch)))) == arch
+    assert arch in PAPER or isinstance(hash(arch), int)
+
+
+def a_family(path: Path) -> None:
+    """Names of a family that is taken stay in the folder of weights."""
+    for entry in encoding.read_family(path):
+        assert (path.parent / f"{entry['name']}.safetensors").parent == path.parent
+
+
+def a_table(tiny_space: space.SearchSpace) -> Callable[[Path], None]:
+    """A table that is taken has a finite cost for everything."""
+
+    def read(path: Path) -> None:
+        costs = latency.load_cost_table(path, tiny_space, 5)
+        assert 0 < costs.smallest <= costs.largest < float("inf")
+
+    return read
+
+
+def a_predictor(path: Path) -> None:
+    """One that is taken predicts."""
+    forest = Forest.load(path)
+    assert forest.predict(np.zeros((3, int(forest.genes)))).shape == (3,)
+
+
+@pytest.fixture(scope="module")
+def readers(tiny_space, tmp_path_factory) -> dict[str, Reader]:
+    """By the name of what is read."""
+    folder = tmp_path_factory.mktemp("valid")
+    rng = np.random.default_rng(0)
+    by_space = [json.dumps(yaml.safe_load((spaces.FOLDER / f"{name}.yaml").read_text())) for name in ("smoke", "glyphs")]
+    by_section = [json.dumps({name: PARAMS[name]}) for name in SECTIONS]
+    arch = encoding.to_json(PAPER.random(rng))
+    member = {"name": "a0", "arch": arch, "mflops": 1.5, "parameters": 9, "top1_search": 90.0, "top1_monitor": 91.0}
+    entries = {piece: Entry(round(rng.uniform(0.01, 0.2), 5), 0.02, 40) for piece in distinct(tiny_space)}
+    table = LatencyTable(tiny_space, 5, entries, 0.05, {"device": "toy"}).to_json()
+    Forest.fit(rng.integers(3, size=(40, 5)), rng.random(40), trees=3, max_depth=4).save(folder / "forest.npz")
+    architecture = bundle.Architecture.of(tiny_space, tiny_space.largest())
+    prepared = bundle.Preparation(side=20, mean=(0.5,) * 3, std=(0.2,) * 3)
+    described = {"name": "a", "dataset": "A", "classes": ("x", "y"), "pictures": prepared, "architecture": architecture}
+    description = bundle._Written(**described, weights_sha256="0").model_dump_json()
+    blocks = (spaces.FOLDER / "smoke.yaml").read_bytes()
+    return {
+        "sections of params.yaml": Reader(in_memory, st.one_of(*map(changed, by_section)).map(dumped), (ParamsError,), 30_000),
+        "params.yaml": Reader(
+            a_section, files(*by_section, raw=tuple(yaml.safe_dump({n: PARAMS[n]}).encode() for n in SECTIONS)), (ParamsError,), 14_000
+        ),
+        "all of params.yaml": Reader(
+            all_of_it,
+            st.one_of(changed(json.dumps(PARAMS)).map(dumped), cut((ROOT / "params.yaml").read_bytes())),
+            (ParamsError, SpaceError, FileNotFoundError),
+            1_000,
+            file="params.yaml",
+        ),
+        "search space": Reader(a_space, files(*by_space, raw=(blocks,)), (SpaceError,), 20_000, file="fuzzed.yaml"),
+        "architecture": Reader(an_architecture, files(json.dumps(arch)), (ArchitectureError,), 15_000),
+        "family": Reader(a_family, files(json.dumps([member, member])), (ArchitectureError,), 5_000),
+        "latency table": Reader(a_table(tiny_space), files(table), (LatencyTableError,), 15_000),
+        "bundle": Reader(bundle._description, files(description), (bundle.BundleError,), 5_000),
+        "predictor": Reader(a_predictor, cut((folder / "forest.npz").read_bytes()), (PredictorError,), 2_000, file="forest.npz"),
+    }
+
+
+NAMES = ["sections of params.yaml", "params.yaml", "all of params.yaml", "search space", "architecture", "family", "latency table"]
+NAMES += ["bundle", "predictor"]
+
+
+def fuzz(reader: Reader, folder: Path, files: int, again: bool) -> None:
+    """Read so many files; whatever is not taken is refused with an error of ours that names the file."""
+    path, done = folder / reader.file, 0
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def stuck(number: int, frame: object) -> None:
+        raise AssertionError(f"not read within {STUCK_S} s")
+
+    @settings(
+        max_examples=files,
+        deadline=None,
+        database=None,
+        derandomize=again,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(reader.inputs)
+    def one(data: bytes) -> None:
+        nonlocal done
+        done += 1
+        path.write_bytes(data)
+        signal.alarm(STUCK_S)
+        try:
+            reader.read(path)
+        except reader.errors as error:
+            assert type(error) in reader.errors, f"{type(error).__name__} is no error of ours: {error}"
+            assert path.name in str(error) or reader.read is an_architecture, error
+        finally:
+            signal.alarm(0)
+
+    handler = signal.signal(signal.SIGALRM, stuck)
+    try:
+        one()
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+    assert done >= files
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEGABYTES * 1024  # KiB on Linux
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """With the search spaces that params.yaml may name."""
+    shutil.copytree(ROOT / "nas" / "spaces", tmp_path / "nas" / "spaces")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_changed_files_are_taken_or_refused(readers, folder, name):
+    """Some thousands of each kind's share, the same each time."""
+    fuzz(readers[name], folder, readers[name].tried // SHARE, again=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_very_many_changed_files_are_taken_or_refused(readers, folder, name):
+    """A hundred thousand in all, others each time."""
+    fuzz(readers[name], folder, readers[name].tried, again=False)
+
+
+def test_enough_files_are_tried(readers):
+    """Every kind is, and a hundred thousand in all."""
+    assert list(readers) == NAMES and sum(reader.tried for reader in readers.values()) >= 100_000
+
+
+BILLION = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefghi", "bcdefghij")
+)
+MERGED = "a: &a {x: 1}\n" + "".join(f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)}]}}\n" for a, b in zip("abcdefghi", "bcdefghij"))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (BILLION, "the alias *a: write the value out"),
+        (MERGED, "the alias *a: write the value out"),
+        ("a: &a [*a]", "the alias *a"),
+        ("[" * 100_000, "it is too deep"),
+        ("a: " + "[" * 60 + "]" * 60, "more than 50 lists and mappings within each other"),
+        ("seed: 1\nseed: 2", "the key 'seed' stands twice"),
+        ("1: a", "the key 1 is no text; put it in quotes"),
+        ("a: !!python/object/apply:os.system [exit]", "could not determine a constructor"),
+        ("a: !!set {b}", "set is no type of value that is used here"),
+        ("a: 2020-13-45", "a value does not fit its type (ValueError: 'month must be in 1..12')"),
+        ("a: !!int ''", "a value does not fit its type (IndexError"),
+        ("a: 0x" + "f" * 5000, "a number of thousands of digits: whole numbers have at most 63 bits"),
+        ('a: "\\ud800"', "holds a NUL or half a character"),
+        ("# " + "x" * documents.LARGEST_YAML, "bytes, at most 262144 are read"),
+    ],
+)
+def test_what_is_refused_of_yaml(tmp_path, text, told):
+    """Small files that stand for large values, and values that are none, each with its reason."""
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamsError) as error:
+        params.read_all(path)
+    assert "params.yaml" in str(error.value) and told in str(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_other_encodings_are_told(tmp_path, encoding):
+    """The first byte that is no UTF-8 is named."""
+    path = tmp_path / "params.yaml"
+    path.write_text("näme: 1", encoding=encoding)
+    with pytest.raises(ParamsError, match=r"params\.yaml is no UTF-8 text: byte 0x"):
+        params.read_all(path)
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    """Some editors write one."""
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"\xef\xbb\xbfseed: 1")
+    assert params.read_all(path) == {"seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[" * 100_000, "it is too deep"),
+        ("[" * 60 + "]" * 60, "more than 50 lists"),
+        ('{"a": 1, "b": 2, "a": 3}', "the key 'a' stands twice"),
+        ("1" * 5000, "damaged"),
+        ('"\\ud800"', "half a character"),
+    ],
+)
+def test_what_is_refused_of_json(tmp_path, text, told):
+    """As of YAML."""
+    path = tmp_path / "table.json"
+    path.write_text(text)
+    with pytest.raises(documents.DocumentError) as error:
+        documents.read_json(path)
+    assert "table.json" in str(error.value) and told in str(error.value)
+
+
+def test_the_limit_of_python_is_not_needed():
+    """Python's own recursion limit is the default while these tests run, so that depth is really what is refused."""
+    assert sys.getrecursionlimit() <= 3000
