@@ -52,8 +52,8 @@ class Broken:
     def tell(self) -> None:
         """Print how many there are, unless that was said already."""
         if len(self.files) > self._told:
-            before = f" beside {self.left_out} that split left out" if self.left_out else ""
-            print(f"{self.title}: {len(self.files)} broken files passed over{before}; {self.limit} may be", flush=True)
+            before = f", beside {self.left_out} left out by split" if self.left_out else ""
+            print(f"{self.title}: broken files passed over: {len(self.files)}{before}; {self.limit} may be", flush=True)
             self._told = len(self.files)
 
     def metrics(self) -> dict[str, int]:

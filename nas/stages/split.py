@@ -117,7 +117,7 @@ def divide(p: Split, seed: int, search_in_training: bool, out: Path) -> dict[str
         if p.broken_files and source.name not in sets.EMBEDDED:
             described[key]["broken_files"] = {"limit": p.broken_files, "left_out": list(broken.values())}
             metrics[f"{prefix}broken_files"] = len(broken)
-            print("\n".join([f"{key}: {len(broken)} broken files left out; {p.broken_files} may be", *broken.values()]), flush=True)
+            print("\n".join([f"{key}: broken files left out: {len(broken)}; {p.broken_files} may be", *broken.values()]), flush=True)
 
     top = {"main": keys[0], "transfer": keys[1:], "search_in_training": search_in_training, "seed": seed, "sets": described}
     _write(out / "sets.json", top)

@@ -162,7 +162,7 @@ def test_broken_files_up_to_the_limit_are_left_out_and_listed(run, tmp_path, rng
     listed = [line.split(" cannot be decoded")[0] for line in entry["broken_files"]["left_out"]]
     assert listed == ["pets/cat/007.png", "pets/dog/000.png", "pets/dog/039.png"]
     told = capsys.readouterr().out
-    assert "pets: 3 broken files left out; 3 may be" in told and all(told.count(name) == 1 for name in listed)
+    assert "pets: broken files left out: 3; 3 may be" in told and all(told.count(name) == 1 for name in listed)
 
     for name in listed:
         (tmp_path / name).unlink()

@@ -1,0 +1,90 @@
+"""Memory stays flat over epochs of a folder of many files, in the process and in its workers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+
+FILES, CLASSES = 20_000, 50
+
+# Memory of the process and its workers, counting what they share once, at the end of each epoch, when every page of the
+# listing has been looked at; in MB. A process of its own, for memory that others have freed would hide what is lost.
+SCRIPT = """
+import sys
+from pathlib import Path
+import numpy as np, psutil
+from nas.data.loader import Augmentation, DataSet, EvaluationBatches, TrainingBatches
+from nas.data.sets import FolderPictures
+from nas.data.splits import Parts
+
+workers = int(sys.argv[2])
+pictures = FolderPictures.find(Path(sys.argv[1]))
+parts = Parts(np.full(len(pictures), "train"))
+data = DataSet("many", "Many", pictures, pictures.classes, (0.5,) * 3, (0.2,) * 3, 16, parts, False)
+augmentation = Augmentation(crop_scale=(0.4, 1.0), flip=True, policy="none")
+batches = TrainingBatches(data, np.arange(len(pictures)), 500, augmentation, 0, workers)
+evaluation = EvaluationBatches(data, np.arange(0, len(pictures), 10), 500, workers, keep_mb=0)
+
+def memory():
+    me = psutil.Process()
+    return sum(p.memory_full_info().pss for p in (me, *me.children(recursive=True))) / 1e6
+
+for epoch in range(3):
+    for source in (evaluation, batches.epoch(epoch)):
+        for i, batch in enumerate(source):
+            if i == batches.steps - 10 * max(workers, 1):  # while the workers are still there
+                found = memory()
+    print(len(pictures), found)
+"""
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """20,000 files in 50 class folders."""
+    root = tmp_path_factory.mktemp("many")
+    Image.fromarray(np.random.default_rng(0).integers(256, size=(20, 20, 3), dtype=np.uint8)).save(root / "one.png")
+    content = (root / "one.png").read_bytes()
+    (root / "one.png").unlink()
+    for c in range(CLASSES):
+        (root / f"class {c}").mkdir()
+        for i in range(FILES // CLASSES):
+            (root / f"class {c}" / f"picture number {i:06d}.png").write_bytes(content)
+    return root
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_memory_stays_flat(many, workers):
+    """The third epoch ends with no more than 5 % above the first, with and without workers."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT, str(many), str(workers)], capture_output=True, text=True, check=True)
+    found = [line.split() for line in done.stdout.splitlines()]
+    assert [int(n) for n, _ in found] == [FILES] * 3
+    memory = [float(used) for _, used in found]
+    assert memory[2] < 1.05 * memory[0], memory
+
+
+# A forked worker looks at every path once: bytes of memory that it then has for itself, above what it had before.
+FORKED = """
+import os, psutil, sys
+from nas.data.listing import Paths
+
+paths = Paths((f"/data/train/n{c:08d}", [f"n{c:08d}_{i:05d}.JPEG" for i in range(1000)]) for c in range(300))
+read, write = os.pipe()
+if os.fork() == 0:
+    before = psutil.Process().memory_full_info().uss
+    assert sum(len(path.name) for path in paths) == 20 * len(paths)
+    os.write(write, str(psutil.Process().memory_full_info().uss - before).encode())
+    os._exit(0)
+os.wait()
+print(os.read(read, 99).decode())
+"""
+
+
+def test_a_worker_shares_the_listing():
+    """A look at all of 300,000 paths costs it less than 20 MB, most of them the interpreter's; as pathlib's they cost over 100."""
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 20e6
