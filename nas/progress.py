@@ -1,5 +1,6 @@
-"""A progress bar with the time that is left on a terminal, single lines elsewhere."""
+"""A progress bar with the time that is left on a terminal, single lines elsewhere; of several processes the first shows it."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,9 @@ T = TypeVar("T")
 
 def progress(items: Iterable[T], what: str, total: int, done: int = 0) -> Iterator[T]:
     """Yield the items while showing how far they are; `done` of the total were there before."""
+    if os.environ.get("RANK", "0") != "0":  # set by torchrun
+        yield from items
+        return
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn

@@ -202,8 +202,12 @@ class TrainingBatches:
         seed: int,
         workers: int = 0,
         pin_memory: bool = False,
+        share: slice = slice(None),
     ) -> None:
         """Batches of `batch` of the pictures `items` (n,), decoded by `workers` processes, or in this one for 0.
+
+        Args:
+            share: the places of each batch that this process works on.
 
         Raises:
             ValueError: if there are fewer pictures than fill one batch.
@@ -213,7 +217,7 @@ class TrainingBatches:
                 f"recipe.batch {batch}: {dataset.key!r} has {len(items)} pictures to train on; lower recipe.batch in params.yaml"
             )
         self.dataset, self.items, self.batch, self.augmentation, self.seed = dataset, np.asarray(items), batch, augmentation, seed
-        self.workers, self.pin_memory = workers, pin_memory
+        self.workers, self.pin_memory, self.share = workers, pin_memory, share
 
     @property
     def steps(self) -> int:
@@ -227,7 +231,7 @@ class TrainingBatches:
             PictureError: for more broken pictures than may be, or if all are.
         """
         order = np.random.default_rng([self.seed, crc32(b"order"), epoch]).permutation(self.items)
-        chunks = [order[i * self.batch : (i + 1) * self.batch] for i in range(self.steps)]
+        chunks = [order[i * self.batch : (i + 1) * self.batch][self.share] for i in range(self.steps)]
         augmented = _Augmented(self.dataset, self.items, chunks, self.augmentation, self.seed, epoch)
         for batch in _counted(_loader(augmented, self.workers, self.pin_memory), self.dataset.broken):
             if batch is None:

@@ -10,6 +10,7 @@ from threading import Lock
 import torch
 from torch import Tensor, nn
 
+from nas import distributed
 from nas.data.loader import Batch, EvaluationBatches
 from nas.parallel import side_by_side
 from nas.space import Arch
@@ -94,8 +95,8 @@ class Scorer:
         return top1(network, self._batches("held_out", network.resolution))
 
     def each(self, archs: Sequence[Arch]) -> Iterator[float]:
-        """`top1` of every architecture, in order, as they come."""
-        return side_by_side(self.top1, archs, self.evaluators)
+        """`top1` of every architecture, in order, as they come; several processes share them out."""
+        return distributed.each(lambda mine: side_by_side(self.top1, mine, self.evaluators), archs)
 
     def _batches(self, which: str, side: int) -> Iterable[tuple[Tensor, Tensor]]:
         source = self._calibration if which == "calibration" else self._held_out

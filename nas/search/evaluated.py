@@ -103,6 +103,12 @@ class Cache:
             with open(self.path, "a") as file:
                 file.write(json.dumps(line) + "\n")
 
+    def known(self) -> tuple[np.ndarray, np.ndarray]:
+        """Architectures (n, genes) with these weights, and their scores (n,)."""
+        found = [(np.frombuffer(key, dtype=np.int64), score) for (weights, key), score in self._scores.items() if weights == self.weights]
+        rows, scores = zip(*found) if found else ((), ())
+        return np.array(rows, dtype=np.int64), np.array(scores, dtype=np.float64)
+
     def _read(self, path: Path) -> None:
         whole, newline, torn = path.read_text(errors="replace").rpartition("\n")
         for number, line in enumerate(whole.splitlines(), 1):

@@ -4,6 +4,7 @@ from importlib import import_module
 from pathlib import Path
 
 from nas import params, tracking
+from nas.distributed import Launcher
 from nas.sampling.attentive import parse
 
 STAGES = ("split", "pretrain", "fit_predictor", "train", "latency", "search", "export", "transfer", "report")
@@ -19,7 +20,7 @@ def check_all() -> None:
     common.seed()
     space = common.search_space()
     common.shared()
-    sections = {name: section(name) for name in STAGES} | {"tracking": tracking.Settings}
+    sections = {name: section(name) for name in STAGES} | {"tracking": tracking.Settings, "launcher": Launcher}
     known = {"seed", "space", "recipe", "runtime", "evaluation", *sections}
     found = params.read_all()
     if unknown := sorted(set(found) - known):

@@ -1,24 +1,29 @@
 """What the stages share: opening a run, the sections that several of them read, and building the supernet."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 from pydantic import Field
+from scipy.stats import binom
 
-from nas import params, provenance, seeding, space, tracking
+from nas import distributed, params, provenance, seeding, space, tracking
 from nas.checkpoint import Checkpoint
-from nas.data.loader import DataSet, EvaluationBatches
+from nas.data.loader import DataSet, EvaluationBatches, TrainingBatches
+from nas.distributed import FirstSaves
 from nas.evaluation.evaluate import Scorer
 from nas.space import SearchSpace
 from nas.stages.check import check_all
 from nas.supernet.network import Supernet
 from nas.tracking import StageRun
+from nas.training.loop import Epoch
 from nas.training.recipe import Recipe, Runtime
+from nas.training.trouble import ADVICE
 
 OUTPUTS = Path("outputs")
 
@@ -53,8 +58,8 @@ def shared() -> tuple[Recipe, Runtime, Evaluation]:
 
 
 @contextmanager
-def stage(name: str, parameters: dict[str, Any], strategy: str | None = None) -> Iterator[tuple[StageRun, Checkpoint]]:
-    """An MLflow run and a locked checkpoint folder for the stage; makes its output folder.
+def stage(name: str, parameters: dict[str, Any], strategy: str | None = None) -> Iterator[tuple[StageRun, Checkpoint | FirstSaves]]:
+    """An MLflow run and a locked checkpoint folder for the stage; makes its output folder. Of several processes the first has both.
 
     Raises:
         ParamsError: for a mistake anywhere in params.yaml, so that none is found after long work only.
@@ -62,11 +67,12 @@ def stage(name: str, parameters: dict[str, Any], strategy: str | None = None) ->
     check_all()
     out = OUTPUTS / name
     out.mkdir(parents=True, exist_ok=True)
-    with (
-        tracking.stage_run(name, parameters, strategy) as run,
-        Checkpoint(provenance.project_root(), name, provenance.fingerprint(name)) as checkpoint,
-    ):
-        yield run, checkpoint
+    with tracking.stage_run(name, parameters, strategy) as run:
+        if not distributed.first():
+            yield run, FirstSaves(None)
+            return
+        with Checkpoint(provenance.project_root(), name, provenance.fingerprint(name)) as checkpoint:
+            yield run, checkpoint if distributed.ranks() == 1 else FirstSaves(checkpoint)
 
 
 def new_supernet(searched: SearchSpace, classes: int, number: int, zero_init: bool = True) -> Supernet:
@@ -107,7 +113,39 @@ def scorer(
 def ends(score: Scorer) -> tuple[float, float]:
     """Top-1 of the smallest and the largest sub-network, percent."""
     searched = score.supernet.space
-    return score.top1(searched.smallest()), score.top1(searched.largest())
+    smallest, largest = score.each([searched.smallest(), searched.largest()])
+    return smallest, largest
+
+
+def training_batches(
+    data: DataSet, items: np.ndarray, recipe: Recipe, runtime: Runtime, device: torch.device, number: int
+) -> TrainingBatches:
+    """This process's share of the batches of the recipe, augmented.
+
+    Raises:
+        ValueError: if there are fewer pictures than fill a batch, or a batch cannot be divided among the processes.
+    """
+    share = distributed.share(recipe.batch)
+    return TrainingBatches(data, items, recipe.batch, recipe.augmentation, number, runtime.workers, device.type == "cuda", share)
+
+
+def curves(run: StageRun, place: str, data: DataSet, recipe: Recipe) -> Callable[[Epoch], None]:
+    """Logs each epoch as `<place>/...`, and says once if the largest network is no better than guessing after the warm-up."""
+    pictures, told = len(data.items("monitor")), False
+    guessing = 100 * binom.ppf(0.99, pictures, 1 / len(data.classes)) / pictures  # percent that 99 of 100 guessers stay below
+
+    def on_epoch(row: Epoch) -> None:
+        nonlocal told
+        run.log({f"{place}/{key}": value for key, value in asdict(row).items() if key != "epoch"}, row.epoch)
+        if row.epoch > recipe.warmup_epochs and row.top1_largest <= guessing and not told:
+            found = (
+                f"epoch {row.epoch}: the largest network names {row.top1_largest:.1f} % rightly, as guessing does (up to {guessing:.1f} %)"
+            )
+            print(f"{place}: {found}. Has the supernet collapsed? {ADVICE}", flush=True)
+            run.tag(collapsed=found)
+            told = True
+
+    return on_epoch
 
 
 def write_json(path: Path, found: object) -> None:
@@ -117,7 +155,9 @@ def write_json(path: Path, found: object) -> None:
 
 
 def finish(name: str, metrics: dict[str, float], run: StageRun) -> None:
-    """Write outputs/<stage>/metrics.json and log the same figures to MLflow."""
+    """Write outputs/<stage>/metrics.json and log the same figures to MLflow; the first of several processes does."""
+    if not distributed.first():
+        return
     rounded = {key: value if isinstance(value, int) else round(float(value), 6) for key, value in metrics.items()}
     write_json(OUTPUTS / name / "metrics.json", rounded)
     run.summary(rounded, name)

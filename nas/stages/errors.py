@@ -12,7 +12,8 @@ def user_errors(main: Callable[[], object]) -> None:
     except (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError) as error:
         if os.environ.get("NAS_DEBUG"):
             raise
-        print(f"\nerror: {error}\n(NAS_DEBUG=1 shows where)", file=sys.stderr)
+        which = f" in process {rank}" if (rank := os.environ.get("RANK")) else ""  # torchrun's number
+        print(f"\nerror{which}: {error}\n(NAS_DEBUG=1 shows where)", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from nas import encoding, params, seeding
+from nas import distributed, encoding, params, seeding
 from nas.checkpoint import Checkpoint, need_space, save_weights
 from nas.cost import flops
 from nas.data import loader
+from nas.distributed import FirstSaves
 from nas.evaluation.evaluate import Scorer
 from nas.progress import progress
 from nas.sampling.attentive import Uniform
@@ -53,11 +54,9 @@ def main() -> None:
         need_space(OUT, 8 * sum(t.nbytes for t in supernet.parameters()), "stage pretrain")
         run.dataset("outputs/split/splits.parquet", "training", pictures=len(data.items("train")))
         parts = ("train", "search") if data.search_in_training else ("train",)
-        batches = loader.TrainingBatches(
-            data, data.items(*parts), recipe.batch, recipe.augmentation, seed, runtime.workers, pin_memory=device.type == "cuda"
-        )
+        batches = common.training_batches(data, data.items(*parts), recipe, runtime, device, seed)
         monitor = common.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
-        history = loop.train(
+        trained = loop.train(
             supernet,
             batches,
             Uniform(Unconstrained(space)),
@@ -69,19 +68,19 @@ def main() -> None:
             device,
             checkpoint,
             lambda: common.ends(monitor),
-            lambda row: run.log({f"pretrain/{key}": value for key, value in asdict(row).items() if key != "epoch"}, row.epoch),
+            common.curves(run, "pretrain", data, recipe),
         )
-        save_weights(OUT / "weights.safetensors", supernet)
-        pd.DataFrame(asdict(row) for row in history).to_csv(OUT / "history.csv", index=False)
-
         rows = distinct_rows(space, p.subnetworks, seed)
         top1 = measure(rows, common.scorer(supernet, data, "predictor", evaluation, runtime, device, seed), checkpoint)
-        measured = pd.DataFrame(rows, columns=[g.name for g in space.genes])
-        measured["mflops"] = flops.table(space, len(data.classes)).costs(rows)
-        measured["top1"] = top1
-        measured.to_parquet(OUT / "measured.parquet", index=False)
-        run.table(measured, "measured.json")
-        common.finish("pretrain", {"top1_smallest": history[-1].top1_smallest, "top1_largest": history[-1].top1_largest}, run)
+        if distributed.first():
+            save_weights(OUT / "weights.safetensors", supernet)
+            pd.DataFrame(asdict(row) for row in trained.history).to_csv(OUT / "history.csv", index=False)
+            measured = pd.DataFrame(rows, columns=[g.name for g in space.genes])
+            measured["mflops"] = flops.table(space, len(data.classes)).costs(rows)
+            measured["top1"] = top1
+            measured.to_parquet(OUT / "measured.parquet", index=False)
+            run.table(measured, "measured.json")
+            common.finish("pretrain", trained.metrics() | data.broken.metrics(), run)
 
 
 def distinct_rows(space: SearchSpace, n: int, seed: int) -> np.ndarray:
@@ -98,7 +97,7 @@ def distinct_rows(space: SearchSpace, n: int, seed: int) -> np.ndarray:
     return np.array(list(found)[:n], dtype=np.int64)
 
 
-def measure(rows: np.ndarray, score: Scorer, checkpoint: Checkpoint) -> list[float]:
+def measure(rows: np.ndarray, score: Scorer, checkpoint: Checkpoint | FirstSaves) -> list[float]:
     """Top-1 (percent) of each architecture, going on where a stopped run was."""
     done = (checkpoint.load("measured.pt") or {"top1": []})["top1"]
     rest = score.each(encoding.from_rows(rows[len(done) :]))
@@ -110,4 +109,4 @@ def measure(rows: np.ndarray, score: Scorer, checkpoint: Checkpoint) -> list[flo
 
 
 if __name__ == "__main__":
-    user_errors(main)
+    user_errors(lambda: distributed.launch(main))

@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 from pydantic import Field, model_validator
 
-from nas import encoding, params, provenance
+from nas import distributed, encoding, params, provenance
 from nas.checkpoint import Checkpoint, load_weights, save_weights
 from nas.cost import flops, latency, parameters
 from nas.cost.table import CostTable
@@ -129,8 +129,9 @@ def main() -> None:
         found = searches(p, problem, known, score, cache, area, seed, run, checkpoint)
         frames = [problem.to_frame(each).assign(method=name) for name, each in found.items()]
         evaluated = pd.concat(frames, ignore_index=True)
-        evaluated.to_parquet(OUT / "evaluated.parquet", index=False)
-        run.table(evaluated, "evaluated.json")
+        if distributed.first():
+            evaluated.to_parquet(OUT / "evaluated.parquet", index=False)
+            run.table(evaluated, "evaluated.json")
 
         best = found[p.method]
         if p.targets is None:
@@ -140,7 +141,8 @@ def main() -> None:
         load_weights(TRAINED / "weights.safetensors", supernet)
         final = common.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
         rows = [row(member, known, final) for member in progress(members, "search: family calibrated", len(members))]
-        common.write_json(OUT / "family.json", rows)
+        if distributed.first():
+            common.write_json(OUT / "family.json", rows)
         metrics = found_figures(p, found, known["mflops"], 100 / len(data.classes))
         if p.costs != ("mflops",):
             metrics["hypervolume_objectives"] = area(best)
@@ -199,12 +201,23 @@ def volume(problem: Problem, known: dict[str, CostTable], chance: float) -> Call
 
 
 def scores(weights: str, p: Search) -> Cache:
-    """The scores that were measured before with the same weights, pictures, settings and code.
+    """The scores that were measured before with the same weights, pictures, settings and code; the first process keeps the file.
 
     Args:
         weights: the file that is searched with, as dvc.yaml names it.
         p: whose costs and ways of searching make no difference.
     """
+    cache = Cache() if not distributed.first() else kept_scores(weights, p)
+    if distributed.ranks() > 1:
+        rows, found = cache.known()
+        state = distributed.from_first({"rows": torch.from_numpy(rows), "scores": torch.from_numpy(found)})
+        for row, score in zip(state["rows"].numpy(), state["scores"].tolist()) if not distributed.first() else ():
+            cache.put(row, score)
+    return cache
+
+
+def kept_scores(weights: str, p: Search) -> Cache:
+    """The file of `scores`, named after all that a score depends on."""
     others = ("nas/search", "nas/stages/search.py", "nas/sampling", "nas/pareto.py", "nas/cost", p.latency_table)
     others += ("outputs/fit_predictor", "outputs/train")
     deps = {path: md5 for path, md5 in provenance.inputs("search").items() if path == weights or not path.startswith(others)}
@@ -278,7 +291,8 @@ def draws(p: Search, problem: Problem, known: dict[str, CostTable]) -> tuple[Dra
 def row(member: Member, known: dict[str, CostTable], final: Scorer) -> dict:
     """A member's entry in family.json; its calibrated network is written beside it."""
     network = final.network(member.arch)
-    save_weights(OUT / "family" / f"{member.name}.safetensors", network)
+    if distributed.first():
+        save_weights(OUT / "family" / f"{member.name}.safetensors", network)
     return {
         "name": member.name,
         "arch": encoding.to_json(member.arch),
@@ -297,4 +311,4 @@ def load_member(entry: dict, searched: common.SearchSpace, classes: int) -> Netw
 
 
 if __name__ == "__main__":
-    user_errors(main)
+    user_errors(lambda: distributed.launch(main))

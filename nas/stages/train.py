@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Self
 import pandas as pd
 from pydantic import Field, model_validator
 
-from nas import params, seeding
+from nas import distributed, params, seeding
 from nas.checkpoint import need_space, save_weights
 from nas.cost import flops
 from nas.cost.table import CostTable
@@ -64,18 +64,16 @@ def main() -> None:
         parts = ("train", "predictor", "search") if data.search_in_training else ("train", "predictor")
         items = data.items(*parts)
         run.dataset("outputs/split/splits.parquet", "training", pictures=len(items))
-        batches = loader.TrainingBatches(
-            data, items, recipe.batch, recipe.augmentation, seed, runtime.workers, pin_memory=device.type == "cuda"
-        )
+        batches = common.training_batches(data, items, recipe, runtime, device, seed)
         monitor = common.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
-        early = checkpoint.folder / "early.safetensors"
+        log = common.curves(run, "train", data, recipe)
 
         def on_epoch(row: loop.Epoch) -> None:
-            run.log({f"train/{key}": value for key, value in asdict(row).items() if key != "epoch"}, row.epoch)
-            if row.epoch == p.search_epoch:
-                save_weights(early, supernet)
+            log(row)
+            if row.epoch == p.search_epoch and distributed.first():
+                save_weights(checkpoint.folder / "early.safetensors", supernet)
 
-        history = loop.train(
+        trained = loop.train(
             supernet,
             batches,
             sampling(p, flops.table(space, len(data.classes)), seed),
@@ -89,10 +87,11 @@ def main() -> None:
             lambda: common.ends(monitor),
             on_epoch,
         )
-        save_weights(OUT / "weights.safetensors", supernet)
-        shutil.copyfile(early, OUT / "early.safetensors")
-        pd.DataFrame(asdict(row) for row in history).to_csv(OUT / "history.csv", index=False)
-        common.finish("train", {"top1_smallest": history[-1].top1_smallest, "top1_largest": history[-1].top1_largest}, run)
+        if distributed.first():
+            save_weights(OUT / "weights.safetensors", supernet)
+            shutil.copyfile(checkpoint.folder / "early.safetensors", OUT / "early.safetensors")
+            pd.DataFrame(asdict(row) for row in trained.history).to_csv(OUT / "history.csv", index=False)
+            common.finish("train", trained.metrics() | data.broken.metrics(), run)
 
 
 def sampling(p: Train, table: CostTable, seed: int) -> Strategy:
@@ -110,4 +109,4 @@ def sampling(p: Train, table: CostTable, seed: int) -> Strategy:
 
 
 if __name__ == "__main__":
-    user_errors(main)
+    user_errors(lambda: distributed.launch(main))

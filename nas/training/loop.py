@@ -1,16 +1,24 @@
-"""Train a supernet for some epochs: sandwich steps, one checkpoint an epoch, the same weights however often it is stopped."""
+"""Train a supernet for some epochs: sandwich steps, one checkpoint an epoch, the same weights however often it is stopped.
 
+Several processes train as one: each takes its share of every batch, all choose the same sub-networks, by scores averaged
+over the processes, and the gradients of all passes of a step are averaged once. Batch norm sees a process's own share,
+as in the paper's training.
+"""
+
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from nas import seeding
+from nas import distributed, seeding
 from nas.checkpoint import Checkpoint
 from nas.data.loader import Batch, TrainingBatches
+from nas.distributed import FirstSaves
 from nas.progress import progress
 from nas.sampling.ahead import RunAhead
 from nas.sampling.attentive import Strategy
@@ -19,9 +27,9 @@ from nas.supernet.layers import Regularisation
 from nas.supernet.network import Supernet
 from nas.training.recipe import Recipe, Runtime, learning_rate, optimizer
 from nas.training.sandwich import sandwich_step
+from nas.training.trouble import Trouble, finite_gradients, finite_weights
 
 AHEAD = 16  # steps whose candidates are drawn before they are needed
-ADVICE = "Lower params.yaml recipe.learning_rate or recipe.clip_value, or lengthen recipe.warmup_epochs"
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,23 @@ class Epoch:
     top1_largest: float  # percent, on the part `monitor`
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to, beside the weights."""
+
+    history: list[Epoch]
+    trouble: Trouble
+
+    def metrics(self) -> dict[str, float]:
+        """{"top1_smallest", "top1_largest"} of the last epoch, percent; with trouble, what it was."""
+        last = self.history[-1]
+        return {"top1_smallest": last.top1_smallest, "top1_largest": last.top1_largest, **self.trouble.metrics()}
+
+
+class NotFinite(Exception):
+    """A candidate's loss is no number."""
+
+
 class Monitor(Protocol):
     """Top-1 (percent) of the smallest and the largest sub-network on pictures that nothing is chosen on."""
 
@@ -44,15 +69,16 @@ class Monitor(Protocol):
 
 
 def choose_all(strategy: Strategy, groups: list[list[Arch]], score: Callable[[list[Arch]], list[float]]) -> list[Arch]:
-    """One architecture of each group by the strategy; all that need a score are scored together.
+    """One architecture of each group by the strategy; all that need a score are scored together, on all processes' pictures.
 
     Raises:
-        FloatingPointError: if a score is no longer finite.
+        NotFinite: if a score is no number.
     """
     unsure = [arch for group in groups if len(group) > 1 for arch in group]
-    known = dict(zip(unsure, score(unsure))) if unsure else {}
-    if not np.isfinite(list(known.values())).all():
-        raise FloatingPointError(f"the losses of the candidates are {[-s for s in known.values()]}; the last checkpoint is kept. {ADVICE}")
+    scores = distributed.mean(torch.tensor(score(unsure), dtype=torch.float64)).tolist() if unsure else []
+    if not np.isfinite(scores).all():
+        raise NotFinite
+    known = dict(zip(unsure, scores))
     return [strategy.choose(group, lambda archs: [known[arch] for arch in archs]) for group in groups]
 
 
@@ -66,49 +92,49 @@ def train(
     recipe: Recipe,
     runtime: Runtime,
     device: torch.device,
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | FirstSaves,
     monitor: Monitor,
     on_epoch: Callable[[Epoch], None],
-) -> list[Epoch]:
+) -> Trained:
     """Train in place, from the checkpoint where there is one.
 
     Args:
+        batches: of several processes, this one's share.
         place: name that all randomness is counted under, e.g. the stage's.
         on_epoch: called after each epoch, before its checkpoint is written.
 
     Raises:
-        FloatingPointError: if a loss is no longer finite; the last checkpoint stays.
+        FloatingPointError: if losses or gradients stay no numbers, whatever is tried (`Trouble`); the last checkpoint stays.
     """
     supernet.to(device)
     sgd = optimizer(supernet, recipe)
     history: list[Epoch] = []
-    if (state := checkpoint.load()) is not None:
+    trouble = Trouble()
+    base = recipe.learning_rate * recipe.batch / 256
+
+    def restore(state: dict[str, Any]) -> None:
+        nonlocal history, trouble
         supernet.load_state_dict(state["weights"])
         sgd.load_state_dict(state["optimizer"])
-        history = [Epoch(**row) for row in state["history"]]
+        history, trouble = [Epoch(**row) for row in state["history"]], Trouble(**state["trouble"])
 
-    base = recipe.learning_rate * recipe.batch / 256
-    first_step = len(history) * batches.steps
+    def save() -> None:
+        rows = [asdict(row) for row in history]
+        checkpoint.save({"weights": supernet.state_dict(), "optimizer": sgd.state_dict(), "history": rows, "trouble": asdict(trouble)})
 
     def candidates(step: int) -> list:
         rng = seeding.generator(seed, place, "architectures", step)
         return [strategy.candidates(rng) for _ in range(recipe.sampled)]
 
-    def steps() -> Iterator[tuple[int, int, Batch]]:
-        for epoch in range(first_step // batches.steps, epochs):
+    def steps(first: int) -> Iterator[tuple[int, int, Batch]]:
+        for epoch in range(first, epochs):
             for i, batch in enumerate(batches.epoch(epoch)):
                 yield epoch, i, batch
 
-    with RunAhead(candidates, start=first_step, ahead=AHEAD) as drawn:
-        for epoch, i, batch in progress(steps(), f"{place}: steps", epochs * batches.steps, first_step):
-            if i == 0:
-                sums = torch.zeros(3, device=device)
-                mask_key = seeding.key(seed, place, "regularisation", epoch)
-            rate = learning_rate(epoch * batches.steps + i, batches.steps, epochs, base, recipe.warmup_epochs)
-            for group in sgd.param_groups:
-                group["lr"] = rate
-            groups = next(drawn)
-            sgd.zero_grad(set_to_none=True)
+    def gradients(batch: Batch, groups: list[list[Arch]], mask_key: int) -> Tensor | None:
+        """Of one step, averaged over the processes; its losses (3,) likewise, None if anything is no number."""
+        sgd.zero_grad(set_to_none=True)
+        try:
             losses = sandwich_step(
                 supernet,
                 batch.images.to(device, non_blocking=True, memory_format=runtime.memory_format),
@@ -119,19 +145,55 @@ def train(
                 recipe.distillation,
                 runtime,
             )
-            torch.nn.utils.clip_grad_value_(supernet.parameters(), recipe.clip_value)
-            sgd.step()
-            sums += torch.stack([losses.largest, losses.sampled, losses.smallest])
-            if i + 1 < batches.steps:
-                continue
-            means = (sums / batches.steps).tolist()
-            if not np.isfinite(means).all():
-                raise FloatingPointError(
-                    f"{place}: the losses of epoch {epoch + 1} are {means}; the weights of epoch {epoch} are kept. {ADVICE}"
-                )
-            smallest, largest = monitor()
-            history.append(Epoch(epoch + 1, rate, *means, smallest, largest))
-            on_epoch(history[-1])
-            checkpoint.save({"weights": supernet.state_dict(), "optimizer": sgd.state_dict(), "history": [asdict(row) for row in history]})
-            print(f"{place}: epoch {epoch + 1} of {epochs}: top-1 smallest {smallest:.1f} %, largest {largest:.1f} %", flush=True)
-    return history
+        except NotFinite:
+            return None
+        found = distributed.mean(torch.stack([losses.largest, losses.sampled, losses.smallest]))
+        distributed.average_gradients(supernet)
+        return found if found.isfinite().all() and finite_gradients(supernet) else None
+
+    def sound(batch: Batch) -> bool:
+        """Whether what was learnt is worth keeping: the weights and the largest network's answers are numbers."""
+        images = batch.images.nan_to_num(posinf=0.0, neginf=0.0).to(device, memory_format=runtime.memory_format)
+        with torch.no_grad(), runtime.autocast(device):
+            logits = supernet(images, supernet.space.largest())
+        numbers = distributed.mean(logits.isfinite().all().float()[None])
+        return finite_weights(supernet) and numbers.item() == 1
+
+    if (state := checkpoint.load()) is not None:
+        restore(state)
+    else:
+        save()  # so that there is something to go back to
+    while len(history) < epochs:
+        first = len(history)
+        with RunAhead(candidates, start=first * batches.steps, ahead=AHEAD) as drawn:
+            for epoch, i, batch in progress(steps(first), f"{place}: steps", epochs * batches.steps, first * batches.steps):
+                if i == 0:
+                    sums, counted = torch.zeros(3, device=device), 0
+                    mask_key = seeding.key(seed, place, "regularisation", epoch)
+                rate = learning_rate(epoch * batches.steps + i, batches.steps, epochs, base, recipe.warmup_epochs) * trouble.rate
+                for group in sgd.param_groups:
+                    group["lr"] = rate
+                losses = gradients(batch, next(drawn), mask_key)
+                trouble = trouble.after(finite=losses is not None)
+                if losses is None:
+                    print(f"{place}: step {i + 1} of epoch {epoch + 1} skipped: its losses or gradients are not finite", flush=True)
+                else:
+                    torch.nn.utils.clip_grad_value_(supernet.parameters(), recipe.clip_value)
+                    sgd.step()
+                    sums, counted = sums + losses, counted + 1
+                ends = i + 1 == batches.steps
+                if trouble.too_much or (ends and not sound(batch)):
+                    now = trouble
+                    restore(checkpoint.load())
+                    trouble = now.back(place, len(history))
+                    save()
+                    break
+                if ends:
+                    means = (sums / counted).tolist() if counted else [math.nan] * 3
+                    smallest, largest = monitor()
+                    history.append(Epoch(epoch + 1, rate, *means, smallest, largest))
+                    on_epoch(history[-1])
+                    if not trouble.in_row:  # else it would be no good state to go back to
+                        save()
+                    print(f"{place}: epoch {epoch + 1} of {epochs}: top-1 smallest {smallest:.1f} %, largest {largest:.1f} %", flush=True)
+    return Trained(history, trouble)

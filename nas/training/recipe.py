@@ -1,6 +1,7 @@
 """How a supernet is trained: section `recipe` of params.yaml (AttentiveNAS, appendix A), and how it runs: section `runtime`."""
 
 import math
+import os
 from typing import Annotated, Literal
 
 import torch
@@ -49,6 +50,8 @@ class Runtime(Section):
         """
         torch.set_num_threads(self.threads)
         name = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cuda" and (local := os.environ.get("LOCAL_RANK")):  # torchrun's: a GPU for each process
+            name = f"cuda:{local}"
         try:
             device = torch.device(name)
             torch.zeros(1, device=device)
@@ -57,6 +60,7 @@ class Runtime(Section):
                 f"params.yaml: runtime.device: {self.device!r} cannot be used here ({error}); auto takes what there is"
             ) from None
         if device.type == "cuda":  # a stopped training must end with the same bytes, and fp32 must be fp32
+            torch.cuda.set_device(device)
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
             torch.backends.cudnn.allow_tf32 = False
         return device

@@ -29,21 +29,38 @@ class Stopped(Exception):
     """Stands for a kill."""
 
 
+def never(epoch: int, step: int) -> bool:
+    return False
+
+
+class Poisoned(TrainingBatches):
+    """Batches some of which hold a pixel that is no number."""
+
+    def epoch(self, epoch):
+        for step, batch in enumerate(super().epoch(epoch)):
+            if self.poison(epoch, step):
+                batch.images[0, 0, 0, 0] = torch.nan
+            yield batch
+
+
 @pytest.fixture
 def train(easy_set, tiny_space, tmp_path, monkeypatch):
     """Train a new supernet, from the checkpoint in tmp_path/<name> if there is one; returns it with its history."""
     monkeypatch.setattr("sys.stderr", io.StringIO())
 
-    def train(name, weights=0, epochs=3, recipe=RECIPE, strategy=None, monitor=lambda: (0.0, 0.0), on_epoch=lambda row: None, seed=5):
+    def train(
+        name, weights=0, epochs=3, recipe=RECIPE, strategy=None, monitor=lambda: (0.0, 0.0), on_epoch=lambda row: None, seed=5, poison=never
+    ):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(weights)
             supernet = Supernet(tiny_space, 3, recipe.zero_init)
-        batches = TrainingBatches(easy_set, easy_set.items("train"), recipe.batch, recipe.augmentation, seed)
+        batches = Poisoned(easy_set, easy_set.items("train"), recipe.batch, recipe.augmentation, seed)
+        batches.poison = poison
         strategy = strategy or BestUp(Unconstrained(tiny_space), 3)
         with Checkpoint(tmp_path / name, "train", "f" * 64) as checkpoint:
-            history = loop.train(supernet, batches, strategy, epochs, seed, "train", recipe, RUNTIME, CPU, checkpoint, monitor, on_epoch)
+            found = loop.train(supernet, batches, strategy, epochs, seed, "train", recipe, RUNTIME, CPU, checkpoint, monitor, on_epoch)
         (checkpoint.folder / "finished").unlink()  # the stage's later work is still to come
-        return supernet, history
+        return supernet, found.history
 
     return train
 
@@ -112,13 +129,61 @@ def test_history_has_each_epoch(train):
     assert [r.learning_rate for r in history] == pytest.approx([base * 0.5 * (1 + np.cos(np.pi * s / 6)) for s in (2, 5)])
 
 
-@pytest.mark.parametrize(("kind", "what"), [(Uniform, "the losses of epoch 2 are .*nan"), (None, "the losses of the candidates are .*nan")])
-def test_a_loss_that_is_not_finite_stops(train, tiny_space, kind, what):
-    """Noticed at the epoch's end, or when candidates are scored: the key to lower is named, and the last good checkpoint stays."""
+STRATEGIES = pytest.mark.parametrize("kind", [Uniform, None])  # with and without candidates to score
+
+
+@STRATEGIES
+def test_weights_that_run_away_are_not_kept(train, tiny_space, kind):
+    """A rate of 1e38: each time back to the weights of epoch 1; at last the key to lower is named, and they are still there."""
     strategy = kind and kind(Unconstrained(tiny_space))
     good, history = train("diverging", epochs=1)
     wild = RECIPE.model_copy(update={"learning_rate": 1e38, "warmup_epochs": 0.0})
-    with pytest.raises(FloatingPointError, match=rf"{what}.*params\.yaml recipe\.learning_rate"):
+    with pytest.raises(FloatingPointError, match=r"weights of epoch 1 are kept\. Lower params\.yaml recipe\.learning_rate"):
         train("diverging", epochs=3, recipe=wild, strategy=strategy)
     kept, again = train("diverging", 4, epochs=1)
     assert same(kept, good) and again == history
+
+
+@STRATEGIES
+def test_a_step_on_a_poisoned_batch_changes_nothing(train, tiny_space, kind, capsys):
+    """All three of an epoch: the weights are those it began with, and each is told; the epochs after it train."""
+    strategy = kind and kind(Unconstrained(tiny_space))
+    begin, _ = train("none", epochs=1, strategy=strategy, poison=lambda epoch, step: True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        assert same(begin, Supernet(tiny_space, 3, RECIPE.zero_init))
+    assert capsys.readouterr().out.count("skipped: its losses or gradients are not finite") == 3
+    _, history = train("one", strategy=strategy, poison=lambda epoch, step: (epoch, step) == (1, 0))
+    assert np.isfinite([[row.loss_largest, row.loss_sampled, row.loss_smallest] for row in history]).all()
+
+
+def bad_at_first(epochs: int, times: int):
+    """Poison for the first visits of all batches from an epoch on."""
+    seen = []
+
+    def poison(epoch: int, step: int) -> bool:
+        if epoch >= epochs and len(seen) < times:
+            seen.append((epoch, step))
+            return True
+        return False
+
+    return poison
+
+
+def test_after_many_bad_steps_training_goes_back_and_on_slower(train, capsys):
+    """Five in a row in epoch 2 and 3: back to epoch 1, of which nothing changes, and half the rate from there; stopped then, it ends alike."""
+    _, plain = train("plain", epochs=4)
+    whole, history = train("back", epochs=4, poison=bad_at_first(1, 5))
+    assert "back to the weights of epoch 1, with 0.5 of the learning rate" in capsys.readouterr().out
+    assert history[0] == plain[0]
+    assert [row.learning_rate for row in history[1:]] == pytest.approx([row.learning_rate / 2 for row in plain[1:]])
+    with pytest.raises(Stopped):
+        train("stopped", epochs=4, poison=bad_at_first(1, 5), on_epoch=stop_in(3))
+    resumed, again = train("stopped", 1, epochs=4)  # the poison is gone, the lower rate stays
+    assert same(resumed, whole) and again == history
+
+
+def test_training_goes_back_three_times_at_most(train):
+    """A fourth time it stops, with the number of skipped steps."""
+    with pytest.raises(FloatingPointError, match=r"20 steps skipped.*going back 3 times.*weights of epoch 1"):
+        train("bad", epochs=4, poison=lambda epoch, step: epoch > 0)

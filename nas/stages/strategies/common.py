@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,6 @@ from sklearn.model_selection import train_test_split
 from nas import encoding, params, provenance, seeding, space, tracking
 from nas.checkpoint import Checkpoint
 from nas.cost.table import CostTable
-from nas.data import loader
 from nas.data.loader import DataSet
 from nas.data.splits import Parts
 from nas.evaluation.evaluate import Scorer
@@ -283,9 +282,7 @@ def training(
     """`nas.training.loop.train` with the comparison's settings; curves go to MLflow as `<place>/...`."""
     device = s.runtime.start()
     run.dataset(str(split.OUT / "splits.parquet"), "training", pictures=len(items))
-    batches = loader.TrainingBatches(
-        data, items, s.recipe.batch, s.recipe.augmentation, seed, s.runtime.workers, pin_memory=device.type == "cuda"
-    )
+    batches = common.training_batches(data, items, s.recipe, s.runtime, device, seed)
     monitor = common.scorer(supernet, data, "monitor", s.evaluation, s.runtime, device, seed)
     return loop.train(
         supernet,
@@ -299,8 +296,8 @@ def training(
         device,
         checkpoint,
         lambda: common.ends(monitor),
-        lambda row: run.log({f"{place}/{key}": value for key, value in asdict(row).items() if key != "epoch"}, row.epoch),
-    )
+        common.curves(run, place, data, s.recipe),
+    ).history
 
 
 def edges(table: CostTable, buckets: int) -> np.ndarray:
