@@ -681,18 +681,19 @@ def _write_module(client, place: Place, record: Mapping, again: bool) -> str:
     if not version:
         with torch.no_grad():
             output = module(torch.from_numpy(example)).numpy()
-        info = Model.log(
-            artifact_path=None,
-            flavor=mlflow.pytorch,
-            run_id=place.run,
-            pytorch_model=module,
-            name=record["name"],
-            serialization_format="pt2",
-            input_example=example,
-            signature=infer_signature(example, output),
-            registered_model_name=registered,
-            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
-        )
+        with _environment(MLFLOW_EXPERIMENT_ID=client.get_run(place.run).info.experiment_id):  # else the model is put into "Default"
+            info = Model.log(
+                artifact_path=None,
+                flavor=mlflow.pytorch,
+                run_id=place.run,
+                pytorch_model=module,
+                name=record["name"],
+                serialization_format="pt2",
+                input_example=example,
+                signature=infer_signature(example, output),
+                registered_model_name=registered,
+                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
+            )
         version, model_id = str(info.registered_model_version), info.model_id
     have = {m.key for m in client.get_logged_model(model_id).metrics or ()} if again else set()
     for key, value in record["metrics"].items():
@@ -930,6 +931,16 @@ def _store(settings: Settings) -> Iterator[_Address]:
 def _absolute(uri: str) -> str:
     path = uri.removeprefix(SQLITE)
     return f"{SQLITE}{provenance.project_root() / path}" if uri.startswith(SQLITE) and path else uri
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        _restore(before)
 
 
 def _restore(environment: Mapping[str, str | None]) -> None:

@@ -448,6 +448,8 @@ def test_a_model_comes_back_without_pickle(project, monkeypatch):
     loaded = mlflow.pytorch.load_model("models:/family@small")
     torch.testing.assert_close(loaded(images), net(images))
     assert versions == ["1", "2"] and client().get_model_version_by_alias("family", "small").version == 2
+    logged = client().search_logged_models([client().get_run(run.id).info.experiment_id])
+    assert {model.name for model in logged} == {"net"} and not Path("mlruns").exists()
     signature = mlflow.models.get_model_info("models:/family@small").signature
     assert signature.inputs.inputs[0].shape == (-1, 3, 8, 8) and signature.outputs.inputs[0].shape == (-1, 5)
 
