@@ -163,6 +163,8 @@ class Forest:
         """
         try:
             with np.load(path, allow_pickle=False) as found:
+                if any(array.compress_type for array in found.zip.infolist()):
+                    raise ValueError("compressed, so that little may stand for much")
                 forest = cls(**{name: found[name] for name in cls.__dataclass_fields__})
             forest._check()
         except FileNotFoundError:
