@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 SKIPPED = "audit skipped: nothing was checked"
+UNREACHABLE = ("Could not connect", "ServiceError")  # what pip-audit says; its exit status is the same as for a vulnerability
 
 
 def install(folder: Path) -> Path | None:
@@ -22,20 +23,28 @@ def install(folder: Path) -> Path | None:
 
 
 def audit(command: Path, pins: Path) -> tuple[list[str], str]:
-    """A line for each vulnerability of the pins, and what was done."""
+    """A line for each vulnerability of the pins, and what was done.
+
+    Raises:
+        SystemExit: if pip-audit failed for another reason than that nobody answered.
+    """
     words = ["--requirement", pins, "--no-deps", "--disable-pip", "--format", "json", "--progress-spinner", "off"]
     done = subprocess.run([command, *words], check=False, capture_output=True, text=True)
     try:
         found = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):
-        last = (done.stderr.strip().splitlines() or ["no answer"])[-1]
-        return [], f"{SKIPPED}, the list of vulnerabilities cannot be reached ({last[:200]})"
+        last = (done.stderr.strip().splitlines() or ["no answer"])[-1][:200]
+        if not any(word in done.stderr for word in UNREACHABLE):
+            raise SystemExit(f"pip-audit failed: {last}") from None
+        return [], f"{SKIPPED}, the list of vulnerabilities cannot be reached ({last})"
     lines = [
         f"{package['name']} {package['version']}: {each['id']}, mended in {', '.join(each['fix_versions']) or 'no version yet'}"
         for package in found
         for each in package.get("vulns", ())
     ]
     unknown = sum("skip_reason" in package for package in found)
+    if unknown == len(found):
+        return [], f"{SKIPPED}, the list of vulnerabilities that answers here knows none of the {len(found)} packages"
     return lines, f"{len(found)} packages looked up, {unknown} of them unknown to the list: {len(lines)} vulnerabilities"
 
 

@@ -49,10 +49,18 @@ def test_none_passes(answer):
 
 
 def test_without_a_network_it_is_skipped(answer):
-    """pip-audit's own exit status is the same as for a vulnerability; its last words are told."""
-    done = answer("", "Traceback\nConnectionError: name or service not known", status=1)
+    """Its last words are told; a mirror that answers and knows nothing is no list either."""
+    done = answer("", "ERROR: Could not connect to the feed", status=1)
     assert done.returncode == 0
-    assert done.stdout.startswith("audit skipped: nothing was checked") and "name or service not known" in done.stdout
+    assert done.stdout.startswith("audit skipped: nothing was checked") and "Could not connect to the feed" in done.stdout
+    done = answer(json.dumps({"dependencies": [UNKNOWN]}))
+    assert done.returncode == 0 and done.stdout.startswith("audit skipped: nothing was checked")
+
+
+def test_a_pip_audit_that_fails_is_no_pass(answer):
+    """Pins that it cannot read, say: told, with an exit status."""
+    done = answer("", "ERROR: invalid requirements input", status=1)
+    assert done.returncode == 1 and "pip-audit failed: ERROR: invalid requirements input" in done.stderr
 
 
 def test_where_it_cannot_be_installed_it_is_skipped(monkeypatch, tmp_path, capsys):
