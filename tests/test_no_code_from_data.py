@@ -3,15 +3,23 @@
 import ast
 import io
 import json
+import os
 import pickle
 import re
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -352,3 +360,63 @@ def test_servers_are_found():
     """The rule sees those that there are."""
     assert len(SERVERS.findall((ROOT / "Makefile").read_text())) == 1
     assert any(SERVERS.findall((ROOT / name).read_text()) for name in ("prefect.yaml", "README.md"))
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Start a server from a folder of its own; answers of it by path and headers, once it is there."""
+    running = []
+
+    def served(command: list[str], port: int, path: str) -> Callable[..., httpx.Response]:
+        shutil.copy(ROOT / "pyproject.toml", tmp_path)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "MAKE")) and k != "MFLAGS"}
+        environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        running.append(subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True))
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}{path}", timeout=5).is_success:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.2)
+
+        def ask(method: str = "GET", **headers: str) -> httpx.Response:
+            return httpx.request(method, f"http://127.0.0.1:{port}{path}", headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+        return ask
+
+    yield served
+    for process in running:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def listening(port: int) -> set[str]:
+    """Addresses on which someone listens at the port."""
+    return {c.laddr.ip for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN and c.laddr.port == port}
+
+
+@pytest.mark.slow
+def test_mlflow_answers_this_machine_alone(served, port):
+    """`make ui` listens on 127.0.0.1, and a page that has another name lead here (DNS rebinding) gets nothing."""
+    command = ["make", "-f", str(ROOT / "Makefile"), "-o", "none/.ready", "VENV=none", "ui", f"PORT={port}"]
+    ask = served(command, port, "/api/2.0/mlflow/experiments/search?max_results=1")
+    assert listening(port) == {"127.0.0.1"}
+    assert ask().status_code == 200 and ask(host="evil.example").status_code == 403
+
+
+@pytest.mark.slow
+def test_prefect_answers_no_page_of_another_site(served, port):
+    """Started in the project, its server listens on 127.0.0.1 and gives no other origin leave to use it."""
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    ask = served(command, port, "/api/health")
+    assert listening(port) == {"127.0.0.1"}
+    asked = {"access_control_request_method": "POST"}
+    assert "access-control-allow-origin" not in ask("OPTIONS", origin="http://evil.example", **asked).headers
+    assert ask("OPTIONS", origin="http://127.0.0.1:4200", **asked).headers["access-control-allow-origin"] == "http://127.0.0.1:4200"
