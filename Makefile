@@ -10,7 +10,7 @@ export DO_NOT_TRACK := true
 # one server process instead of fifteen
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
-.PHONY: repro test test-slow ui flow compare lint
+.PHONY: repro test test-slow ui flow compare lint audit
 .DEFAULT_GOAL := repro
 
 repro: $(VENV)/.ready ## the whole pipeline; only what is out of date runs
@@ -38,6 +38,9 @@ compare: $(VENV)/.ready ## sampling strategies side by side, as a Prefect flow: 
 lint: $(VENV)/.ready ## ruff
 	ruff check .
 	ruff format --check .
+
+audit: ## known vulnerabilities of the pinned packages; skipped where the list of them cannot be reached
+	@$(PYTHON) .ci/audit.py constraints.txt $(VENV)-audit
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

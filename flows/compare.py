@@ -26,7 +26,7 @@ from flows.stages import (
     Stage,
     StageFailed,
     changes,
-    limit_set,
+    limits_set,
     plan,
     remote_set,
     run_experiment,
@@ -102,7 +102,7 @@ def compare(
         return
     stages = plan(targets)
     rows = [Row(stage.address) for stage in stages]
-    settings = Settings(Commands(), force, share and remote_set(), limit_set())
+    settings = Settings(Commands(), force, share and remote_set(), limits_set())
     with table(rows, key="compare"):
         failures = run_all(stages, rows, at_once, settings)
     if failures:

@@ -21,7 +21,7 @@ from flows.stages import (
     Settings,
     StageFailed,
     changes,
-    limit_set,
+    limits_set,
     plan,
     remote_set,
     run_experiment,
@@ -53,7 +53,7 @@ def pipeline(
         return
     stages = plan(targets)
     rows = [Row(stage.address) for stage in stages]
-    settings = Settings(Commands(), force, share and remote_set(), limit_set())
+    settings = Settings(Commands(), force, share and remote_set(), limits_set())
     with table(rows, key="pipeline"):
         for stage, row in zip(stages, rows):
             run_stage(stage, row, settings)

@@ -5,14 +5,19 @@ so `dvc repro` after a flow, and a flow after `dvc repro`, have nothing to do. S
 waits for the repository's lock, gives it up only while the stage's own command runs, and reads dvc.lock again
 before it adds to it.
 
-Prefect's global concurrency limit `trainings`, where there is one when a flow starts, holds for the stages of all
-flows and workers of that server together, so that two workers of one machine do not train at once:
+Prefect's global concurrency limits `trainings` and `gpu`, where there are such when a flow starts, hold for all flows
+and workers of that server together: `trainings` for every stage, so that two workers of one machine do not train at
+once, `gpu` for the stages that run networks, so that no more of them run than there are GPUs:
 
     prefect gcl create trainings --limit 1
+    prefect gcl create gpu --limit 4
 
 A place is given back when its stage ends, however that is; if the whole process is killed, Prefect takes it back
 after 5 minutes. Should the server be killed too, it forgets who held a place: `prefect gcl update trainings
 --active-slots 0` frees all.
+
+A stage that fails has failed; nothing of it is tried again. What is tried again, after `DELAYS`, is a stage that could
+not be run or whose outputs could not be stored: the DVC remote or Prefect's server did not answer.
 """
 
 import json
@@ -26,14 +31,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import networkx
 import typer
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
-from prefect import get_run_logger, task
+from prefect import State, Task, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import TaskRun
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
@@ -44,15 +51,22 @@ from nas import provenance
 # No start_new_session for the child: a worker cancels by signalling the process group.
 DVC = "import sys; from nas.provenance import die_with_parent; die_with_parent(); from dvc.cli import main; sys.exit(main(sys.argv[1:]))"
 LAST_LINES = 20  # of a failed command, in the error
-LIMIT = "trainings"
+LIMIT, GPU = "trainings", "gpu"
+COMPUTE = ("runtime", "latency")  # sections of params.yaml: a stage that reads one runs networks on the device
 LOCKED = 423  # HTTP status: every place under a limit is taken
 ASK_AGAIN = 5.0  # seconds
+DELAYS = (10, 60, 300)  # seconds before a stage whose surroundings failed is tried again
+OWN = "failed to run:"  # what dvc says when a stage's own command failed
 
 Overrides = dict[str, str | int | float | bool]
 
 
 class StageFailed(RuntimeError):
     """A dvc command failed; the message ends with its last lines."""
+
+
+class RemoteFailed(StageFailed):
+    """A dvc command failed, and not by a stage's own fault: the remote did not answer."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,12 @@ class Stage:
     address: str  # `train` or `other/dvc.yaml:train@uniform-0`
     metrics: tuple[str, ...] = ()  # JSON files
     needs: tuple[str, ...] = ()  # addresses of the stages that it depends on
+    computes: bool = False  # runs networks, on a GPU where there is one
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """Concurrency limits that hold for it, in the order in which every stage takes its places."""
+        return (LIMIT, GPU) if self.computes else (LIMIT,)
 
 
 @dataclass
@@ -72,6 +92,7 @@ class Row:
     result: str = "not run"  # or ran, cached, failed
     seconds: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
+    ran: bool = False  # at the last try or one before it
 
     def cells(self) -> dict[str, str | float]:
         figures = ", ".join(f"{k} {v:.4g}" for k, v in self.metrics.items())
@@ -101,6 +122,7 @@ def plan(targets: list[str]) -> list[Stage]:
                 stage.addressing,
                 tuple(os.path.relpath(metric.fs_path) for metric in stage.metrics),
                 tuple(sorted(other.addressing for other in graph.successors(stage))),
+                any(key.split(".")[0] in COMPUTE for dep in stage.params for key in dep.params),
             )
             for stage in order
         ]
@@ -173,7 +195,7 @@ class Settings:
     commands: Commands
     force: bool  # run what is up to date as well
     shared: bool  # a remote is there, to pull from and push to
-    limited: bool  # there is a limit named `trainings`
+    limits: frozenset[str]  # those of `trainings` and `gpu` that there are
 
 
 def outcome(stage: Stage, lines: list[str]) -> str:
@@ -187,37 +209,41 @@ def remote_set() -> bool:
         return "remote" in repo.config["core"]
 
 
-def limit_set() -> bool:
-    """Whether the Prefect server has a limit named `trainings`; without, `concurrency` would only warn at every stage."""
+def limits_set() -> frozenset[str]:
+    """Which of the limits the Prefect server has; for one that it has not, `concurrency` would only warn at every stage."""
+    found = set()
     with get_client(sync_client=True) as client:
-        try:
-            client.read_global_concurrency_limit_by_name(LIMIT)
-        except ObjectNotFound:
-            return False
-    return True
+        for name in (LIMIT, GPU):
+            try:
+                client.read_global_concurrency_limit_by_name(name)
+            except ObjectNotFound:
+                continue
+            found.add(name)
+    return frozenset(found)
 
 
 @contextmanager
-def place(settings: Settings) -> Iterator[None]:
-    """Wait for a place under the limit, and hold it.
+def places(names: Iterable[str], commands: Commands) -> Iterator[None]:
+    """Wait for a place under each limit, one after the other, and hold them.
 
     Raises:
         StageFailed: if the run ends meanwhile.
     """
-    told = False
     with ExitStack() as held:
-        while settings.limited:
-            try:
-                held.enter_context(concurrency(LIMIT, max_retries=0))  # its own waiting can't be ended
-                break
-            except ConcurrencySlotAcquisitionError as error:
-                if getattr(getattr(error.__cause__, "response", None), "status_code", None) != LOCKED:
-                    raise
-                if not told:
-                    get_run_logger().info(f"Waiting for a place under the limit {LIMIT!r}: see `prefect gcl inspect {LIMIT}`")
-                    told = True
-                if settings.commands.ended.wait(ASK_AGAIN):
-                    raise StageFailed(f"no place under the limit {LIMIT!r} before the run ended") from None
+        for name in names:
+            told = False
+            while True:
+                try:
+                    held.enter_context(concurrency(name, max_retries=0))  # its own waiting can't be ended
+                    break
+                except ConcurrencySlotAcquisitionError as error:
+                    if getattr(getattr(error.__cause__, "response", None), "status_code", None) != LOCKED:
+                        raise
+                    if not told:
+                        get_run_logger().info(f"Waiting for a place under the limit {name!r}: see `prefect gcl inspect {name}`")
+                        told = True
+                    if commands.ended.wait(ASK_AGAIN):
+                        raise StageFailed(f"no place under the limit {name!r} before the run ended") from None
         yield
 
 
@@ -245,16 +271,35 @@ def numbers(files: Iterable[dict]) -> dict[str, float]:
     return {k: v for file in files for k, v in file.items() if isinstance(v, int | float) and not isinstance(v, bool)}
 
 
-@task(task_run_name="{stage.address}", cache_policy=NO_CACHE, retries=0)
+def surroundings(task: Task, run: TaskRun, state: State) -> bool:
+    """Whether what failed was not the stage: the remote or Prefect's server. The form that Prefect asks `run_stage` in."""
+    try:
+        state.result()
+    except (RemoteFailed, ConcurrencySlotAcquisitionError, httpx.HTTPError):
+        return True
+    except BaseException:
+        return False
+    return False
+
+
+@task(
+    task_run_name="{stage.address}",
+    cache_policy=NO_CACHE,
+    retries=len(DELAYS),
+    retry_delay_seconds=list(DELAYS),
+    retry_condition_fn=surroundings,
+)
 def run_stage(stage: Stage, row: Row, settings: Settings) -> None:
     """Bring one stage up to date, and fill in its row.
 
     Raises:
         StageFailed: if dvc does.
     """
-    with place(settings), timed(row):
-        lines = _repro(stage, settings)
-        row.result = outcome(stage, lines)
+    with places((name for name in stage.limits if name in settings.limits), settings.commands), timed(row):
+        row.ran |= outcome(stage, _repro(stage, settings)) == "ran"
+        if settings.shared:
+            _push(stage, settings.commands)
+        row.result = "ran" if row.ran else "cached"
         row.metrics = numbers(json.loads(Path(path).read_text()) for path in stage.metrics)
 
 
@@ -297,8 +342,9 @@ def _run_experiment(name: str, targets: list[str], overrides: Overrides, force: 
         for key, value in overrides.items()
         for word in ("--set-param", f"{key}={json.dumps(value) if isinstance(value, bool) else value}")
     ]
-    forced = ["--force"] if force else []
-    return Commands().dvc("--wait-for-lock", "exp", "run", "--temp", "--name", name, *changes, *forced, *targets)
+    forced, commands, limits = ["--force"] if force else [], Commands(), limits_set()
+    with places((name for name in (LIMIT, GPU) if name in limits), commands):
+        return commands.dvc("--wait-for-lock", "exp", "run", "--temp", "--name", name, *changes, *forced, *targets)
 
 
 def _experiment_metrics(name: str) -> dict[str, dict]:
@@ -309,15 +355,19 @@ def _experiment_metrics(name: str) -> dict[str, dict]:
 
 
 def _repro(stage: Stage, settings: Settings) -> list[str]:
-    """What dvc printed; with a remote, what is there is fetched instead of made, and what was made is put there."""
+    """What dvc printed; with a remote, what is there is fetched instead of made."""
     command = ["--wait-for-lock", "repro", "--single-item"]
     options = [*(["--force"] if settings.force else []), *(["--pull"] if settings.shared else [])]
-    lines = settings.commands.dvc(*command, *options, stage.address)
+    try:
+        lines = settings.commands.dvc(*command, *options, stage.address)
+    except StageFailed as error:
+        if settings.shared and OWN not in str(error) and not settings.commands.ended.is_set():
+            raise RemoteFailed(str(error)) from None
+        raise
     if not settings.shared:
         return lines
     if not all(Path(m).exists() for m in stage.metrics):  # --pull takes a stage without them for complete
         lines += settings.commands.dvc(*command, stage.address)
-    _push(stage, settings.commands)
     return lines
 
 
@@ -325,9 +375,15 @@ def _push(stage: Stage, commands: Commands) -> None:
     """Copy what the stage made to the remote, so that another machine can take it instead of running the stage.
 
     That takes the metrics as well, which `dvc push` leaves to git (`cache: false`); DVC has a copy of them in its cache.
+
+    Raises:
+        RemoteFailed: if the remote does not take it.
     """
-    commands.dvc("--wait-for-lock", "push", "--run-cache", stage.address)
-    with Repo(".", _wait_for_lock=True) as repo:
-        with repo.lock:  # another stage's dvc may be writing dvc.lock
-            outs = [out.hash_info for s in repo.stage.collect(stage.address) for out in s.outs if not out.use_cache]
-        repo.cloud.push(outs)
+    try:
+        commands.dvc("--wait-for-lock", "push", "--run-cache", stage.address)
+        with Repo(".", _wait_for_lock=True) as repo:
+            with repo.lock:  # another stage's dvc may be writing dvc.lock
+                outs = [out.hash_info for s in repo.stage.collect(stage.address) for out in s.outs if not out.use_cache]
+            repo.cloud.push(outs)
+    except (StageFailed, DvcException, OSError) as error:
+        raise error if commands.ended.is_set() else RemoteFailed(f"{stage.address} is done, but could not be pushed: {error}") from None

@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import product
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from nas.documents import is_file, read_json, short
 from nas.space import Arch, SearchSpace
 
 FORMAT = "latency table 1"
+LONGEST_MS = 1e9  # eleven days: a sum of such is finite
 
 
 class LatencyTableError(ValueError):
@@ -122,10 +122,10 @@ class LatencyTable:
         if missing := [piece for piece in distinct(self.space) if piece not in self.entries]:
             raise LatencyTableError(f"no latency of {missing[0]} ({len(missing)} of the pieces of space {self.space.name!r} are missing)")
         for piece, entry in self.entries.items():
-            if not (isfinite(entry.latency_ms) and entry.latency_ms > 0):
-                raise LatencyTableError(f"latency_ms {entry.latency_ms} of {piece}: a positive number is needed")
-        if not (isfinite(self.fixed_latency_ms) and self.fixed_latency_ms >= 0):
-            raise LatencyTableError(f"fixed_latency_ms {self.fixed_latency_ms}: a number from 0 on is needed")
+            if not 0 < entry.latency_ms <= LONGEST_MS:
+                raise LatencyTableError(f"latency_ms {entry.latency_ms} of {piece}: a positive number is needed, at most {LONGEST_MS:g}")
+        if not 0 <= self.fixed_latency_ms <= LONGEST_MS:
+            raise LatencyTableError(f"fixed_latency_ms {self.fixed_latency_ms}: a number from 0 to {LONGEST_MS:g} is needed")
 
     def cost_table(self) -> CostTable:
         """The latency of every architecture, in ms for a whole batch: the same interface as FLOPs."""

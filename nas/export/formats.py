@@ -137,7 +137,7 @@ def open_classifier(classifier: torch.nn.Module) -> Run:
 
 
 def open_pt2(path: Path, threads: int) -> Run:
-    """A program of torch.export; torch's own thread count holds."""
+    """A program of torch.export; torch's own thread count holds. PyTorch evaluates parts of the file: only for those made here."""
     return open_classifier(torch.export.load(path).module())
 
 

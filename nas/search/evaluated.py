@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from nas import encoding
-from nas.documents import parse_json
+from nas.documents import DocumentError, parse_json
 from nas.space import Arch, SearchSpace
 
 
@@ -77,7 +77,7 @@ class Cache:
         path: of the file; None to keep scores in memory.
 
     Raises:
-        ValueError: if the file holds something else.
+        DocumentError: if the file holds something else.
     """
 
     def __init__(self, weights: str = "", path: str | Path | None = None) -> None:
@@ -110,15 +110,15 @@ class Cache:
         return np.array(rows, dtype=np.int64), np.array(scores, dtype=np.float64)
 
     def _read(self, path: Path) -> None:
-        whole, newline, torn = path.read_text(errors="replace").rpartition("\n")
+        whole, newline, torn = path.read_bytes().rpartition(b"\n")
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                entry = parse_json(line, "the line")
+                entry = parse_json(line.decode(), "the line")
                 self._scores[entry["weights"], _key(entry["genes"])] = float(entry["score"])
             except (ValueError, KeyError, TypeError, OverflowError) as error:
-                raise ValueError(f"{path}, line {number} is not a score ({error}); delete the file to score anew") from None
+                raise DocumentError(f"{path}, line {number} is not a score ({error}); delete the file to score anew") from None
         if torn:  # the process was killed while it wrote
-            os.truncate(path, len((whole + newline).encode()))
+            os.truncate(path, len(whole + newline))
 
 
 def _key(row: np.ndarray) -> bytes:

@@ -15,6 +15,7 @@ from scipy import stats
 
 from nas.documents import short
 
+MOST_GENES = 1_000_000  # in a file
 MOST_DEEP = 10_000  # levels of a tree in a file: more would be walked for hours
 CHUNK = 512  # rows walked at once: 512 x 100 trees keep the node numbers in the processor's cache
 
@@ -163,6 +164,8 @@ class Forest:
         """
         try:
             with np.load(path, allow_pickle=False) as found:
+                if any(array.compress_type for array in found.zip.infolist()):
+                    raise ValueError("compressed, so that little may stand for much")
                 forest = cls(**{name: found[name] for name in cls.__dataclass_fields__})
             forest._check()
         except FileNotFoundError:
@@ -186,6 +189,7 @@ class Forest:
         nodes, questions = len(self.value), len(self.question_gene)
         inner = self.question < questions
         within = [
+            (self.genes, 1, MOST_GENES),
             (self.question_gene, 0, int(self.genes)),
             (self.roots, 0, nodes),
             (self.left, 0, nodes),

@@ -245,7 +245,7 @@ def test_waiting_for_a_place_ends_with_the_run(server, project):
     """A run that is cancelled while others hold every place neither starts its stages nor waits any longer."""
     from prefect.client.orchestration import get_client
 
-    settings = stages.Settings(stages.Commands(), force=False, shared=False, limited=True)
+    settings = stages.Settings(stages.Commands(), force=False, shared=False, limits=frozenset({stages.LIMIT}))
     (split,) = stages.plan(["split"])
     row = stages.Row("split")
     with get_client(sync_client=True) as client:

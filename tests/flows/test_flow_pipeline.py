@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,6 +173,87 @@ def test_overrides_run_beside_the_workspace(server, project):
     assert git("status", "--porcelain") == "" and whole["stage"].split()[1] in dvc("exp", "list", "--name-only")
 
 
+def at_once(monkeypatch) -> None:
+    """Try again without waiting."""
+    monkeypatch.setattr(flow, "run_stage", stages.run_stage.with_options(retry_delay_seconds=0))
+
+
+def test_a_stage_that_fails_is_not_tried_again(server, project, monkeypatch, caplog):
+    """With a remote or without: it would only fail once more."""
+    at_once(monkeypatch)
+    Path("start.txt").write_text("-1")
+    for shared in (False, True):
+        if shared:
+            dvc("remote", "add", "-d", "store", "store")
+        caplog.clear()
+        with pytest.raises(stages.StageFailed, match="is negative") as error:
+            flow.pipeline(targets=["z"])
+        assert error.type is stages.StageFailed and caplog.messages.count("working on z") == 1
+
+
+def test_a_remote_that_is_gone_is_tried_again(server, project, monkeypatch):
+    """The stage runs once, its outputs are offered four times; then the run fails and says that the stage is done."""
+    at_once(monkeypatch)
+    Path("a file").touch()
+    dvc("remote", "add", "-d", "store", str(Path("a file/store").absolute()))
+    tried, push = [], stages._push
+    monkeypatch.setattr(stages, "_push", lambda *words: (tried.append(1), push(*words)))
+    with pytest.raises(stages.RemoteFailed, match="z is done, but could not be pushed"):
+        flow.pipeline(targets=["z"])
+    assert len(tried) == 1 + len(stages.DELAYS) and calls() == ["z"] and results() == {"z": "failed"}
+
+
+def test_a_remote_that_comes_back_is_used(server, project, monkeypatch):
+    """The third try succeeds; the stage ran once, and the table says so."""
+    at_once(monkeypatch)
+    dvc("remote", "add", "-d", "store", "store")
+    tried, push = [], stages._push
+
+    def flaky(stage: stages.Stage, commands: stages.Commands) -> None:
+        tried.append(stage)
+        if len(tried) < 3:
+            raise stages.RemoteFailed("no answer")
+        push(stage, commands)
+
+    monkeypatch.setattr(stages, "_push", flaky)
+    flow.pipeline(targets=["z"])
+    assert len(tried) == 3 and calls() == ["z"] and results() == {"z": "ran"}
+
+
+def test_stages_that_run_networks_are_known(monkeypatch):
+    """By the sections of params.yaml that they read; drawing pictures and fitting the predictor need no GPU."""
+    monkeypatch.chdir(Path(stages.__file__).parents[1])
+    plain = {stage.address for stage in stages.plan([]) if not stage.computes}
+    assert plain == {"split", "fit_predictor"}
+    compared = stages.plan(["pipelines/strategies/dvc.yaml"])
+    assert all(stage.computes for stage in compared if ":train@" in stage.address or ":pretrain@" in stage.address)
+
+
+@pytest.mark.filterwarnings("ignore:Logger")  # a task without a flow
+def test_the_gpu_limit_holds_for_stages_that_run_networks(server, project):
+    """While others hold every GPU such a stage waits, and one that needs none goes on; afterwards the place is free again."""
+    from prefect.client.orchestration import get_client
+    from prefect.concurrency.sync import concurrency
+
+    (stage,) = stages.plan(["z"])
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(stages.GPU, 1)
+        try:
+            assert stages.limits_set() == {stages.GPU}
+            settings = stages.Settings(stages.Commands(), force=False, shared=False, limits=stages.limits_set())
+            with concurrency(stages.GPU):
+                stages.run_stage(stage, stages.Row("z"), settings)
+                assert calls() == ["z"]
+                waiting = stages.Settings(stages.Commands(), force=True, shared=False, limits=stages.limits_set())
+                waiting.commands.ended.set()
+                with pytest.raises(stages.StageFailed, match="no place under the limit 'gpu'"):
+                    stages.run_stage(replace(stage, computes=True), stages.Row("z"), waiting)
+            stages.run_stage(replace(stage, computes=True), stages.Row("z"), settings)
+            assert client.read_global_concurrency_limit_by_name(stages.GPU).active_slots == 0
+        finally:
+            client.delete_global_concurrency_limit_by_name(stages.GPU)
+
+
 @pytest.mark.slow
 def test_another_machine_takes_over_through_the_remote(server, project, tmp_path, monkeypatch):
     """What one machine ran, a fresh clone without dvc.lock gets from the remote; a changed stage runs there on fetched inputs."""
@@ -234,3 +317,38 @@ def test_without_a_server_and_cancelled(project, install):
     Path("go").touch()
     subprocess.run(command, env=environment, check=True)
     assert calls() == ["z", "m"]
+
+
+SECRETS = re.compile(r"(?i)\w*(password|token|secret|api_key|auth_string)\w*[\"']?\s*[:=]\s*[\"']?[^\s\"'{]")
+POOLS = Path(stages.__file__).parent / "pools"
+
+
+@pytest.mark.parametrize("path", [*POOLS.iterdir(), POOLS.parents[1] / "prefect.yaml"], ids=lambda path: path.name)
+def test_no_secret_is_in_a_deployment(path):
+    """No key that names one has a value."""
+    assert not [found[0] for found in SECRETS.finditer(path.read_text()) if "automountServiceAccountToken" not in found[0]]
+
+
+@pytest.mark.slow
+def test_docker_and_kubernetes_deploy(project, prefect_processes):
+    """The commands at the top of each file: pools are made, both flows deployed with the variables that the pool knows."""
+    with prefect_processes(project) as prefect:
+        for pool in ("docker", "kubernetes"):
+            file = f"flows/pools/{pool}.yaml"
+            made, deployed = (
+                next(line.split("--no-prompt ")[1].split() for line in Path(file).read_text().splitlines() if word in line)
+                for word in ("work-pool create", "deploy --all")
+            )
+            prefect.call(*made)
+            prefect.call(*deployed)
+            template = json.loads(prefect.call("work-pool", "inspect", pool, "--output", "json"))["base_job_template"]
+            known = template["variables"]["properties"]
+            used = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(template["job_configuration"])))
+            assert used <= known.keys() and set(template["variables"].get("required", [])) <= known.keys()
+            for name in ("pipeline", "compare"):
+                found = json.loads(prefect.call("deployment", "inspect", f"{name}/{pool}", "--output", "json"))
+                assert found["work_pool_name"] == pool and found["global_concurrency_limit"]["limit"] == 1
+                assert found["job_variables"] and found["job_variables"].keys() <= known.keys()
+                assert found["pull_steps"] == [{"prefect.deployments.steps.set_working_directory": {"directory": "/work"}}]
+        docker = json.loads(prefect.call("deployment", "inspect", "pipeline/docker", "--output", "json"))
+        assert docker["job_variables"]["volumes"] == [f"{project}:/work"]

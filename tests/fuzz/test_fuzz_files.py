@@ -5,6 +5,7 @@ nested) and then, sometimes, in their bytes (anchors, tags, byte-order marks, ha
 in `make test`, always the same; a hundred thousand others each time in `make test-slow`.
 """
 
+import copy
 import json
 import os
 import resource
@@ -80,7 +81,7 @@ def drop(box: Any, key: Any, other: Any, value: Any) -> None:
 
 
 def replace(box: Any, key: Any, other: Any, value: Any) -> None:
-    box[key] = value
+    box[key] = copy.deepcopy(value)
 
 
 def copy_from(box: Any, key: Any, other: Any, value: Any) -> None:
