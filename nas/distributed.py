@@ -53,6 +53,16 @@ class Launcher(params.Section):
             *("-m", module),
         ]
 
+    def environment(self) -> dict[str, str]:
+        """What torchrun and the processes need in theirs; what is set already stays."""
+        found = {
+            "OMP_NUM_THREADS": "1",  # runtime.threads is set in the processes; without, torchrun warns
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else processes that are started again meet the addresses of dead ones
+        }
+        if self.nodes == 1 and os.path.isdir("/sys/class/net/lo"):
+            found["GLOO_SOCKET_IFNAME"] = "lo"  # no other machine has to reach these
+        return found | {key: os.environ[key] for key in found if key in os.environ}
+
 
 def launch(main: Callable[[], object]) -> None:
     """Call a stage's main, on as many processes as section `launcher` says: torchrun takes this process's place and starts them.
@@ -70,9 +80,7 @@ def launch(main: Callable[[], object]) -> None:
         return
     if "DVC_STAGE" in os.environ:
         provenance.die_with_parent()  # stays in force over exec
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # runtime.threads is set in the processes; without, torchrun warns
-    if p.nodes == 1 and os.path.isdir("/sys/class/net/lo"):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # no other machine has to reach these
+    os.environ.update(p.environment())
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *p.command(sys.modules["__main__"].__spec__.name)])
 

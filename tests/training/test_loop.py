@@ -171,7 +171,7 @@ def bad_at_first(epochs: int, times: int):
 
 
 def test_after_many_bad_steps_training_goes_back_and_on_slower(train, capsys):
-    """Five in a row in epoch 2 and 3: back to epoch 1, of which nothing changes, and half the rate from there; stopped then, it ends alike."""
+    """Five in a row in epoch 2 and 3: back to epoch 1, and half the rate from there; stopped then, it ends alike."""
     _, plain = train("plain", epochs=4)
     whole, history = train("back", epochs=4, poison=bad_at_first(1, 5))
     assert "back to the weights of epoch 1, with 0.5 of the learning rate" in capsys.readouterr().out
