@@ -193,7 +193,12 @@ def divided(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("split")
     drawn = Source(name="glyphs", images=120, difficulty=0.0, alphabet="AB")
     fractions = {"test": 0.2, "predictor": 0.2, "search": 0.2, "monitor": 0.2}
-    divide(Split(root="x", data=drawn, transfer_root="x", transfer=(), side=8, check_files=False, broken_files=0, **fractions), 0, False, folder)
+    divide(
+        Split(root="x", data=drawn, transfer_root="x", transfer=(), side=8, check_files=False, broken_files=0, **fractions),
+        0,
+        False,
+        folder,
+    )
     return folder
 
 
