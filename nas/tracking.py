@@ -25,7 +25,6 @@ import os
 import signal
 import sqlite3
 import sys
-import tempfile
 import threading
 import time
 import urllib.error
@@ -232,7 +231,7 @@ class StageRun:
         metrics: Mapping[str, float] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> str:
-        """Log a network as pt2 (torch.export, no pickle), register it, and move the alias to it.
+        """Log a network as pt2 (torch.export, no pickle), register it, and move the alias to it; where MLflow is away, say so.
 
         Args:
             name: of the logged model within the run.
@@ -261,10 +260,8 @@ class StageRun:
         }
         try:
             return self._link.now(_write_module, record | {"module": module, "example": example})
-        except _Away:
-            with tempfile.TemporaryDirectory() as folder:
-                _save_program(Path(folder), module, example)
-                self._link.later("model", record | {"path": folder})
+        except _Away:  # a program that waited in a file could only be read by unpickling it
+            print(f"{name} is not in MLflow's registry, which does not answer; later `dvc repro --force export` puts it there", flush=True)
             return ""
 
     def tag(self, **tags: str) -> None:
@@ -726,29 +723,6 @@ def _registered(client: "MlflowClient", run_id: str, name: str, registered: str)
     return "", ""
 
 
-PROGRAM, EXAMPLE = "model.pt2", "example.npy"
-
-
-def _save_program(folder: Path, module: "torch.nn.Module", example: "np.ndarray") -> None:
-    """A network as a graph, without pickle; its batch size is free."""
-    import numpy as np
-    import torch
-
-    program = torch.export.export(module, (torch.from_numpy(example),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
-    torch.export.save(program, folder / PROGRAM)
-    np.save(folder / EXAMPLE, example)
-
-
-def _write_program(client, place: Place, record: Mapping, again: bool) -> None:
-    """What `_save_program` wrote."""
-    import numpy as np
-    import torch
-
-    module = torch.export.load(Path(record["path"]) / PROGRAM).module()
-    example = np.load(Path(record["path"]) / EXAMPLE, allow_pickle=False)
-    _write_module(client, place, {**record, "module": module, "example": example}, again)
-
-
 _WRITERS = {
     "steps": _write_steps,
     "figures": _write_figures,
@@ -759,7 +733,6 @@ _WRITERS = {
     "table": _write_table,
     "dataset": _write_dataset,
     "tags": _write_tags,
-    "model": _write_program,
     "end": _write_end,
 }
 
