@@ -8,6 +8,7 @@ What went wrong is told in a line: processes tell their errors themselves.
 import signal
 import sys
 from datetime import timedelta
+from tempfile import TemporaryDirectory
 
 from torch.distributed import run
 from torch.distributed.elastic.multiprocessing import SignalException
@@ -38,7 +39,8 @@ def main(words: list[str]) -> None:
     """Run torchrun; ends the interpreter with 1 if a process failed for good, with 128 + n after signal n."""
     rendezvous_handler_registry.register(LOOPBACK, _rendezvous)
     try:
-        run.run(run.parse_args(words))
+        with TemporaryDirectory(prefix="torchrun-") as logs:  # else it leaves one of its own
+            run.run(run.parse_args(["--log-dir", logs, *words]))
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
