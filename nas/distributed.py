@@ -6,6 +6,7 @@ writes. Collectives run on NCCL for a GPU's tensors and on gloo for others.
 
 import io
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -27,6 +28,8 @@ T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)  # that a rank waits for another, e.g. for the first to write
 SHARE = 16  # architectures that each rank evaluates between two exchanges
 TORCHRUN = "TORCHELASTIC_RUN_ID"  # set by it
+LOOPBACK = "loopback"  # rendezvous of nas.torchrun: this machine alone
+HOST = "127.0.0.1"
 
 
 class Launcher(params.Section):
@@ -45,12 +48,12 @@ class Launcher(params.Section):
 
     def command(self, module: str) -> list[str]:
         """torchrun for a module, without the interpreter in front."""
-        meet = self.rendezvous or "127.0.0.1:0"
-        here = [] if self.nodes > 1 else ["--local-addr", "127.0.0.1"]
+        where = ("c10d", self.rendezvous) if self.nodes > 1 else (LOOPBACK, f"{HOST}:0")
+        here = () if self.nodes > 1 else ("--local-addr", HOST)
         return [
-            *("-m", "torch.distributed.run", "--nnodes", str(self.nodes), "--nproc-per-node", str(self.processes)),
-            *("--rdzv-backend", "c10d", "--rdzv-endpoint", meet, *here, "--max-restarts", str(self.restarts)),
-            *("-m", module),
+            *("-m", "nas.torchrun", "--nnodes", str(self.nodes), "--nproc-per-node", str(self.processes)),
+            *("--rdzv-backend", where[0], "--rdzv-endpoint", where[1], *here),
+            *("--max-restarts", str(self.restarts), "-m", module),
         ]
 
     def environment(self) -> dict[str, str]:
@@ -60,17 +63,21 @@ class Launcher(params.Section):
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else processes that are started again meet the addresses of dead ones
         }
         if self.nodes == 1 and os.path.isdir("/sys/class/net/lo"):
-            found["GLOO_SOCKET_IFNAME"] = "lo"  # no other machine has to reach these
+            found |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # no other machine has to reach these
         return found | {key: os.environ[key] for key in found if key in os.environ}
 
 
-def launch(main: Callable[[], object]) -> None:
+def launch(main: Callable[[], object], check: Callable[[], object]) -> None:
     """Call a stage's main, on as many processes as section `launcher` says: torchrun takes this process's place and starts them.
+
+    Args:
+        check: raises for what can be told before: torchrun starts processes again whatever they ended of.
 
     Raises:
         ParamsError: for a mistake in the section.
     """
     if TORCHRUN in os.environ:
+        provenance.die_with_parent()  # torchrun, were it killed
         with group():
             main()
         return
@@ -78,6 +85,7 @@ def launch(main: Callable[[], object]) -> None:
     if p.processes * p.nodes == 1:
         main()
         return
+    check()
     if "DVC_STAGE" in os.environ:
         provenance.die_with_parent()  # stays in force over exec
     os.environ.update(p.environment())
@@ -88,12 +96,41 @@ def launch(main: Callable[[], object]) -> None:
 @contextmanager
 def group() -> Iterator[None]:
     """The processes that torchrun started, as one group; what they print is the same, so only the first one's is shown."""
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    place = meeting_place(PATIENCE)
+    who = {} if place is None else {"store": place, "rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+    dist.init_process_group(backend, timeout=PATIENCE, **who)
     try:
         with nullcontext() if first() else redirect_stdout(None):
             yield
     finally:
         dist.destroy_process_group()
+
+
+def serve(port: int, patience: timedelta) -> dist.TCPStore:
+    """A store that only this machine reaches; it waits for nobody.
+
+    Args:
+        port: 0 for any that is free.
+        patience: longest wait for a key.
+    """
+    listening = socket.create_server((HOST, port))
+    port = listening.getsockname()[1]
+    options = {"is_master": True, "multi_tenant": True, "wait_for_workers": False}
+    return dist.TCPStore(HOST, port, timeout=patience, master_listen_fd=listening.detach(), **options)
+
+
+def meeting_place(patience: timedelta) -> dist.TCPStore | None:
+    """The store by which a process that `loopback` started finds the others; None where PyTorch has to make one.
+
+    The first process serves it, at the port that torchrun chose.
+    """
+    if os.environ["GROUP_WORLD_SIZE"] != "1" or os.environ["TORCHELASTIC_USE_AGENT_STORE"] == "True":
+        return None
+    port = int(os.environ["MASTER_PORT"])
+    if os.environ["RANK"] == "0":
+        return serve(port, patience)
+    return dist.TCPStore(HOST, port, is_master=False, timeout=patience, wait_for_workers=False)
 
 
 def ranks() -> int:
@@ -111,16 +148,25 @@ def first() -> bool:
     return rank() == 0
 
 
+def part(batch: int, processes: int) -> int:
+    """Pictures of a batch that each of the processes takes.
+
+    Raises:
+        ParamsError: if it cannot be divided evenly; names the key.
+    """
+    if batch % processes:
+        raise params.ParamsError(f"{params.FILE}: recipe.batch {batch} cannot be divided among {processes} processes: choose a multiple")
+    return batch // processes
+
+
 def share(batch: int) -> slice:
     """This rank's equal part of a batch's places.
 
     Raises:
-        ValueError: if it cannot be divided evenly; names the key.
+        ParamsError: if it cannot be divided evenly.
     """
-    if batch % ranks():
-        raise ValueError(f"recipe.batch {batch} cannot be divided among {ranks()} processes: choose a multiple in params.yaml")
-    part = batch // ranks()
-    return slice(rank() * part, (rank() + 1) * part)
+    mine = part(batch, ranks())
+    return slice(rank() * mine, (rank() + 1) * mine)
 
 
 def mean(values: Tensor) -> Tensor:
@@ -140,8 +186,8 @@ def average_gradients(module: torch.nn.Module) -> None:
     flat = torch.cat([g.flatten() for g in gradients])
     dist.all_reduce(flat)
     flat /= ranks()
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+    for gradient, averaged in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(averaged.view_as(gradient))
 
 
 def each(function: Callable[[Sequence[T]], Iterable[float]], items: Sequence[T]) -> Iterator[float]:

@@ -28,6 +28,7 @@ from nas.sampling.attentive import Uniform
 from nas.sampling.uniform import Unconstrained
 from nas.space import SearchSpace
 from nas.stages import common, split
+from nas.stages.check import check_all
 from nas.stages.errors import user_errors
 from nas.training import loop
 
@@ -109,4 +110,4 @@ def measure(rows: np.ndarray, score: Scorer, checkpoint: Checkpoint | FirstSaves
 
 
 if __name__ == "__main__":
-    user_errors(lambda: distributed.launch(main))
+    user_errors(lambda: distributed.launch(main, check_all))

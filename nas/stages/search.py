@@ -43,6 +43,7 @@ from nas.search.problem import Problem, of_score, of_table
 from nas.search.spread import Spread
 from nas.space import Arch, SearchSpace
 from nas.stages import common, split
+from nas.stages.check import check_all
 from nas.stages.errors import user_errors
 from nas.supernet.extract import Network
 from nas.tracking import StageRun
@@ -311,4 +312,4 @@ def load_member(entry: dict, searched: common.SearchSpace, classes: int) -> Netw
 
 
 if __name__ == "__main__":
-    user_errors(lambda: distributed.launch(main))
+    user_errors(lambda: distributed.launch(main, check_all))

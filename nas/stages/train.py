@@ -26,6 +26,7 @@ from nas.sampling.target import UnderTarget
 from nas.sampling.uniform import Unconstrained
 from nas.search.predictor import Forest
 from nas.stages import common, split
+from nas.stages.check import check_all
 from nas.stages.errors import user_errors
 from nas.training import loop
 
@@ -109,4 +110,4 @@ def sampling(p: Train, table: CostTable, seed: int) -> Strategy:
 
 
 if __name__ == "__main__":
-    user_errors(lambda: distributed.launch(main))
+    user_errors(lambda: distributed.launch(main, check_all))
