@@ -37,7 +37,6 @@ CUT = {  # params.yaml after the profile
     "pretrain.subnetworks": 8,
     "train.epochs": 1,
     "train.search_epoch": 1,
-    "latency.limit_s": 60,
     "latency.repetitions": 4,
     "latency.fitted": 4,
     "latency.networks": 8,
