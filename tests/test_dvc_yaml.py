@@ -21,7 +21,7 @@ from nas.params import Section
 ROOT = Path(__file__).parents[1]
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
-# nas.documents reads a file or refuses it; nas.distributed does nothing on one process, and the stages that run on several name it
+# nas.documents reads a file or refuses it; nas.distributed lets several processes do what one would
 DECIDE_NOTHING = {"nas", "nas.tracking", "nas.provenance", "nas.progress", "nas.documents", "nas.distributed"}
 SURROUND = {("nas.stages.common", "stage"), ("nas.stages.errors", "user_errors"), ("nas.stages.check", "check_all")}
 PROCESSES = {"launcher.processes", "launcher.nodes"}  # each has batch norm of its own in training; a search is the same on any number
