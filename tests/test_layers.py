@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"nas", "nas.space", "nas.seeding", "nas.pareto", "nas.progress", "nas.parallel"},
-    {"nas.encoding", "nas.params", "nas.data", "nas.tracking", "nas.provenance", "nas.checkpoint"}
+    {"nas.encoding", "nas.params", "nas.data", "nas.tracking", "nas.journal", "nas.provenance", "nas.checkpoint"}
     | {"nas.cost", "nas.sampling", "nas.supernet", "nas.spaces", "nas.fold"},
     {"nas.training", "nas.evaluation", "nas.search", "nas.latency", "nas.published_networks"},
     {"nas.transfer", "nas.reports", "nas.profile", "nas.bundle", "nas.export", "nas.import_checkpoint"},
