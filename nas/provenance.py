@@ -13,6 +13,10 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -125,7 +129,19 @@ def process_token(pid: int | None = None) -> str:
     import psutil
 
     process = psutil.Process(pid)
-    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.2f}"
+    return f"{socket.gethostname()}:{process.pid}:{_start(process)}"
+
+
+def _start(process: "psutil.Process") -> str:
+    """When a process started, the same however the clock is set later.
+
+    psutil adds the time of the boot, which moves with the clock; Linux counts from the boot, which has an id.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    if not boot.is_file():
+        return f"{process.create_time():.2f}"
+    after_name = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return f"{boot.read_text()[:8]}-{after_name[19]}"  # starttime, in ticks: field 22 of proc(5)
 
 
 def alive(token: str) -> bool:
@@ -137,8 +153,8 @@ def alive(token: str) -> bool:
         return True
     try:
         process = psutil.Process(int(pid))
-        return f"{process.create_time():.2f}" == start and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        return _start(process) == start and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return False
 
 

@@ -356,6 +356,8 @@ def _open(store: "_Address", opening: "Opening", system_metrics: bool) -> "_Link
     """
     link = _Link(store, opening, Journal(_waiting() / f"{opening.start_ms:013d}-{opening.key}", {}), system_metrics=system_metrics)
     try:
+        if store.file is not None and not store.file.exists() and store.was_reached():
+            print(f"{store.file} is not there any more: a new one is made", file=sys.stderr, flush=True)
         store.reach(make=True)
         deliver(store)
         link.begin()
@@ -702,11 +704,12 @@ def _write_module(client, place: Place, record: Mapping, again: bool) -> str:
     return version
 
 
-def _registered(client, run_id: str, name: str, registered: str) -> tuple[str, str]:
+def _registered(client: "MlflowClient", run_id: str, name: str, registered: str) -> tuple[str, str]:
     """Version and id of the model that the run has logged and registered; empty if it has not."""
     for found in client.search_model_versions(f"name = '{registered}' and run_id = '{run_id}'"):
-        if found.model_id and client.get_logged_model(found.model_id).name == name:
-            return str(found.version), found.model_id
+        model_id = found.source.removeprefix("models:/")  # the version's own `model_id` stays empty
+        if model_id != found.source and client.get_logged_model(model_id).name == name:
+            return str(found.version), model_id
     return "", ""
 
 
@@ -872,19 +875,22 @@ class _Address:
             OSError, sqlite3.Error: if it is not there, or locked.
         """
         if self.file is not None:
-            if not make and not self.file.exists():
-                raise FileNotFoundError(f"{self.file} is not there")
-            with _lock(), contextlib.closing(sqlite3.connect(self.file, timeout=LOCKED)) as database:
-                database.execute("PRAGMA journal_mode=WAL")  # kept in the file; readers and a writer don't wait for each other
-                database.execute("BEGIN IMMEDIATE")
+            if make:
+                with _lock(), contextlib.closing(sqlite3.connect(self.file, timeout=LOCKED)) as database:
+                    database.execute("PRAGMA journal_mode=WAL")  # kept in the file; readers and a writer don't wait for each other
+            self.ready()
         elif self.uri.startswith(("http://", "https://")):
             with contextlib.suppress(urllib.error.HTTPError):  # it answers, be it "log in first"
                 urllib.request.urlopen(self.uri, timeout=10).close()
 
     def ready(self) -> None:
         """`reach`, where that costs next to nothing: before each write."""
-        if self.file is not None:
-            self.reach()
+        if self.file is None:
+            return
+        if not self.file.exists():
+            raise FileNotFoundError(f"{self.file} is not there")
+        with contextlib.closing(sqlite3.connect(self.file, timeout=LOCKED)) as database:
+            database.execute("BEGIN IMMEDIATE")
 
     def was_reached(self) -> bool:
         """Whether a stage of this project has used the store."""

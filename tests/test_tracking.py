@@ -1,11 +1,17 @@
 """Stages as MLflow runs, read back with MLflow's client from a real database."""
 
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import time
+import urllib.request
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,6 +21,7 @@ from nas import provenance, tracking
 SETTINGS = tracking.Settings(uri="sqlite:///mlflow.db", experiment="test", system_metrics=False)
 STAGES = "stages:\n" + "".join(f"  {s}: {{cmd: echo {s}, deps: [data.txt], params: [{s}]}}\n" for s in ("train", "search", "report"))
 GROUP = tracking.Group("compared", "a")
+SOURCE = str(Path(tracking.__file__).parents[1])
 OPEN = "import sys\nfrom nas import tracking\nwith tracking.stage_run(sys.argv[1], {}) as run: run.log({'x': 1}, 0)\n"
 
 
@@ -480,3 +487,391 @@ def test_a_pipeline_killed_under_dvc_goes_on(bare, monkeypatch, number):
     assert stage.info.status == parent.info.status == "FINISHED"
     assert [m.step for m in client().get_metric_history(stage.info.run_id, "x")] == [0, 1, 2, 3]
     assert stage.data.tags["dvc.fingerprint"] == provenance.fingerprint_from_lock("train")
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A locked database is away at once, and every record is a new try."""
+    monkeypatch.setattr(tracking, "LOCKED", 0.01)
+    monkeypatch.setattr(tracking, "FIRST_PAUSE", 0.0)
+
+
+class Locked:
+    """The database, written to by somebody else for a long time."""
+
+    def __init__(self, ends: str) -> None:
+        self._database = sqlite3.connect("mlflow.db", isolation_level=None)
+        self._database.execute("BEGIN EXCLUSIVE")
+
+    def end(self) -> None:
+        self._database.close()
+
+
+class Moved:
+    """The database file under another name."""
+
+    def __init__(self, ends: str) -> None:
+        self._back = ends == "same file"
+        os.rename("mlflow.db", "elsewhere.db")
+
+    def end(self) -> None:
+        (os.rename if self._back else shutil.copy)("elsewhere.db", "mlflow.db")
+
+
+OUTAGES = {"locked": (Locked, ""), "moved": (Moved, "same file"), "restored": (Moved, "copy")}
+GOES_AND_COMES = [(kind, *steps) for kind in OUTAGES for steps in ((1, 3), (0, 4), (2, None))]
+GOES_AND_COMES += [("locked", None, 2), ("locked", None, None)]  # a file that is not there when a stage starts is made anew
+
+
+def log_all(run, during=lambda step: None) -> None:
+    """Everything that a stage can log."""
+    import pandas as pd
+
+    run.tag(device="cpu")
+    run.dataset("data.txt", "training", images=6000)
+    for step in range(4):
+        during(step)
+        run.log({"train/loss": 2 - step, "train/nan": float("nan")}, step)
+        Path("figure.txt").write_text(f"{step}")
+        run.artifact("figure.txt", f"{step}")
+    run.table(pd.DataFrame({"flops": [1, 2], "name": ["a", "b"]}), "family.json")
+    run.summary({"top1": 70, "loss": 5}, "train")
+    during(4)
+
+
+def contents(run_id: str, parent_id: str) -> dict:
+    """What MLflow has, but for ids and times."""
+    run, parent = read(run_id), read(parent_id)
+    curves = {key: [(m.step, str(m.value)) for m in client().get_metric_history(run_id, key)] for key in run.data.metrics}
+    curves["seconds"] = len(curves["seconds"])
+    times = {key: [m.timestamp for m in client().get_metric_history(run_id, key)] for key in run.data.metrics}
+    assert all(run.info.start_time <= t <= run.info.end_time for row in times.values() for t in row)
+    assert times["train/loss"] == sorted(times["train/loss"])
+    ids = (tracking.PARENT, tracking.OPENING, "mlflow.loggedArtifacts")
+    return {
+        "metrics": curves,
+        "params": run.data.params,
+        "tags": {k: v for k, v in run.data.tags.items() if k not in ids},
+        "status": run.info.status,
+        "data": [(i.dataset.name, i.dataset.digest, {t.key: t.value for t in i.tags}) for i in run.inputs.dataset_inputs],
+        "files": [Path(client().download_artifacts(run_id, f"{i}/figure.txt")).read_text() for i in range(4)],
+        "table": client().load_table(run.info.experiment_id, "family.json", [run_id]).to_dict("list"),
+        "parent": [(key, [m.value for m in client().get_metric_history(parent_id, key)]) for key in parent.data.metrics],
+        "parent params": parent.data.params,
+    }
+
+
+def stage_of_this(monkeypatch, number: str) -> None:
+    start_pipeline(monkeypatch, number, f"{provenance.process_token()}-{number}")
+
+
+@pytest.fixture
+def undisturbed(project, monkeypatch) -> dict:
+    """What MLflow has of a stage that ran while it was there."""
+    stage_of_this(monkeypatch, "undisturbed")
+    with tracking.stage_run("train", {"train": {"epochs": 2}}, strategy="uniform") as run:
+        log_all(run)
+    return contents(run.id, run.parent_id)
+
+
+def trained(before: set[str]) -> list[str]:
+    """Runs of the stage that have come."""
+    return [r.info.run_id for r in client().search_runs(["1"], "tags.`dvc.stage` = 'train'") if r.info.run_id not in before]
+
+
+def waiting() -> list[Path]:
+    return list(Path(tracking.WAITING).glob("*/records.jsonl"))
+
+
+@pytest.mark.parametrize(("kind", "goes", "comes"), GOES_AND_COMES)
+def test_nothing_is_lost_or_doubled(undisturbed, impatient, monkeypatch, capsys, kind, goes, comes):
+    """MLflow goes before a step (None: before the stage) and comes back before another (None: after it): as if it had been there."""
+    outage, ends = OUTAGES[kind]
+    stage_of_this(monkeypatch, "disturbed")
+    before = set(trained(set()))
+    away = outage(ends) if goes is None else None
+
+    def during(step: int) -> None:
+        nonlocal away
+        if step == goes:
+            away = outage(ends)
+        if step == comes:
+            away.end()
+
+    with tracking.stage_run("train", {"train": {"epochs": 2}}, strategy="uniform") as run:
+        log_all(run, during)
+    if comes is None:
+        away.end()
+        assert waiting() and "python -m nas.tracking deliver" in capsys.readouterr().err
+        subprocess.run([sys.executable, "-m", "nas.tracking", "deliver"], check=True, env=os.environ | {"PYTHONPATH": SOURCE})
+
+    assert not waiting()
+    (found,) = trained(before)
+    assert contents(found, read(found).data.tags[tracking.PARENT]) == undisturbed
+    assert provenance.fingerprint("train") == read(found).data.tags["dvc.fingerprint"]
+
+
+def test_a_resumed_stage_logs_no_step_twice(project, monkeypatch):
+    """Killed after logging a step and before its checkpoint, it logs that step once more: the curve has it once, as before."""
+    with pytest.raises(KeyboardInterrupt), tracking.stage_run("train", {}) as first:
+        for step in range(3):
+            first.log({"x": step}, step)
+        raise KeyboardInterrupt
+    with tracking.stage_run("train", {}) as second:
+        for step in range(2, 5):
+            second.log({"x": step}, step)
+        second.summary({"top1": 1}, "train")
+    assert second.id == first.id
+    assert [(m.step, m.value) for m in client().get_metric_history(first.id, "x")] == [(i, i) for i in range(5)]
+    assert len(client().get_metric_history(first.id, "seconds")) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stage_killed_while_mlflow_is_away(project, impatient, monkeypatch, number):
+    """The next start of it delivers what was left and goes on in that run: every step once."""
+    monkeypatch.delenv("NAS_PIPELINE")
+    go("report")
+    code = "import os, sys\nfrom nas import tracking\ntracking.LOCKED = 0.01\nwith tracking.stage_run('train', {}) as run:\n"
+    code += "    for i in range(3): run.log({'x': i}, i)\n    print('logged', flush=True)\n    sys.stdin.read()\n"
+    away = Locked("")
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": os.environ | {"PYTHONPATH": SOURCE}}
+    with subprocess.Popen([sys.executable, "-c", code], **options) as process:
+        while process.stdout.readline() != "logged\n":
+            assert process.poll() is None
+        process.send_signal(number)
+    away.end()
+    assert waiting()
+
+    with tracking.stage_run("train", {}) as run:
+        for step in range(2, 4):
+            run.log({"x": step}, step)
+
+    assert run.resumed and not waiting() and trained(set()) == [run.id] and status(run.id) == "FINISHED"
+    assert [(m.step, m.value) for m in client().get_metric_history(run.id, "x")] == [(i, i) for i in range(4)]
+
+
+def test_an_answer_that_got_lost_doubles_nothing(undisturbed, impatient, monkeypatch):
+    """Two of five calls write and then fail, as if the server had died before it answered."""
+    from mlflow import MlflowClient
+
+    stage_of_this(monkeypatch, "disturbed")
+    before, calls, chance = set(trained(set())), [], random.Random(0)
+
+    def lossy(write):
+        def call(*args, **kwargs):
+            result = write(*args, **kwargs)
+            calls.append(write.__name__)
+            if chance.random() < 0.4:
+                raise ConnectionResetError("the connection was reset")
+            return result
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("create_run", "log_batch", "log_inputs", "log_artifact", "log_table", "log_text", "set_terminated"):
+            patch.setattr(MlflowClient, name, lossy(getattr(MlflowClient, name)))
+        with tracking.stage_run("train", {"train": {"epochs": 2}}, strategy="uniform") as run:
+            log_all(run)
+        for _ in range(20):
+            if waiting():
+                with tracking._store(SETTINGS) as store:
+                    tracking.deliver(store)
+    (found,) = trained(before)
+    assert not waiting() and len(calls) > 10
+    assert contents(found, read(found).data.tags[tracking.PARENT]) == undisturbed
+
+
+def test_a_database_that_is_deleted_in_the_middle(project, impatient, capsys):
+    """The next stage makes a new one, says so, and what the first one logged from then on is in it."""
+    with tracking.stage_run("train", {"a": 1}) as run:
+        run.log({"x": 0}, 0)
+        for file in Path().glob("mlflow.db*"):
+            file.unlink()
+        run.log({"x": 1}, 1)
+        run.summary({"top1": 3}, "train")
+    assert waiting()
+    code = "import nas.tracking as t\nwith t.stage_run('search', {}) as run: pass"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": SOURCE}, check=True, capture_output=True, text=True)
+    assert "mlflow.db is not there any more: a new one is made" in done.stderr
+    database = sqlite3.connect("mlflow.db")
+    found = database.execute("SELECT name, status, key, value, step FROM runs JOIN metrics USING (run_uuid) WHERE key != 'seconds'")
+    assert sorted(found) == [
+        ("pipeline", "RUNNING", "train/top1", 3, 0),
+        ("train", "FINISHED", "train/top1", 3, 0),
+        ("train", "FINISHED", "x", 1, 1),
+    ]
+    assert not waiting()
+
+
+def test_a_store_that_was_reached_is_waited_for_and_another_one_not(project, impatient):
+    """The address that worked before is right, whatever happens now; one that never did may be mistyped."""
+    other = SETTINGS.model_copy(update={"uri": "sqlite:///other.db"})
+    shutil.copy("mlflow.db", "other.db")
+    go("train")
+    for name in ("mlflow.db", "other.db"):
+        Path(name).write_text("not a database, but a text that is long enough" * 100)
+    go("search")
+    assert waiting()
+    with pytest.raises(tracking.TrackingError, match=r"other\.db"):
+        go("search", settings=other)
+
+
+def test_a_mistake_is_told_while_mlflow_is_there(project):
+    """A name that MLflow will never take stops the stage, as it would before there were journals."""
+    from mlflow.exceptions import MlflowException
+
+    with pytest.raises(MlflowException, match="Invalid value"), tracking.stage_run("train", {}) as run:
+        run.log({"top1 %?*": 1}, 0)
+    assert status(run.id) == "FAILED" and not waiting()
+
+
+def test_a_mistake_made_while_mlflow_was_away_stops_nothing(project, impatient, capsys):
+    """It is set aside, told, and what follows is delivered."""
+    go("report")
+    away = Locked("")
+    with tracking.stage_run("train", {}) as run:
+        run.log({"top1 %?*": 1}, 0)
+        run.log({"x": 1}, 1)
+        away.end()
+    assert not waiting() and read(run.id).data.metrics["x"] == 1 and status(run.id) == "FINISHED"
+    assert "%?*" in Path(tracking.WAITING, "refused.jsonl").read_text() and "will never take" in capsys.readouterr().err
+
+
+def test_tries_become_rarer(project, monkeypatch):
+    """After 5, 10, 20, ... seconds, at most 300; 100 epochs of a minute without MLflow wait for it 25 times and not 100."""
+    clock, tries = [0.0], []
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: clock[0])
+    go("report")
+    reach = tracking._Address.reach
+
+    def tried(*args, **kwargs):
+        tries.append(clock[0])
+        return reach(*args, **kwargs)
+
+    monkeypatch.setattr(tracking, "LOCKED", 0.001)
+    monkeypatch.setattr(tracking._Address, "reach", tried)
+    with tracking.stage_run("train", {}) as run:
+        away = Locked("")
+        tries.clear()
+        for step in range(100):
+            clock[0] = 60.0 * step
+            run.log({"x": step}, step)
+        away.end()
+    gaps = [b - a for a, b in pairwise(tries)]
+    assert len(tries) < 30 and max(gaps) == 300
+    assert [m.step for m in client().get_metric_history(run.id, "x")] == list(range(100))
+
+
+def test_a_clock_that_jumps(project, monkeypatch):
+    """Hours back and a day forward while the stage runs: its times only grow, its seconds are those that passed, in a later process too."""
+    real = time.time
+    with pytest.raises(KeyboardInterrupt), tracking.stage_run("train", {}) as run:
+        for step, jump in enumerate([0, -3600, 86400, -7200]):
+            monkeypatch.setattr(time, "time", lambda jump=jump: real() + jump)
+            run.log({"x": step}, step)
+        run.summary({"top1": 1}, "train")
+        raise KeyboardInterrupt
+    monkeypatch.setattr(tracking, "_FIRST", tracking._FIRST - 3600)  # the next process starts with the clock gone back
+    with tracking.stage_run("train", {}) as again:
+        again.log({"x": 4}, 4)
+
+    curve = sorted(client().get_metric_history(run.id, "x"), key=lambda m: m.step)
+    times = [m.timestamp for m in curve[:4]]
+    assert again.id == run.id and len(curve) == 5 and times == sorted(times) and times[3] - times[0] < 60_000
+    found = read(run.id)
+    first, second = (m.value for m in sorted(client().get_metric_history(run.id, "seconds"), key=lambda m: m.step))
+    assert found.data.metrics["x"] == 4 and found.data.metrics["seconds"] == second > first and second < 60
+
+
+def test_a_model_waits_as_well(project, impatient, monkeypatch):
+    """Registered under its alias when MLflow is back, once, right for another batch size."""
+    torch = pytest.importorskip("torch")
+    import mlflow
+
+    go("report")
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(144, 5)).eval()
+    images = torch.rand(7, 3, 8, 8)
+    away = Locked("")
+    with tracking.stage_run("train", {}) as run:
+        assert run.model("net", net, images[:2].numpy(), "family", "small", metrics={"top1": 50}, tags={"mflops": "1"}) == ""
+    away.end()
+    with tracking._store(SETTINGS) as store:
+        assert tracking.deliver(store) == 0
+        mlflow.set_tracking_uri(database())
+        loaded = mlflow.pytorch.load_model("models:/family@small")
+    torch.testing.assert_close(loaded(images), net(images))
+    (version,) = client().search_model_versions("name = 'family'")
+    assert version.tags == {"mflops": "1"} and version.source.startswith("models:/")
+    model = client().get_logged_model(version.source.removeprefix("models:/"))
+    (metric,) = model.metrics
+    assert model.name == "net"
+    assert (metric.key, metric.value) == ("top1", 50) and not waiting()
+    assert run.id == "" and trained(set())
+
+
+def test_a_resumed_stage_registers_no_model_twice(project):
+    """Killed after it had registered the first of two: it starts anew, and each has one version."""
+    torch = pytest.importorskip("torch")
+    net, example = torch.nn.Linear(3, 2).eval(), torch.rand(2, 3).numpy()
+    with pytest.raises(KeyboardInterrupt), tracking.stage_run("train", {}) as run:
+        first = run.model("a", net, example, "family", "a")
+        raise KeyboardInterrupt
+    with tracking.stage_run("train", {}) as run:
+        assert run.model("a", net, example, "family", "a") == first
+        run.model("b", net, example, "family", "b")
+    assert len(client().search_model_versions("name = 'family'")) == 2
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_and_comes_back(bare, impatient, monkeypatch):
+    """kill -9 in the middle of a stage, again in the next one's start: the curves are whole, each step once."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", "sqlite:///server.db", "--artifacts-destination", "artifacts"]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    uri = f"http://127.0.0.1:{port}"
+
+    def serve() -> subprocess.Popen:
+        process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{uri}/health", timeout=1).close()
+                return process
+            time.sleep(0.1)
+        raise TimeoutError(uri)
+
+    def kill(process: subprocess.Popen) -> None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    settings = SETTINGS.model_copy(update={"uri": uri})
+    server = serve()
+    try:
+        with tracking.stage_run("train", {"a": 1}, settings=settings) as run:
+            for step in range(6):
+                if step == 2:
+                    kill(server)
+                if step == 4:
+                    server = serve()
+                run.log({"x": step}, step)
+            Path("figure.txt").write_text("drawn")
+            kill(server)
+            run.artifact("figure.txt")
+        with tracking.stage_run("search", {"b": 1}, settings=settings) as search:
+            search.log({"y": 1}, 1)
+            server = serve()
+            search.log({"y": 2}, 2)
+        go("report", settings=settings)
+        import mlflow
+
+        found = mlflow.MlflowClient(uri)
+        assert [(m.step, m.value) for m in found.get_metric_history(run.id, "x")] == [(i, i) for i in range(6)]
+        assert [m.step for m in found.get_metric_history(search.id, "y")] == [1, 2]
+        assert Path(found.download_artifacts(run.id, "figure.txt")).read_text() == "drawn"
+        assert [found.get_run(i).info.status for i in (run.id, search.id)] == ["FINISHED"] * 2 and not waiting()
+    finally:
+        if server.poll() is None:
+            kill(server)
