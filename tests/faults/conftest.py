@@ -1,0 +1,107 @@
+"""What the tests of faults share: a small project whose stages are run, killed and compared, one at a time."""
+
+import hashlib
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+STAGES = ["split", "pretrain", "fit_predictor", "train", "latency", "search", "export", "transfer", "report"]
+NOT_OURS = ("DVC_", "MLFLOW_", "NAS_", "PREFECT_", "PYTHONPATH", "GIT_")
+
+
+@dataclass
+class Project:
+    """A copy of the project with the profile `smoke`."""
+
+    folder: Path
+    seconds: dict[str, float] = field(default_factory=dict)  # that each stage took, undisturbed
+    hashes: dict[str, dict[str, str]] = field(default_factory=dict)  # of each stage's outputs, undisturbed
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Its own code, no DVC or pipeline above, someone to commit as."""
+        names = {f"GIT_{who}_{what}": "t@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(self.folder)}
+        return {k: v for k, v in os.environ.items() if not k.startswith(NOT_OURS)} | names | path
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
+        """What a command printed, errors too, is in stdout."""
+        options = {"cwd": self.folder, "env": self.environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        done = subprocess.run(command, **options, check=False)
+        assert not check or done.returncode == 0, done.stdout[-5000:]
+        return done
+
+    def start(self, stage: str, *options: str) -> subprocess.Popen:
+        """The stage with clocks that always show the same, in a process group of its own."""
+        command = [sys.executable, str(Path(__file__).parent / "run_stage.py"), *options, stage]
+        log = open(self.folder / "stage.log", "a")  # noqa: SIM115
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+
+    def finish(self, stage: str, *options: str) -> None:
+        """Run the stage to its end."""
+        assert self.start(stage, *options).wait() == 0, self.log()[-5000:]
+
+    def log(self) -> str:
+        """What stages printed since the last `forget`."""
+        return (self.folder / "stage.log").read_text()
+
+    def outputs(self, stage: str) -> list[Path]:
+        """All that DVC tracks of a stage."""
+        found = yaml.safe_load((self.folder / "dvc.yaml").read_text())["stages"][stage]
+        entries = [*found["outs"], *found["metrics"], *found.get("plots", [])]
+        return [self.folder / (e if isinstance(e, str) else next(iter(e))) for e in entries]
+
+    def remove_outputs(self, stage: str) -> None:
+        """As DVC does before each start."""
+        for path in self.outputs(stage):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def forget(self, stage: str) -> None:
+        """Nothing of the stage was ever run."""
+        self.remove_outputs(stage)
+        (self.folder / "stage.log").write_text("")
+        for folder in [*self.folder.glob(f".checkpoints/{stage}-*"), *self.folder.glob(".checkpoints/scores")]:
+            shutil.rmtree(folder)
+
+    def hashed(self, stage: str) -> dict[str, str]:
+        """MD5 of every file that the stage wrote."""
+        files = [f for path in self.outputs(stage) for f in (sorted(path.rglob("*")) if path.is_dir() else [path]) if not f.is_dir()]
+        return {str(f.relative_to(self.folder)): hashlib.md5(f.read_bytes()).hexdigest() for f in files}
+
+    def doubled(self) -> list[tuple]:
+        """Points of curves in MLflow that are there more than once."""
+        query = "SELECT run_uuid, key, step FROM metrics WHERE key != 'seconds' AND key NOT LIKE 'system/%' "
+        database = sqlite3.connect(self.folder / "mlflow.db")
+        return database.execute(query + "GROUP BY run_uuid, key, step HAVING COUNT(*) > 1").fetchall()
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory) -> Project:
+    """Every stage has run once, undisturbed. Tests leave every stage's outputs as they were."""
+    found = Project(tmp_path_factory.mktemp("faults") / "project")
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in listed.stdout.splitlines():
+        made = name.endswith("dvc.lock") or re.match(r"(pipelines/\w+/)?outputs/|docs/", name)
+        if (ROOT / name).is_file() and not made:
+            (found.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, found.folder / name)
+    found.run("git", "init", "--quiet")
+    found.run("git", "add", "--all")
+    found.run("git", "commit", "--quiet", "--message", "start")
+    found.run(sys.executable, "-m", "nas.profile", "smoke")
+    for stage in STAGES:
+        began = time.monotonic()
+        found.finish(stage)
+        found.seconds[stage] = time.monotonic() - began
+        found.hashes[stage] = found.hashed(stage)
+    return found

@@ -1,0 +1,120 @@
+"""Stages that are killed, run out of disk or lose the time: they end with the bytes of an undisturbed run. Minutes long."""
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow
+
+STAGES = ["split", "pretrain", "fit_predictor", "train", "latency", "search", "export", "transfer", "report"]
+KILLS = 3  # of each stage
+
+
+def killed(project, stage: str, after_s: float) -> bool:
+    """Start the stage and kill -9 all its processes after some seconds; False if it ended before."""
+    project.remove_outputs(stage)
+    process = project.start(stage)
+    try:
+        process.wait(after_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+    assert process.returncode == 0, project.log()[-5000:]
+    return False
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_killed_at_random_points_ends_the_same(project, stage):
+    """kill -9 three times, each time going on from what the last one left: all outputs have the undisturbed hashes, no step is doubled."""
+    rng = random.Random(f"{stage}")
+    project.forget(stage)
+    kills = 0
+    for _ in range(30):
+        if killed(project, stage, rng.uniform(0.05, 0.95) * project.seconds[stage]):
+            kills += 1
+        else:
+            project.forget(stage)
+        if kills == KILLS:
+            break
+    project.remove_outputs(stage)
+    project.finish(stage)
+    assert kills == KILLS
+    assert project.hashed(stage) == project.hashes[stage]
+    assert project.doubled() == []
+
+
+@pytest.mark.parametrize("stage", ["train", "latency", "search"])
+def test_a_clock_that_jumps_changes_nothing(project, stage):
+    """The time of day, set by up to a day at every fifth look at it: limits, bars and scores do not depend on it."""
+    project.forget(stage)
+    project.finish(stage, "--jumps")
+    assert project.hashed(stage) == project.hashes[stage]
+    assert all(0 <= int(seconds) < 600 for seconds in re.findall(r"done in (-?\d+) s", project.log()))
+
+
+def test_a_checkpoint_cut_in_half_costs_an_epoch(project):
+    """The state before it is used, which is said, and the training ends the same."""
+    project.forget("train")
+    process = project.start("train")
+    while not list(project.folder.glob(".checkpoints/train-*/state.pt.previous")):
+        assert process.poll() is None, project.log()[-5000:]
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    (state,) = project.folder.glob(".checkpoints/train-*/state.pt")
+    os.truncate(state, state.stat().st_size // 2)
+    project.remove_outputs("train")
+    project.finish("train")
+    assert "going on from the one before it" in project.log() and ", 0 of them before" not in project.log()
+    assert project.hashed("train") == project.hashes["train"]
+    assert project.doubled() == []
+
+
+def test_a_full_disk_is_told_and_the_stage_goes_on_after_room_is_made(project):
+    """Checkpoints on a disk that has room for the first epoch's only: an error in a line, that epoch whole, then the undisturbed end."""
+    project.forget("train")
+    weights = project.folder / "outputs/pretrain/weights.safetensors"
+    disk, size = project.folder / ".checkpoints", 4 * weights.stat().st_size  # the early weights, one state of weights and momentum
+    shutil.rmtree(disk)
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("only root can mount a file system")
+    try:
+        assert project.start("train").wait() == 1
+        assert re.search(r"error: no space left to write .*state\.pt: .* MiB free; make room and run again", project.log())
+        assert "Traceback" not in project.log()
+        (state,) = disk.glob("train-*/state.pt")
+        assert len(torch.load(state, weights_only=True)["history"]) == 1
+        subprocess.run(["mount", "-o", f"remount,size={4 * size}", disk], check=True)
+        project.remove_outputs("train")
+        project.finish("train")
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    assert re.search(r"train: steps: \d+ to do, \d+ of them before", project.log())
+    assert project.hashed("train") == project.hashes["train"]
+    assert project.doubled() == []
+
+
+def test_two_repros_at_once(project):
+    """One runs the stage, the other waits or is refused by a line; outputs and dvc.lock are those of one alone."""
+    project.run(sys.executable, "-m", "dvc", "commit", "--force", "split")
+    project.forget("pretrain")
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", "pretrain"]
+    options = {"cwd": project.folder, "env": project.environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    both = [subprocess.Popen(command, **options) for _ in range(2)]
+    printed = [process.communicate()[0] for process in both]
+    assert 0 in [process.returncode for process in both], printed
+    assert sum("Running stage 'pretrain'" in text for text in printed) >= 1 and not any("Traceback" in text for text in printed)
+    assert project.hashed("pretrain") == project.hashes["pretrain"]
+    again = project.run(*command).stdout
+    assert "Running stage" not in again
+    assert project.doubled() == []

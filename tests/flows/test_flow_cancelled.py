@@ -1,0 +1,94 @@
+"""A flow run that is cancelled while a stage trains, through server and worker: SIGTERM, and nothing is lost."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+STEPS = 40
+STAGE = f"""
+import os, pathlib, time
+from nas import provenance, tracking
+from nas.checkpoint import Checkpoint
+
+pathlib.Path("pid").write_text(str(os.getpid()))
+with tracking.stage_run("train", {{}}) as run, Checkpoint(provenance.project_root(), "train", provenance.fingerprint("train")) as kept:
+    state = kept.load() or {{"done": 0, "number": 1}}
+    for step in range(state["done"], {STEPS}):
+        time.sleep(0 if pathlib.Path("go").exists() else 0.5)
+        state = {{"done": step + 1, "number": (31 * state["number"] + step) % 2**31}}
+        run.log({{"number": state["number"]}}, step)
+        kept.save(state)
+    pathlib.Path("out.txt").write_text(str(state["number"]))
+    run.close_pipeline()
+"""
+PARAMS = "train: 1\ntracking: {uri: 'sqlite:///mlflow.db', experiment: test, system_metrics: false}\n"
+DVC = "stages:\n  train: {cmd: " + sys.executable + " stage.py, deps: [stage.py], params: [train], outs: [out.txt]}\n"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, plain_environment) -> Path:
+    """One stage that takes 20 s, or none once there is a file `go`."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    files = {"stage.py": STAGE, "params.yaml": PARAMS, "dvc.yaml": DVC, ".gitignore": "*\n!*.py\n!*.yaml\n"}
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    monkeypatch.chdir(folder)
+    dvc = [sys.executable, "-m", "dvc", "-q", "init"]
+    for command in (["git", "init", "-q"], dvc, ["git", "add", "-A"], ["git", "commit", "-qm", "start"]):
+        subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+def curve() -> list[int]:
+    """Steps of the stage that are in MLflow."""
+    if not Path("mlflow.db").exists():
+        return []
+    try:
+        return [step for (step,) in sqlite3.connect("mlflow.db").execute("SELECT step FROM metrics WHERE key = 'number' ORDER BY step")]
+    except sqlite3.OperationalError:  # the tables are being made
+        return []
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_cancelled_flow_run_goes_on_later(project, prefect_processes):
+    """The stage ends at once, its run says KILLED; the next flow run ends with the undisturbed result, every step once."""
+    number = 1
+    for step in range(STEPS):
+        number = (31 * number + step) % 2**31
+    with prefect_processes(project) as prefect:
+        prefect.call("deploy", "--all")
+        prefect.start("worker", "start", "--pool", "local", "--limit", "1")
+        prefect.call("deployment", "run", "pipeline/full")
+        wait_for(lambda: len(curve()) >= 3)
+        stage = psutil.Process(int(Path("pid").read_text()))
+        (flow_run,) = (r["id"] for r in json.loads(prefect.call("flow-run", "ls", "--output", "json")))
+        prefect.call("flow-run", "cancel", flow_run)
+        wait_for(lambda: not stage.is_running())
+        done = len(curve())
+        assert 3 <= done < STEPS and not Path("out.txt").exists()
+        assert sqlite3.connect("mlflow.db").execute("SELECT DISTINCT status FROM runs").fetchall() == [("KILLED",)]
+
+        Path("go").touch()
+        prefect.call("deployment", "run", "pipeline/full", "--watch")
+
+    assert Path("out.txt").read_text() == str(number)
+    assert curve() == list(range(STEPS))
+    assert sorted(sqlite3.connect("mlflow.db").execute("SELECT name, status FROM runs")) == [
+        ("pipeline", "FINISHED"),
+        ("train", "FINISHED"),
+    ]
