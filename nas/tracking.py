@@ -361,6 +361,7 @@ def _open(store: "_Address", opening: "Opening", system_metrics: bool) -> "_Link
         store.reach(make=True)
         deliver(store)
         link.begin()
+        link.watch()
     except Exception as error:  # many kinds: sqlite3, sqlalchemy, urllib, mlflow
         if not (_is_away(error) and store.was_reached()):
             raise TrackingError(f"can't use the MLflow store: {store.named}: {error}") from error
@@ -384,19 +385,28 @@ class _Link:
     @classmethod
     def left(cls, store: "_Address", journal: Journal) -> "_Link":
         """Of a stage whose process has ended."""
-        found = dict(journal.heading["opening"])
-        opening = Opening(**found | {"pipeline": Pipeline(**found["pipeline"])})
-        return cls(store, opening, journal, Place(**journal.heading["place"]))
+        try:
+            found = dict(journal.heading["opening"])
+            opening = Opening(**found | {"pipeline": Pipeline(**found["pipeline"])})
+            return cls(store, opening, journal, Place(**journal.heading["place"]))
+        except (KeyError, TypeError) as error:
+            raise JournalError(f"{journal.folder} does not say which run it is about ({error}); delete it to give it up") from None
 
     def begin(self, late: bool = False) -> None:
         """Make the run, or take up the one that was interrupted."""
         self.place = _begin(_client(), self.opening, late)
         self._heading()
-        if self._system_metrics:
-            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-            self._monitor = SystemMetricsMonitor(self.place.run, resume_logging=self.place.resumed)
-            self._monitor.start()
+    def watch(self) -> None:
+        """Start MLflow's thread for system metrics; it ends where MLflow does not answer."""
+        if not self._system_metrics:
+            return
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        if self._monitor:
+            self._monitor.finish()
+        self._monitor = SystemMetricsMonitor(self.place.run, resume_logging=True)
+        self._monitor.start()
 
     def write(self, do: str, **record: Any) -> None:
         """Write a record, now or later."""
@@ -450,6 +460,7 @@ class _Link:
             return False
         self._journal.clear()
         self._pause, self._told = FIRST_PAUSE, False
+        self.watch()
         print(f"MLflow answers again: {count} records that waited are delivered", flush=True)
         return True
 
@@ -480,6 +491,7 @@ class _Link:
         """The run ends, and its parent too unless other stages follow; a last try to deliver what waits."""
         if self._monitor:
             self._monitor.finish()
+            self._system_metrics = False
         ends_parent = status != "FINISHED" or closes or self.opening.pipeline.ends_with_stage
         try:
             self.write("end", status=status, seconds=seconds, end_ms=_now_ms(), ends_parent=ends_parent)
@@ -493,7 +505,7 @@ class _Link:
     def _heading(self) -> None:
         """The journal's, from which another process can go on."""
         facts = {"opening": dataclasses.asdict(self.opening), "place": dataclasses.asdict(self.place)}
-        self._journal.heading = {"store": self.store._hash(), **facts}
+        self._journal.heading = {"store": self.store.hash, **facts}
 
 
 def deliver(store: "_Address", anywhere: bool = False) -> int:
@@ -504,17 +516,17 @@ def deliver(store: "_Address", anywhere: bool = False) -> int:
     """
     left = 0
     for folder in sorted(f for f in _waiting().glob("*-*") if f.is_dir()):
+        journal = None
         try:
-            journal = Journal.take(folder)
+            if journal := Journal.take(folder):
+                meant = anywhere or journal.heading.get("store") == store.hash
+                left += not (meant and _Link.left(store, journal).deliver(late=True))
         except JournalError as error:
             print(error, file=sys.stderr, flush=True)
             left += 1
-            continue
-        if journal is None:
-            continue
-        if not (anywhere or journal.heading["store"] == store._hash()) or not _Link.left(store, journal).deliver(late=True):
-            left += 1
-        journal.close()
+        finally:
+            if journal:
+                journal.close()
     return left
 
 
@@ -895,15 +907,17 @@ class _Address:
     def was_reached(self) -> bool:
         """Whether a stage of this project has used the store."""
         file = _waiting() / REACHED
-        return file.is_file() and self._hash() in file.read_text().split()
+        return file.is_file() and self.hash in file.read_text().split()
 
     def note_reached(self) -> None:
         if not self.was_reached():
             _waiting().mkdir(parents=True, exist_ok=True)
             with open(_waiting() / REACHED, "a") as file:
-                file.write(self._hash() + "\n")
+                file.write(self.hash + "\n")
 
-    def _hash(self) -> str:
+    @property
+    def hash(self) -> str:
+        """Tells stores apart."""
         return hashlib.sha256(self.uri.encode()).hexdigest()  # an address may hold a password
 
 
