@@ -1,5 +1,6 @@
 """What the tests of faults share: a small project whose stages are run, killed and compared, one at a time."""
 
+import contextlib
 import hashlib
 import os
 import re
@@ -44,8 +45,8 @@ class Project:
     def start(self, stage: str, *options: str) -> subprocess.Popen:
         """The stage with clocks that always show the same, in a process group of its own."""
         command = [sys.executable, str(Path(__file__).parent / "run_stage.py"), *options, stage]
-        log = open(self.folder / "stage.log", "a")  # noqa: SIM115
-        return subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+        with open(self.folder / "stage.log", "a") as log:
+            return subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True)
 
     def finish(self, stage: str, *options: str) -> None:
         """Run the stage to its end."""
@@ -81,8 +82,8 @@ class Project:
     def doubled(self) -> list[tuple]:
         """Points of curves in MLflow that are there more than once."""
         query = "SELECT run_uuid, key, step FROM metrics WHERE key != 'seconds' AND key NOT LIKE 'system/%' "
-        database = sqlite3.connect(self.folder / "mlflow.db")
-        return database.execute(query + "GROUP BY run_uuid, key, step HAVING COUNT(*) > 1").fetchall()
+        with contextlib.closing(sqlite3.connect(self.folder / "mlflow.db")) as database:
+            return database.execute(query + "GROUP BY run_uuid, key, step HAVING COUNT(*) > 1").fetchall()
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -102,6 +104,31 @@ def test_a_full_disk_is_told_and_the_stage_goes_on_after_room_is_made(project):
     assert re.search(r"train: steps: \d+ to do, \d+ of them before", project.log())
     assert project.hashed("train") == project.hashes["train"]
     assert project.doubled() == []
+
+
+@pytest.mark.parametrize("weights", [0, 2, 4])
+def test_a_disk_without_room_for_anything(project, tmp_path, weights):
+    """Outputs, checkpoints, MLflow's database and its journal on one full disk, room for so many weights left: told, then it goes on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("only root can mount a file system")
+    try:
+        copied = replace(project, folder=Path(shutil.copytree(project.folder, disk / "project", symlinks=True)))
+        room = weights * (copied.folder / "outputs/train/weights.safetensors").stat().st_size
+        copied.forget("train")
+        size = shutil.disk_usage(disk).used + room + 2**16
+        subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
+        assert copied.start("train").wait() == 1
+        assert re.search(r"error: (.|\n)*(make room|but only .* MiB are free|No space left|disk is full)", copied.log()), copied.log()
+        assert "Traceback" not in copied.log()
+        subprocess.run(["mount", "-o", "remount,size=1g", disk], check=True)
+        copied.remove_outputs("train")
+        copied.finish("train")
+        assert copied.hashed("train") == project.hashes["train"]
+        assert copied.doubled() == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_two_repros_at_once(project):

@@ -37,7 +37,12 @@ def project(tmp_path, monkeypatch, plain_environment) -> Path:
     """One stage that takes 20 s, or none once there is a file `go`."""
     folder = tmp_path / "project"
     folder.mkdir()
-    files = {"stage.py": STAGE, "params.yaml": PARAMS, "dvc.yaml": DVC, ".gitignore": "*\n!*.py\n!*.yaml\n"}
+    files = {
+        "stage.py": STAGE,
+        "params.yaml": PARAMS,
+        "dvc.yaml": DVC,
+        ".gitignore": "mlflow.db*\nmlartifacts/\n.checkpoints/\n.mlflow.lock\nout.txt\npid\ngo\n",
+    }
     for name, text in files.items():
         (folder / name).write_text(text)
     monkeypatch.chdir(folder)
