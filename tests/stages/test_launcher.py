@@ -63,7 +63,8 @@ def until(met: Callable[[], bool], process: subprocess.Popen) -> None:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    return bool(list(folder.glob(".checkpoints/train-*/state.pt")))
+    """Of an epoch: the first state is that before all."""
+    return bool(list(folder.glob(".checkpoints/train-*/state.pt.previous")))
 
 
 def workers(process: subprocess.Popen) -> list[psutil.Process]:
