@@ -48,12 +48,14 @@ class Launcher(params.Section):
 
     def command(self, module: str) -> list[str]:
         """torchrun for a module, without the interpreter in front."""
-        where = ("c10d", self.rendezvous) if self.nodes > 1 else (LOOPBACK, f"{HOST}:0")
-        here = () if self.nodes > 1 else ("--local-addr", HOST)
+        seconds = int(PATIENCE.total_seconds())  # machines need not start at once
+        if self.nodes > 1:
+            meet = ("c10d", "--rdzv-endpoint", self.rendezvous, "--rdzv-conf", f"join_timeout={seconds},read_timeout={seconds}")
+        else:
+            meet = (LOOPBACK, "--rdzv-endpoint", f"{HOST}:0", "--local-addr", HOST)
         return [
             *("-m", "nas.torchrun", "--nnodes", str(self.nodes), "--nproc-per-node", str(self.processes)),
-            *("--rdzv-backend", where[0], "--rdzv-endpoint", where[1], *here),
-            *("--max-restarts", str(self.restarts), "-m", module),
+            *("--rdzv-backend", *meet, "--max-restarts", str(self.restarts), "-m", module),
         ]
 
     def environment(self) -> dict[str, str]:

@@ -48,7 +48,8 @@ def main(words: list[str]) -> None:
             print(f"\nerror: process {rank} was ended by {failure.signal_name()}{why}; {GOES_ON}", file=sys.stderr)
         sys.exit(1)
     except SignalException as stopped:
-        print(f"\nstopped; {GOES_ON}", file=sys.stderr)
+        if stopped.sigval != signal.SIGINT:  # else the processes say it
+            print(f"\nstopped; {GOES_ON}", file=sys.stderr)
         sys.exit(128 + stopped.sigval)
 
 

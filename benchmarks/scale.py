@@ -1,0 +1,271 @@
+"""Two processes beside one, and the budget of a profile on paper.
+
+python -m benchmarks.scale            images/s of supernet training, sub-networks/s of evaluation, time of a gradient exchange,
+                                      on the default space; the variants take turns, medians
+python -m benchmarks.scale budget [PROFILE] [TRAINING] [EVALUATION]
+                                      FLOPs, bytes and hours of profiles/PROFILE.yaml on ImageNet, for GPUs that reach so many
+                                      TFLOP/s in training (bf16) and in evaluation (fp32); see docs/scale.md
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.timing import best_of, machine, show
+from nas import distributed, encoding, params, profile, space
+from nas.cost import flops
+from nas.data.loader import DataSet, EvaluationBatches, TrainingBatches
+from nas.data.sets import ArrayPictures, FolderPictures
+from nas.data.splits import Parts
+from nas.distributed import Launcher
+from nas.evaluation.evaluate import Scorer
+from nas.sampling.attentive import BestUp
+from nas.sampling.uniform import Unconstrained
+from nas.supernet.network import Supernet
+from nas.training import loop
+from nas.training.recipe import Recipe, Runtime
+
+TURNS = 3
+VARIANTS = ((1, 1), (1, 2), (2, 1))  # processes, threads of an operator in training or evaluators side by side
+SPACE, CLASSES, SIDE = "nas/spaces/glyphs.yaml", 34, 24
+STEPS, EPOCHS, ARCHS, PICTURES, EXCHANGES = 12, 3, 48, 512, 50
+JPEGS = 64
+
+IMAGENET = 1_281_167  # training pictures
+REACHED = (5.8, 4.0)  # TFLOP/s of an A100 in training and evaluation; docs/scale.md says where from
+GPUS = (8, 64)
+GBIT_S = 100.0  # of the network that gradients go over
+
+
+# What one turn does, in each of its processes
+
+
+class Forgets:
+    """A checkpoint that keeps nothing: the disk is not what is measured."""
+
+    def save(self, *_: object) -> None:
+        pass
+
+    def load(self) -> None:
+        return None
+
+
+def training(supernet: Supernet, data: DataSet, recipe: Recipe, runtime: Runtime) -> float:
+    """Images a second over all processes, the first epoch left out."""
+    ends = []
+    batches = TrainingBatches(data, data.items("train"), recipe.batch, recipe.augmentation, 0, share=distributed.share(recipe.batch))
+    loop.train(
+        supernet, batches, BestUp(Unconstrained(supernet.space), 3), EPOCHS, 0, "train", recipe, runtime, torch.device("cpu"),
+        Forgets(), lambda: (0.0, 0.0), lambda _: ends.append(time.perf_counter()),
+    )  # fmt: skip
+    return (EPOCHS - 1) * batches.steps * recipe.batch / (ends[-1] - ends[0])
+
+
+def evaluation(supernet: Supernet, data: DataSet, evaluators: int) -> float:
+    """Sub-networks a second over all processes, the first few left out."""
+    batches = EvaluationBatches(data, data.items("train")[:PICTURES], 256)
+    scorer = Scorer(supernet, batches, batches, torch.device("cpu"), evaluators=evaluators)
+    rng = np.random.default_rng(0)
+    first, archs = ([supernet.space.random(rng) for _ in range(n)] for n in (4, ARCHS))
+    list(scorer.each(first))
+    start = time.perf_counter()
+    list(scorer.each(archs))
+    return ARCHS / (time.perf_counter() - start)
+
+
+def exchange(supernet: Supernet) -> float:
+    """Median seconds of averaging all gradients."""
+    for parameter in supernet.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    seconds = []
+    for _ in range(EXCHANGES):
+        distributed.mean(torch.zeros(1))  # all begin together
+        start = time.perf_counter()
+        distributed.average_gradients(supernet)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def turn(threads: int) -> None:
+    """One turn; the first process prints its figures as JSON."""
+    recipe = params.read("recipe", Recipe)
+    runtime = Runtime(device="cpu", threads=threads, evaluators=1, workers=0, precision="fp32", channels_last=True)
+    runtime.start()
+    n = STEPS * recipe.batch
+    pixels = np.random.default_rng(0).integers(256, size=(n, SIDE, SIDE, 3), dtype=np.uint8)
+    names = tuple(str(i) for i in range(CLASSES))
+    pictures = ArrayPictures(pixels, np.arange(n) % CLASSES, names)
+    data = DataSet("noise", "Noise", pictures, names, (0.5,) * 3, (0.3,) * 3, SIDE, Parts(np.repeat("train", n)), False)
+    torch.manual_seed(0)
+    supernet = Supernet(space.load(SPACE), CLASSES, recipe.zero_init)
+    sys.stdout, shown = sys.stderr, sys.stdout
+    found = {"training": training(supernet, data, recipe, runtime)}
+    torch.set_num_threads(1)
+    found |= {"evaluation": evaluation(supernet, data, threads), "exchange": exchange(supernet)}
+    if distributed.first():
+        print(json.dumps(found), file=shown, flush=True)
+
+
+def compare() -> None:
+    """All variants in turns."""
+    found = {variant: [] for variant in VARIANTS}
+    for _ in range(TURNS):
+        for processes, threads in VARIANTS:
+            launcher = Launcher(processes=processes, nodes=1, rendezvous=None, restarts=0)
+            start = launcher.command("benchmarks.scale") if processes > 1 else ["-m", "benchmarks.scale"]
+            words = [sys.executable, *start, "turn", str(threads)]
+            done = subprocess.run(words, env=os.environ | launcher.environment(), capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(done.stderr)
+            found[processes, threads].append(json.loads(done.stdout.splitlines()[-1]))
+    medians = {v: {key: statistics.median(t[key] for t in turns) for key in turns[0]} for v, turns in found.items()}
+    one = medians[1, 1]
+    for key, title, unit in (("training", "supernet training", "images/s"), ("evaluation", "evaluation", "sub-networks/s")):
+        what = "threads" if key == "training" else "evaluators"
+        show(
+            f"{title}, default space",
+            {f"{p} process(es) of {t} {what}": f"{m[key]:.1f} {unit}, x {m[key] / one[key]:.2f}" for (p, t), m in medians.items()},
+        )
+    size = 4 * weights(SPACE, CLASSES)
+    show("gradients, 2 processes", {"bytes an exchange": f"{size / 1e6:.2f} MB", "time": f"{1e3 * medians[2, 1]['exchange']:.1f} ms"})
+    machine()
+
+
+# On paper
+
+
+def weights(name: str, classes: int) -> int:
+    """Parameters of a supernet."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in Supernet(space.load(name), classes).parameters())
+
+
+@dataclass(frozen=True)
+class Work:
+    """How many pictures go through the networks of a job, and what each costs; a multiply-accumulate is two FLOP."""
+
+    title: str
+    pictures: float
+    flop: float
+    trains: bool = False  # in bf16; evaluation is in fp32
+
+
+def merged(name: str) -> dict:
+    """params.yaml with a profile over it; the file stays as it is."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "params.yaml"
+        shutil.copyfile(params.FILE, file)
+        profile.apply(name, file)
+        return params.read_all(file)
+
+
+def forward(p: dict) -> dict[str, float]:
+    """MFLOPs (multiply-accumulates) of one picture, forward."""
+    table = flops.table(space.load(p["space"]), 1000)
+    drawn = table.costs(encoding.random_rows(table.space, 100_000, np.random.default_rng(0))).mean()
+    return {"smallest": table.smallest, "drawn": float(drawn), "largest": table.largest}
+
+
+def jobs(p: dict, mflops: dict[str, float]) -> list[Work]:
+    """The long ones. Backward costs twice forward; bestup-3-loss scores its candidates forward."""
+    recipe, split, evaluated = p["recipe"], p["split"], p["evaluation"]
+    drawn, sampled = 2e6 * mflops["drawn"], recipe["sampled"]
+    step = 3 * (2e6 * (mflops["smallest"] + mflops["largest"]) + sampled * drawn)
+    candidates = int(p["train"]["strategy"].split("-")[1]) if p["train"]["strategy"].endswith("-loss") else 0
+    searched = IMAGENET * split["search"] + evaluated["batch"] * evaluated["calibration_batches"]
+    measured = IMAGENET * split["predictor"] + evaluated["batch"] * evaluated["calibration_batches"]
+    e = p["search"]["evolution"]
+    evaluations = e["population"] + e["rounds"] * (e["mutants"] + e["crossovers"])
+    return [
+        Work("pretrain", p["pretrain"]["epochs"] * IMAGENET * (1 - split["monitor"] - split["predictor"]), step, trains=True),
+        Work(f"its {p['pretrain']['subnetworks']:,} sub-networks measured", p["pretrain"]["subnetworks"] * measured, drawn),
+        Work("train", p["train"]["epochs"] * IMAGENET * (1 - split["monitor"]), step + candidates * sampled * drawn, trains=True),
+        Work(f"search, {evaluations:,} sub-networks", evaluations * searched, drawn),
+        Work("random search beside it (search.baseline)", evaluations * searched, drawn),
+    ]
+
+
+def decoding(recipe: Recipe, side: int) -> dict[str, float]:
+    """Pictures a second that one core decodes and prepares, by the package's loaders; JPEGs of 500 x 375, made up."""
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{i}.jpg" for i in range(JPEGS)]
+        for path, pixels in zip(paths, np.random.default_rng(0).integers(256, size=(JPEGS, 47, 63, 3), dtype=np.uint8)):
+            Image.fromarray(pixels).resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=92)
+        pictures = FolderPictures(paths, np.zeros(JPEGS, dtype=np.int64), ("one",))
+        data = DataSet("jpegs", "JPEGs", pictures, ("one",), (0.5,) * 3, (0.3,) * 3, side, Parts(np.repeat("train", JPEGS)), False)
+        items = data.items("train")
+        ways = {
+            "training": TrainingBatches(data, items, JPEGS, recipe.augmentation, 0).epoch(0),
+            "evaluation": EvaluationBatches(data, items, JPEGS, keep_mb=0),
+        }
+        return {name: JPEGS / best_of(lambda batches=batches: list(batches), 1) for name, batches in ways.items()}
+
+
+def budget(name: str = "imagenet", training: float = REACHED[0], evaluation: float = REACHED[1]) -> None:
+    """Print it, for GPUs that reach so many TFLOP/s."""
+    p = merged(name)
+    recipe, mflops, size = params.check(p, "recipe", Recipe), forward(p), weights(p["space"], 1000)
+    show(f"profile {name}: MFLOPs (multiply-accumulates) of a picture, forward", {k: f"{v:,.0f}" for k, v in mflops.items()})
+    work = jobs(p, mflops)
+    print(f"\n{'':42} {'pictures':>9} {'GFLOP each':>11} {'EFLOP':>7}" + "".join(f" {f'h, {g} GPUs':>11}" for g in GPUS))
+    for w in work:
+        seconds = w.pictures * w.flop / (1e12 * (training if w.trains else evaluation))
+        hours = "".join(f" {seconds / g / 3600:11.1f}" for g in GPUS)
+        print(f"{w.title:42} {w.pictures:9.3g} {w.flop / 1e9:11.2f} {w.pictures * w.flop / 1e18:7.2f}{hours}")
+    train = next(w for w in work if w.title == "train")
+    steps = int(IMAGENET * (1 - p["split"]["monitor"])) // recipe.batch
+    show(
+        "\nbytes and steps",
+        {
+            "steps an epoch; in train": f"{steps}; {steps * p['train']['epochs']:,}",
+            "parameters of the supernet": f"{size:,}",
+            "gradients of a step": f"{4 * size / 1e6:.1f} MB",
+            "checkpoint: weights and momentum": f"{8 * size / 1e6:.1f} MB",
+        },
+    )
+    rates = decoding(recipe, p["split"]["side"])
+    for g in GPUS:
+        images = 1e12 * training * g / train.flop
+        seconds, wire = recipe.batch / images, 2 * (g - 1) / g * 32 * size / (1e9 * GBIT_S)
+        scored = 1e12 * evaluation * g / work[-1].flop
+        show(
+            f"{g} GPUs that reach {training:g} TFLOP/s in training, {evaluation:g} in evaluation",
+            {
+                "images/s in train; in evaluation": f"{images:,.0f}; {scored:,.0f}",
+                "cores like this one that decode them": f"{images / rates['training']:,.0f}; {scored / rates['evaluation']:,.0f}",
+                "a step": f"{seconds:.3f} s",
+                f"  its exchange in a ring, {GBIT_S:g} Gbit/s": f"{wire:.4f} s",
+                "an epoch, from checkpoint to checkpoint": f"{steps * seconds / 60:.0f} min",
+            },
+        )
+    show("decoding, one core, JPEGs of 500 x 375", {k: f"{v:.0f} images/s" for k, v in rates.items()})
+    machine()
+
+
+def main(words: list[str]) -> None:
+    if words[:1] == ["turn"]:
+        if distributed.TORCHRUN in os.environ:
+            with distributed.group():
+                turn(int(words[1]))
+        else:
+            turn(int(words[1]))
+    elif words[:1] == ["budget"]:
+        budget(*words[1:2], *map(float, words[2:4]))
+    else:
+        compare()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
