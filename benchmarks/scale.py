@@ -135,7 +135,7 @@ def compare() -> None:
         what = "threads" if key == "training" else "evaluators"
         show(
             f"{title}, default space",
-            {f"{p} process(es) of {t} {what}": f"{m[key]:.1f} {unit}, x {m[key] / one[key]:.2f}" for (p, t), m in medians.items()},
+            {f"processes {p}, {what} {t}": f"{m[key]:.1f} {unit}, x {m[key] / one[key]:.2f}" for (p, t), m in medians.items()},
         )
     size = 4 * weights(SPACE, CLASSES)
     show("gradients, 2 processes", {"bytes an exchange": f"{size / 1e6:.2f} MB", "time": f"{1e3 * medians[2, 1]['exchange']:.1f} ms"})
