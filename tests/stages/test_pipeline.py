@@ -135,7 +135,7 @@ def test_a_parameter_reruns_what_depends_on_it(project):
 
 def kill_in_the_middle(project: Path, stage: str, begun: Callable[[], bool] | None = None) -> str:
     """`dvc repro` the stage and kill -9 its process once it has begun (has a checkpoint); what dvc printed."""
-    begun = begun or (lambda: bool(list(project.glob(f".checkpoints/{stage}-*/state.pt"))))
+    begun = begun or (lambda: bool(list(project.glob(f".checkpoints/{stage}-*/state.pt.previous"))))  # the first one is from before training
     with subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro", stage],
         cwd=project,

@@ -140,7 +140,7 @@ def test_a_killed_training_goes_on_and_ends_the_same(project):
     command = [sys.executable, "-m", "dvc", "repro", f"{FILE}:{stage}"]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, cwd=project, env=ENVIRONMENT, **options) as process:
-        while not list(project.glob(pattern)):
+        while not list(project.glob(f"{pattern}.previous")):  # the first one is from before training
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.01)
         below = psutil.Process(process.pid).children(recursive=True)
