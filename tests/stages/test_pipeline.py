@@ -135,7 +135,8 @@ def test_a_parameter_reruns_what_depends_on_it(project):
 
 def kill_in_the_middle(project: Path, stage: str, begun: Callable[[], bool] | None = None) -> str:
     """`dvc repro` the stage and kill -9 its process once it has begun (has a checkpoint); what dvc printed."""
-    begun = begun or (lambda: bool(list(project.glob(f".checkpoints/{stage}-*/state.pt.previous"))))  # the first one is from before training
+    trained = f".checkpoints/{stage}-*/state.pt.previous"  # the first state is from before training
+    begun = begun or (lambda: bool(list(project.glob(trained))))
     with subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro", stage],
         cwd=project,
