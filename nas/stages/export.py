@@ -11,6 +11,7 @@ An export that is another function than the network it was made from stops the s
 hold measured latencies, are the same bytes whenever the same networks are exported.
 """
 
+import shutil
 import statistics
 import time
 from pathlib import Path
@@ -189,6 +190,8 @@ def link(names: list[str]) -> None:
     for old in OUT.iterdir():
         if old.is_symlink():
             old.unlink()
+        elif (old / bundle.DESCRIPTION).is_file():  # some ways of copying a project make folders of links
+            shutil.rmtree(old)
     for name in names:
         (OUT / name).symlink_to(Path(bundle.FAMILY) / name, target_is_directory=True)
 

@@ -36,7 +36,7 @@ def trained(tmp_path_factory) -> tuple[Path, str]:
 @pytest.fixture
 def project(trained, tmp_path) -> Path:
     """Such a project of one's own, where train has to run again."""
-    folder = Path(shutil.copytree(trained[0], tmp_path / "project"))
+    folder = Path(shutil.copytree(trained[0], tmp_path / "project", symlinks=True))
     shutil.rmtree(folder / ".checkpoints")
     return folder
 
@@ -114,7 +114,7 @@ def test_two_processes_train_under_dvc_and_write_once(trained):
 
 def test_two_processes_find_the_family_that_one_finds(trained, tmp_path):
     """Byte for byte: with nothing known, with every score known, and with half of the scores known."""
-    folder = Path(shutil.copytree(trained[0], tmp_path / "project"))
+    folder = Path(shutil.copytree(trained[0], tmp_path / "project", symlinks=True))
     dvc(folder, "repro", "latency")
     found, evaluated = {}, {}
     scores = folder / ".checkpoints" / "scores"

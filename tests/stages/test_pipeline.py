@@ -87,7 +87,7 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
 @pytest.fixture
 def project(finished, tmp_path) -> Path:
     """A finished project of one's own."""
-    return Path(shutil.copytree(finished[0], tmp_path / "project"))
+    return Path(shutil.copytree(finished[0], tmp_path / "project", symlinks=True))
 
 
 def test_every_stage_runs_once_and_leaves_its_outputs(finished):

@@ -82,7 +82,7 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
 @pytest.fixture
 def project(finished, tmp_path) -> Path:
     """A finished comparison of one's own."""
-    return Path(shutil.copytree(finished[0], tmp_path / "project"))
+    return Path(shutil.copytree(finished[0], tmp_path / "project", symlinks=True))
 
 
 def test_everything_is_made(finished):
