@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from nas import params, profile, space
+from nas.distributed import Launcher
 from nas.stages import common, export, fit_predictor, latency, pretrain, report, search, split, train, transfer
 from nas.tracking import Settings
 from nas.training.losses import AdaptiveAlpha
@@ -29,6 +30,7 @@ SECTIONS = {
     "transfer": transfer.Transfer,
     "report": report.Report,
     "tracking": Settings,
+    "launcher": Launcher,
 }
 
 

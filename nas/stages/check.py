@@ -4,7 +4,6 @@ from importlib import import_module
 from pathlib import Path
 
 from nas import params, tracking
-from nas.distributed import Launcher, part
 from nas.sampling.attentive import parse
 
 STAGES = ("split", "pretrain", "fit_predictor", "train", "latency", "search", "export", "transfer", "report")
@@ -17,16 +16,17 @@ def check_all() -> None:
         ParamsError, SpaceError, FileNotFoundError: for the first mistake; names the key.
     """
     common = import_module("nas.stages.common")  # which imports this module
+    distributed = import_module("nas.distributed")  # which loads torch
     common.seed()
     space = common.search_space()
     recipe, _, _ = common.shared()
-    sections = {name: section(name) for name in STAGES} | {"tracking": tracking.Settings, "launcher": Launcher}
+    sections = {name: section(name) for name in STAGES} | {"tracking": tracking.Settings, "launcher": distributed.Launcher}
     known = {"seed", "space", "recipe", "runtime", "evaluation", *sections}
     found = params.read_all()
     if unknown := sorted(set(found) - known):
         raise params.ParamsError(f"{params.FILE}: there is no section {unknown[0]!r}; the sections are {sorted(known)}")
     checked = {name: params.check(found, name, model) for name, model in sections.items()}
-    part(recipe.batch, checked["launcher"].processes * checked["launcher"].nodes)
+    distributed.part(recipe.batch, checked["launcher"].processes * checked["launcher"].nodes)
     try:
         parse(checked["train"].strategy)
     except ValueError as error:
