@@ -14,7 +14,7 @@ LAYERS = (
     {"nas", "nas.documents", "nas.space", "nas.seeding", "nas.pareto", "nas.progress", "nas.parallel"},
     {"nas.encoding", "nas.params", "nas.data", "nas.tracking", "nas.journal", "nas.provenance", "nas.checkpoint", "nas.distributed"}
     | {"nas.cost", "nas.sampling", "nas.supernet", "nas.spaces", "nas.fold"},
-    {"nas.training", "nas.evaluation", "nas.search", "nas.latency", "nas.published_networks", "nas.torchrun"},
+    {"nas.training", "nas.evaluation", "nas.search", "nas.latency", "nas.differentiable"} | {"nas.published_networks", "nas.torchrun"},
     {"nas.transfer", "nas.reports", "nas.profile", "nas.bundle", "nas.export", "nas.import_checkpoint"},
     {"nas.stages"},
     {"flows"},

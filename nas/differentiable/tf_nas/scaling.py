@@ -1,0 +1,61 @@
+"""Elasticity scaling: hidden widths of the current network shrunk or expanded until it takes just the target latency.
+
+TF-NAS (arXiv:2008.05314), section 3.4 and Algorithm 1. If it is too slow, all stages shrink until it is fast enough; else all
+expand as long as it stays so. Then all but the first stage expand, all but the first two, and so on to the last alone.
+In one round a layer's width changes in proportion to it, the narrowest layer's by one channel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from nas.differentiable.tf_nas.latency import LatencyTable
+from nas.differentiable.tf_nas.space import Choice
+
+Bound = Literal["least", "most"]
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """What scaling came to."""
+
+    choice: Choice
+    latency_ms: float  # by the table
+    bound: Bound | None  # "least": all widths are at their least and it is still too slow; "most": all at their most, and there is room
+
+
+def scale(table: LatencyTable, choice: Choice, target_ms: float) -> Scaled:
+    """The same operations and depths with widths by which the network takes at most the target, and one step more would not.
+
+    Widths of layers that the network does not have stay as they are.
+    """
+    stages = range(len(table.space.stages))
+    if table.latency_ms(choice) > target_ms:
+        while table.latency_ms(choice) > target_ms and (narrower := step(table, choice, stages, -1)) != choice:
+            choice = narrower
+    else:
+        choice = _expand(table, choice, stages, target_ms)
+    for first in stages[1:]:
+        choice = _expand(table, choice, stages[first:], target_ms)
+    found = table.latency_ms(choice)
+    if found > target_ms:
+        return Scaled(choice, found, "least")
+    return Scaled(choice, found, "most" if step(table, choice, stages, +1) == choice else None)
+
+
+def step(table: LatencyTable, choice: Choice, stages: Sequence[int], sign: int) -> Choice:
+    """One round: the layers of these stages wider (+1) or narrower (-1), within their bounds."""
+    space = table.space
+    low, high = space.bounds()
+    active = [i for i in space.used(choice.depths) if space.layers[i].stage in stages]
+    narrowest, widths = min(choice.widths[i] for i in active), list(choice.widths)
+    for i in active:
+        wanted = widths[i] + sign * round(widths[i] / narrowest)
+        widths[i] = int(min(max(wanted, low[i, choice.operations[i]]), high[i, choice.operations[i]]))
+    return replace(choice, widths=tuple(widths))
+
+
+def _expand(table: LatencyTable, choice: Choice, stages: Sequence[int], target_ms: float) -> Choice:
+    while (wider := step(table, choice, stages, +1)) != choice and table.latency_ms(wider) <= target_ms:
+        choice = wider
+    return choice

@@ -1,0 +1,76 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nas.differentiable.tf_nas.latency import Curve, LatencyTable, operators
+from nas.differentiable.tf_nas.scaling import scale, step
+from nas.differentiable.tf_nas.space import Choice
+from tests.differentiable.tf_nas.tiny import TINY, random_choice
+
+
+def rising(seed: int) -> LatencyTable:
+    """A table in which wider is always slower."""
+    rng, curves = np.random.default_rng(seed), {}
+    for key, (low, high) in operators(TINY).items():
+        hidden = tuple(sorted({low, (low + high) // 2, high}))
+        curves[key] = Curve(hidden=hidden, latency_ms=tuple(rng.uniform(0.1, 1.0, 3).cumsum().tolist()), spread=(0.0,) * 3)
+    return LatencyTable(TINY, 5, curves, 1.0)
+
+
+def with_widths(choice: Choice, which: int) -> Choice:
+    """The same operations with their least (0) or most (1) hidden channels."""
+    bound = TINY.bounds()[which]
+    return Choice(choice.operations, choice.depths, tuple(int(bound[i, o]) for i, o in enumerate(choice.operations)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.05, 0.95))
+def test_the_target_is_met_to_a_channel(seed, share):
+    """Where the bounds allow it the network is not slower than the target, and no round of the last stage's could be added."""
+    table, (choice, _) = rising(seed), random_choice(TINY, np.random.default_rng(seed))
+    cheapest, dearest = (table.latency_ms(with_widths(choice, which)) for which in (0, 1))
+    target = cheapest + share * (dearest - cheapest)
+    found = scale(table, choice, target)
+    assert found.bound is None and found.latency_ms <= target and found.latency_ms == table.latency_ms(found.choice)
+    last = step(table, found.choice, [1], +1)
+    assert last == found.choice or table.latency_ms(last) > target
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.booleans())
+def test_bounds_are_told(seed, fast):
+    """A target that no width reaches leaves all widths at a bound, and which one is said."""
+    table, (choice, _) = rising(seed), random_choice(TINY, np.random.default_rng(seed))
+    ends = [with_widths(choice, which) for which in (0, 1)]
+    found = scale(table, choice, table.latency_ms(ends[0]) * 0.9 if fast else table.latency_ms(ends[1]) * 1.1)
+    used = TINY.used(choice.depths)
+    assert found.bound == ("least" if fast else "most")
+    assert [found.choice.widths[i] for i in used] == [ends[0 if fast else 1].widths[i] for i in used]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6))
+def test_scaling_again_changes_nothing_more(seed):
+    """A network that was scaled is at most a step away from where scaling it again for the same target leads."""
+    table, (choice, _) = rising(seed), random_choice(TINY, np.random.default_rng(seed))
+    target = (table.latency_ms(with_widths(choice, 0)) + table.latency_ms(with_widths(choice, 1))) / 2
+    once = scale(table, choice, target)
+    twice = scale(table, once.choice, target)
+    assert once.latency_ms <= twice.latency_ms <= target
+
+
+def test_one_round_by_hand():
+    """The narrowest layer by a channel, one of 2.6 times its width by three; at their bounds not at all; unused ones never."""
+    choice = Choice((0, 1, 0, 0, 0), (2, 1), (10, 26, 16, 12, 12))
+    table = rising(0)
+    assert step(table, choice, [0, 1], +1).widths == (11, 29, 16, 12, 12)
+    assert step(table, choice, [0, 1], -1).widths == (9, 23, 14, 12, 12)
+    assert step(table, choice, [1], -1).widths == (10, 26, 15, 12, 12)
+
+
+def test_operations_and_depths_stay():
+    """Only widths of used layers change."""
+    choice = Choice((0, 1, 2, 0, 1), (1, 2), (12, 20, 20, 20, 30))
+    found = scale(rising(1), choice, 2.5).choice
+    assert (found.operations, found.depths) == (choice.operations, choice.depths)
+    assert (found.widths[1], found.widths[4]) == (20, 30)

@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+import torch
+
+from nas.differentiable.tf_nas.space import Choice
+from nas.differentiable.tf_nas.strengths import Strengths
+from nas.differentiable.tf_nas.supernet import ChannelSGD, Supernet, important
+from tests.differentiable.tf_nas.tiny import TINY, random_choice
+
+
+@pytest.fixture
+def supernet() -> Supernet:
+    torch.manual_seed(0)
+    return Supernet(TINY, 5)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def one_hot_sinks(choice: Choice) -> list[torch.Tensor]:
+    return [torch.eye(stage.depth)[depth - 1] for stage, depth in zip(TINY.stages, choice.depths)]
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_one_hot_sink_is_the_plain_network_of_that_depth(supernet, images, memory_format):
+    """Bit for bit, for random operations, depths and widths: the extracted network on the same batch."""
+    rng = np.random.default_rng(0)
+    images, supernet = images.to(memory_format=memory_format), supernet.to(memory_format=memory_format)
+    for _ in range(10):
+        choice, widths = random_choice(TINY, rng)
+        kept = supernet.choose(widths)
+        plain = supernet.extract(choice, kept).train().to(memory_format=memory_format)
+        assert plain.plan == TINY.plan(choice)
+        assert torch.equal(supernet.path(images, choice.operations, one_hot_sinks(choice), kept), plain(images))
+
+
+def test_the_derived_network_is_the_strongest_path(supernet, images):
+    """The network of the strongest operations and depths is the supernet's path along them."""
+    rng, strengths = np.random.default_rng(3), Strengths(TINY)
+    with torch.no_grad():
+        for p in strengths.parameters():
+            p.copy_(torch.from_numpy(rng.normal(size=p.shape)))
+    widths = random_choice(TINY, rng)[1]
+    choice, kept = strengths.strongest(widths), supernet.choose(widths)
+    one_hot = torch.eye(3)[strengths.alpha.argmax(1)]
+    sinks = [torch.eye(len(beta))[beta.argmax()] for beta in strengths.beta]
+    plain = supernet.extract(choice, kept)(images)
+    assert torch.equal(supernet.path(images, choice.operations, sinks, kept), plain)
+    torch.testing.assert_close(supernet.mixture(images, one_hot, sinks, kept), plain)
+
+
+def test_sinks_weigh_the_depths(supernet, images):
+    """A stage's output is the weighted sum: with all before the head linear in it, by the sums of its layers' outputs."""
+    choice, widths = random_choice(TINY, np.random.default_rng(1))
+    kept, seen = supernet.choose(widths), []
+    supernet.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    last = torch.tensor([0.2, 0.3, 0.5])
+    first = torch.tensor([1.0, 0.0])
+    supernet.path(images, choice.operations, [first, last], kept)
+    for depth in range(3):
+        supernet.path(images, choice.operations, [first, torch.eye(3)[depth]], kept)
+    torch.testing.assert_close(seen[0], sum(w * x for w, x in zip(last, seen[1:])))
+
+
+def test_important_channels_by_hand():
+    """The largest sums of absolute weights, in order; of equal ones the first."""
+    weight = torch.tensor([1.0, -3.0, 2.0, 3.0, 1.0]).reshape(5, 1, 1, 1)
+    assert important(weight, 3).tolist() == [1, 2, 3]
+    assert important(weight, 4).tolist() == [0, 1, 2, 3]
+
+
+def training_step(supernet, optimizer, images, choice, kept):
+    optimizer.zero_grad(set_to_none=True)
+    labels = torch.arange(len(images)) % 5
+    torch.nn.functional.cross_entropy(supernet.path(images, choice.operations, one_hot_sinks(choice), kept), labels).backward()
+    optimizer.step(supernet.hidden_parameters(kept))
+
+
+def test_dropped_channels_come_back_as_they_were(supernet, images):
+    """After steps at a smaller width, weights and momentum of dropped channels are bit for bit what they were."""
+    low, high = TINY.bounds()
+    choice = Choice((2,) * 5, (2, 3), tuple(high[:, 2].tolist()))
+    optimizer = ChannelSGD(supernet.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    wide = supernet.choose(high)
+    training_step(supernet, optimizer, images, choice, wide)
+    narrow = supernet.choose(low)
+    before = {
+        p: (p.detach().clone(), optimizer.state[p]["momentum"].clone()) for p in supernet.hidden_parameters(wide) if p.grad is not None
+    }
+    for _ in range(3):
+        training_step(supernet, optimizer, images, choice, narrow)
+    for p, (axis, channels) in supernet.hidden_parameters(narrow).items():
+        if p not in before:
+            continue
+        dropped = torch.tensor(sorted(set(range(p.shape[axis])) - set(channels.tolist())))
+        for now, then in zip((p.detach(), optimizer.state[p]["momentum"]), before[p]):
+            assert torch.equal(now.index_select(axis, dropped), then.index_select(axis, dropped))
+            assert not torch.equal(now.index_select(axis, channels), then.index_select(axis, channels))
+
+
+def test_unchanged_widths_keep_their_channels(supernet):
+    """Only operations whose width changed choose anew, though the weights have changed for all."""
+    widths = TINY.start_widths()
+    kept = supernet.choose(widths)
+    with torch.no_grad():
+        for p in supernet.parameters():
+            p.copy_(torch.randn_like(p))
+    changed = widths.copy()
+    changed[0, 1] -= 1
+    found = supernet.choose(changed, kept, widths)
+    for i, o in np.ndindex(widths.shape):
+        expected = important(supernet.layers[0][1].depthwise, widths[0, 1] - 1) if (i, o) == (0, 1) else kept[i][o]
+        assert torch.equal(found[i][o], expected)
+
+
+def test_with_all_channels_it_is_sgd():
+    """Parameters without hidden channels, and those of which all run, move as torch's SGD moves them."""
+    torch.manual_seed(0)
+    mine = [torch.nn.Parameter(torch.randn(4, 3)) for _ in range(2)]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in mine]
+    optimizer, reference = ChannelSGD(mine, 0.1, 0.9, 0.01), torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=0.01)
+    for _ in range(5):
+        for p, q in zip(mine, theirs):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        optimizer.step({mine[1]: (0, torch.arange(4))})
+        reference.step()
+    torch.testing.assert_close(mine, theirs)

@@ -1,0 +1,95 @@
+"""A whole survey on a made-up device whose times are known: a microsecond a parameter, so linear in the hidden channels."""
+
+import numpy as np
+import pytest
+import torch
+
+from nas.differentiable.rows import InvertedResidual, RowNetwork, parameters
+from nas.differentiable.tf_nas import space
+from nas.differentiable.tf_nas.latency import operators
+from nas.differentiable.tf_nas.survey import Block, Given, Latency, chains, judged_on, measured_widths, piece_module, survey
+from nas.fold import fold
+from nas.latency import judge
+from nas.latency.choice import Torch
+from tests.differentiable.tf_nas.tiny import TINY, random_choice
+from tests.latency.test_latency_survey import FIXED, SAVED, Memory, Toy
+
+CPU = Torch(runtime="torch", device="cpu", threads=1, channels_last=True)
+SETTINGS = Latency(backend=CPU, batch=1, repetitions=4, limit_s=1e6, fitted=4, networks=8, widths=3)
+
+
+class Device(Toy):
+    def prepare(self, module: torch.nn.Module, example: int):
+        seconds = 1e-6 * sum(p.numel() for p in module.parameters())
+        return self.call(seconds + (FIXED if isinstance(module, RowNetwork) else SAVED))
+
+
+@pytest.fixture(scope="module")
+def found():
+    device = Device()
+    return survey(SETTINGS, TINY, 5, 0, device, Memory(), device.clock)
+
+
+def test_the_table_is_exact(found):
+    """Any network of the space, at widths between the measured ones: its folded parameters in microseconds, and the fixed part."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        choice, _ = random_choice(TINY, rng)
+        number = sum(p.numel() for p in fold(RowNetwork(TINY.plan(choice), 5).eval()).parameters())
+        assert found.table.latency_ms(choice) == pytest.approx(1000 * FIXED + number / 1000, rel=1e-6)
+
+
+def test_networks_to_judge_are_judged(found):
+    """On the noiseless device without error."""
+    rows = judged_on(found)
+    assert len(rows) == SETTINGS.networks
+    names = ("predicted_latency_ms", "first_latency_ms", "second_latency_ms", "mflops")
+    figures = judge.figures(*(rows[name].to_numpy() for name in names))
+    assert figures["p90_relative_error"] < 1e-6 and figures["kendall_tau_latency"] == pytest.approx(1)
+
+
+def test_a_resumed_survey_goes_on(found):
+    """Rounds that are kept are not taken again, and the table is the same."""
+    memory, device = Memory(), Device()
+    survey(SETTINGS, TINY, 5, 0, device, memory, device.clock)
+    again = Device()
+    table = survey(SETTINGS, TINY, 5, 0, again, memory, again.clock).table
+    assert again.calls < device.calls / 10
+    widths = TINY.start_widths()
+    np.testing.assert_allclose(table.latencies_ms(widths), found.table.latencies_ms(widths), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["glyphs.yaml", "efficientnet_b0.yaml"])
+def test_chains_hold_every_operator_at_every_width(name):
+    """Of the shipped spaces, at both ends of its range and between them."""
+    searched = space.load(space.FOLDER / name)
+    held = {(p.operator, p.row.hidden) for chain in chains(searched, 3) for p in chain if isinstance(p, Block)}
+    for key, (low, high) in operators(searched).items():
+        assert {(key, low), (key, high)} <= held
+    assert all(len(chain) == len(searched.layers) + 2 for chain in chains(searched, 3))
+
+
+def test_pieces_run_one_after_the_other():
+    """The pieces of a chain take each other's output, and end in classes."""
+    x = torch.randn(2, 3, 8, 8)
+    for piece in chains(TINY, 2)[0]:
+        x = piece_module(TINY, piece, 5)(x)
+    assert x.shape == (2, 5)
+
+
+def test_folded_pieces_add_up_to_a_network():
+    """In parameters: all pieces of a chain, those of the batch norms' shifts included."""
+    chain = chains(TINY, 2)[1]
+    plan = TINY.first
+    pieces = [p.row for p in chain if isinstance(p, Block)]
+    whole = parameters(type(plan)(plan.resolution, plan.stem, (*plan.rows, *pieces), plan.head, plan.squeeze), 5)
+    scales = plan.stem.width + plan.head.width
+    scales += sum((row.hidden != row.c_in) * row.hidden + row.hidden + row.c_out for row in (*plan.rows, *pieces))
+    found = sum(q.numel() for piece in chain for q in piece_module(TINY, piece, 5).parameters())
+    assert found == whole - scales and isinstance(piece_module(TINY, chain[1], 5), InvertedResidual) and chain[0] == Given("first")
+
+
+def test_measured_widths_are_even():
+    """Both ends, whole numbers, none twice."""
+    assert measured_widths(8, 16, 3) == [8, 12, 16]
+    assert measured_widths(8, 9, 5) == [8, 9]
