@@ -6,7 +6,7 @@ In one round a layer's width changes in proportion to it, the narrowest layer's 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from nas.differentiable.tf_nas.latency import LatencyTable
@@ -15,19 +15,11 @@ from nas.differentiable.tf_nas.space import Choice
 Bound = Literal["least", "most"]
 
 
-@dataclass(frozen=True)
-class Scaled:
-    """What scaling came to."""
-
-    choice: Choice
-    latency_ms: float  # by the table
-    bound: Bound | None  # "least": all widths are at their least and it is still too slow; "most": all at their most, and there is room
-
-
-def scale(table: LatencyTable, choice: Choice, target_ms: float) -> Scaled:
+def scale(table: LatencyTable, choice: Choice, target_ms: float) -> Choice:
     """The same operations and depths with widths by which the network takes at most the target, and one step more would not.
 
-    Widths of layers that the network does not have stay as they are.
+    Where the bounds do not allow it, all widths are at their least, or at their most: `bound` tells. Widths of layers that
+    the network does not have stay as they are.
     """
     stages = range(len(table.space.stages))
     if table.latency_ms(choice) > target_ms:
@@ -37,10 +29,14 @@ def scale(table: LatencyTable, choice: Choice, target_ms: float) -> Scaled:
         choice = _expand(table, choice, stages, target_ms)
     for first in stages[1:]:
         choice = _expand(table, choice, stages[first:], target_ms)
-    found = table.latency_ms(choice)
-    if found > target_ms:
-        return Scaled(choice, found, "least")
-    return Scaled(choice, found, "most" if step(table, choice, stages, +1) == choice else None)
+    return choice
+
+
+def bound(table: LatencyTable, choice: Choice, target_ms: float) -> Bound | None:
+    """Why a scaled network is off its target: all widths are at their least and it is too slow, or at their most; else None."""
+    if table.latency_ms(choice) > target_ms:
+        return "least"
+    return "most" if step(table, choice, range(len(table.space.stages)), +1) == choice else None
 
 
 def step(table: LatencyTable, choice: Choice, stages: Sequence[int], sign: int) -> Choice:

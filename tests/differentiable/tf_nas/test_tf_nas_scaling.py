@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.differentiable.tf_nas.latency import Curve, LatencyTable, operators
-from nas.differentiable.tf_nas.scaling import scale, step
+from nas.differentiable.tf_nas.scaling import bound, scale, step
 from nas.differentiable.tf_nas.space import Choice
 from tests.differentiable.tf_nas.tiny import TINY, random_choice
 
@@ -31,9 +31,9 @@ def test_the_target_is_met_to_a_channel(seed, share):
     cheapest, dearest = (table.latency_ms(with_widths(choice, which)) for which in (0, 1))
     target = cheapest + share * (dearest - cheapest)
     found = scale(table, choice, target)
-    assert found.bound is None and found.latency_ms <= target and found.latency_ms == table.latency_ms(found.choice)
-    last = step(table, found.choice, [1], +1)
-    assert last == found.choice or table.latency_ms(last) > target
+    assert bound(table, found, target) is None and table.latency_ms(found) <= target
+    last = step(table, found, [1], +1)
+    assert last == found or table.latency_ms(last) > target
 
 
 @settings(max_examples=100, deadline=None)
@@ -42,10 +42,10 @@ def test_bounds_are_told(seed, fast):
     """A target that no width reaches leaves all widths at a bound, and which one is said."""
     table, (choice, _) = rising(seed), random_choice(TINY, np.random.default_rng(seed))
     ends = [with_widths(choice, which) for which in (0, 1)]
-    found = scale(table, choice, table.latency_ms(ends[0]) * 0.9 if fast else table.latency_ms(ends[1]) * 1.1)
-    used = TINY.used(choice.depths)
-    assert found.bound == ("least" if fast else "most")
-    assert [found.choice.widths[i] for i in used] == [ends[0 if fast else 1].widths[i] for i in used]
+    target = table.latency_ms(ends[0]) * 0.9 if fast else table.latency_ms(ends[1]) * 1.1
+    found, used = scale(table, choice, target), TINY.used(choice.depths)
+    assert bound(table, found, target) == ("least" if fast else "most")
+    assert [found.widths[i] for i in used] == [ends[0 if fast else 1].widths[i] for i in used]
 
 
 @settings(max_examples=50, deadline=None)
@@ -55,8 +55,8 @@ def test_scaling_again_changes_nothing_more(seed):
     table, (choice, _) = rising(seed), random_choice(TINY, np.random.default_rng(seed))
     target = (table.latency_ms(with_widths(choice, 0)) + table.latency_ms(with_widths(choice, 1))) / 2
     once = scale(table, choice, target)
-    twice = scale(table, once.choice, target)
-    assert once.latency_ms <= twice.latency_ms <= target
+    twice = scale(table, once, target)
+    assert table.latency_ms(once) <= table.latency_ms(twice) <= target
 
 
 def test_one_round_by_hand():
@@ -71,6 +71,6 @@ def test_one_round_by_hand():
 def test_operations_and_depths_stay():
     """Only widths of used layers change."""
     choice = Choice((0, 1, 2, 0, 1), (1, 2), (12, 20, 20, 20, 30))
-    found = scale(rising(1), choice, 2.5).choice
+    found = scale(rising(1), choice, 2.5)
     assert (found.operations, found.depths) == (choice.operations, choice.depths)
     assert (found.widths[1], found.widths[4]) == (20, 30)

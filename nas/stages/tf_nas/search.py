@@ -1,0 +1,162 @@
+"""Stage search of TF-NAS: a network for each target latency, from a supernet trained on some of the classes.
+
+TF-NAS (arXiv:2008.05314) and its supplement, section 2. The epochs of weights alone know no target, so all targets go on
+from them; each then has a supernet of its own.
+
+params   pipelines/tf_nas/params.yaml: seed, space, runtime, evaluation, search, train
+reads    outputs/split/, latency/table.json
+writes   search/searched.json         a target: name, target_latency_ms, operations, depths, widths, epochs
+         search/history.csv           a target and epoch: `nas.differentiable.tf_nas.search.Epoch`
+         search/strengths.npz         <name>_operations (epochs, layers, operations), <name>_sinks_<stage> (epochs, depth)
+         search/strengths.png         the same as heat maps
+         search/metrics.json          {"classes", "<name>_expected_latency_ms", "<name>_latency_ms", "<name>_same_operation"}
+"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.model_selection import train_test_split
+
+from nas import seeding
+from nas.checkpoint import Checkpoint
+from nas.data import loader
+from nas.differentiable.rows import Plan, RowNetwork
+from nas.differentiable.tf_nas import latency
+from nas.differentiable.tf_nas.latency import LatencyTable
+from nas.differentiable.tf_nas.search import Search, chosen_classes
+from nas.differentiable.tf_nas.space import Choice, Space
+from nas.differentiable.tf_nas.supernet import Supernet
+from nas.progress import progress
+from nas.stages import split
+from nas.stages.common import write_json
+from nas.stages.errors import user_errors
+from nas.stages.tf_nas import common, heat
+from nas.stages.tf_nas.alone import Alone
+from nas.tracking import StageRun
+
+
+def main() -> None:
+    s = common.read()
+    parameters = s.sections("seed", "space", "runtime", "evaluation", "search", "train")
+    with common.stage("search", parameters) as (run, checkpoint, out):
+        device, data = s.runtime.start(), loader.read(split.OUT)
+        table = latency.load(common.TABLE, s.space, len(data.classes))
+        targets = sorted(target.ms(table) for target in s.search.targets)
+        classes = searched_classes(data, s, device, checkpoint)
+        run.dataset(str(split.OUT / "splits.parquet"), "search", classes=[data.classes[i] for i in classes])
+        searcher = Searcher(s, of_classes(data, classes), table, device, checkpoint, run)
+        entries, rows, maps, strengths, metrics = [], [], [], {}, {"classes": len(classes)}
+        for name, target_ms in zip("abcdefghijklmnopqrstuvwxyz", targets):
+            found = searcher.search(name, target_ms)
+            choice = found.choice
+            entries.append({"name": name, "target_latency_ms": round(target_ms, 6), **asdict(choice), "epochs": len(found.history)})
+            rows += [{"name": name, **asdict(row)} for row in found.history]
+            strengths[f"{name}_operations"] = np.stack(found.operations)
+            strengths |= {f"{name}_sinks_{i}": np.stack(sinks) for i, sinks in enumerate(zip(*found.sinks))}
+            maps.append(heat.Strengths(f"{name}: {target_ms:.3g} ms", found.operations, found.sinks))
+            last = found.history[-1]
+            metrics[f"{name}_expected_latency_ms"], metrics[f"{name}_latency_ms"] = last.expected_latency_ms, last.latency_ms
+            metrics[f"{name}_same_operation"] = last.same_operation
+        write_json(out / "searched.json", entries)
+        pd.DataFrame(rows).to_csv(out / "history.csv", index=False)
+        save_arrays(out / "strengths.npz", strengths)
+        heat.draw(maps, s.space, out / "strengths.png")
+        run.artifact(out / "strengths.png")
+        common.finish(out, metrics, run)
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """As npz."""
+    with open(path, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def searched_classes(data: loader.DataSet, s: common.Settings, device: torch.device, checkpoint: Checkpoint) -> np.ndarray:
+    """Classes to search on, ascending: one of each group of those that a trained network finds alike hard; or all."""
+    if s.search.classes is None:
+        return np.arange(len(data.classes))
+    alone = Alone(
+        s.train, s.train.how.model_copy(update={"epochs": s.search.classes.epochs}), s.seed, s.runtime, s.evaluation, device, checkpoint
+    )
+    items = data.items("train")
+    network = alone.trained("classes", RowNetwork(middle(s.space), len(data.classes)), data, items)
+    answers, labels = alone.answers(network, data, items), data.labels[items]
+    accuracy = np.bincount(labels, answers == labels, len(data.classes)) / np.bincount(labels, minlength=len(data.classes))
+    return chosen_classes(accuracy, s.search.classes.number, seeding.generator(s.seed, "classes"))
+
+
+def middle(space: Space) -> Plan:
+    """The plan of full depth with the first operation everywhere, at the widths that a search starts with."""
+    widths = tuple(space.start_widths()[:, 0].tolist())
+    return space.plan(Choice((0,) * len(widths), tuple(stage.depth for stage in space.stages), widths))
+
+
+def of_classes(data: loader.DataSet, classes: np.ndarray) -> loader.DataSet:
+    """The training pictures of some classes, which are numbered anew."""
+    number = np.full(len(data.classes), -1)
+    number[classes] = np.arange(len(classes))
+    return replace(data, pictures=Relabelled(data.pictures, number), classes=tuple(data.classes[i] for i in classes))
+
+
+class Relabelled:
+    """The same pictures with other labels; -1 for those that are left out."""
+
+    def __init__(self, pictures, number: np.ndarray) -> None:
+        self._pictures, self.labels = pictures, number[pictures.labels]
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def picture(self, item: int):
+        return self._pictures.picture(item)
+
+
+class Searcher:
+    """Searches for one target after the other; what is done is kept in the stage's checkpoint."""
+
+    def __init__(
+        self, s: common.Settings, data: loader.DataSet, table: LatencyTable, device: torch.device, checkpoint: Checkpoint, run: StageRun
+    ) -> None:
+        self._s, self._data, self._table, self._device, self._checkpoint, self._run = s, data, table, device, checkpoint, run
+        items = data.items("train")
+        items = items[data.labels[items] >= 0]
+        self._parts = train_test_split(items, test_size=s.search.held_out, random_state=s.seed, stratify=data.labels[items])
+
+    def search(self, name: str, target_ms: float) -> Search:
+        """The search for a target, at its end."""
+        p, found = self._s.search.method, self._new()
+        if (state := self._checkpoint.load(f"{name}.pt") or self._checkpoint.load("alone.pt")) is not None:
+            found.load(state)
+        left = range(len(found.history), p.epochs)
+        for number in progress(left, f"search: epochs for {name}, {target_ms:.3g} ms", p.epochs, len(found.history)):
+            if found.ended:
+                break
+            alone = number < p.weight_epochs
+            row = found.epoch(None if alone else target_ms)
+            self._checkpoint.save(found.state(), "alone.pt" if alone else f"{name}.pt")
+            self._run.log({f"search/{name}/{key}": value for key, value in asdict(row).items() if key != "epoch"}, row.epoch)
+            print(
+                f"search {name}: epoch {row.epoch}: expected {row.expected_latency_ms:.3f} ms, strongest {row.latency_ms:.3f} ms",
+                flush=True,
+            )
+        return found
+
+    def _new(self) -> Search:
+        s = self._s
+        batches = [
+            loader.TrainingBatches(
+                self._data, part, s.search.method.batch, s.search.augmentation, s.seed, s.runtime.workers, self._device.type == "cuda"
+            )
+            for part in self._parts
+        ]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seeding.key(s.seed, "weights"))
+            supernet = Supernet(s.space, len(self._data.classes))
+        return Search(supernet, self._table, s.search.method, *batches, s.seed, s.runtime, self._device)
+
+
+if __name__ == "__main__":
+    user_errors(main)

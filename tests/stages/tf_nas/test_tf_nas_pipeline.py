@@ -1,0 +1,71 @@
+"""A small run of `dvc repro pipelines/tf_nas/dvc.yaml`, in a copy of the project: minutes long."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nas import profile
+from nas.differentiable.tf_nas import latency, space
+from nas.differentiable.tf_nas.space import Choice
+from tests.stages.strategies.test_comparison import ran
+from tests.stages.test_pipeline import dvc, small_copy
+
+pytestmark = pytest.mark.slow
+
+FILE, OUTPUTS = "pipelines/tf_nas/dvc.yaml", Path("pipelines/tf_nas/outputs")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """A copy of the project after its first run, and what dvc printed."""
+    folder = tmp_path_factory.mktemp("tf_nas") / "project"
+    small_copy(folder)
+    profile.apply("smoke", folder / "pipelines/tf_nas/params.yaml", folder / "pipelines/tf_nas/profiles")
+    return folder, dvc(folder, "repro", FILE).stdout
+
+
+def read(folder: Path, name: str):
+    return json.loads((folder / OUTPUTS / name).read_text())
+
+
+def test_each_stage_runs_once(finished):
+    """With the main pipeline's split before, and nothing a second time."""
+    folder, output = finished
+    assert ran(output) == sorted(["split", "latency", "search", "derive", "train", "transfer"])
+    assert ran(dvc(folder, "repro", FILE).stdout) == []
+
+
+def test_targets_are_met(finished):
+    """Each network takes at most its target by the table, or its widths are at a bound; what the summary says is the table's."""
+    folder, _ = finished
+    glyphs = space.load(folder / "nas/differentiable/spaces/glyphs.yaml")
+    table = latency.load(folder / OUTPUTS / "latency/table.json", glyphs, 6)
+    searched, summary = read(folder, "search/searched.json"), read(folder, "summary.json")
+    assert len(summary) == 2
+    for found, entry in zip(searched, summary):
+        choice = Choice(*(tuple(found[key]) for key in ("operations", "depths", "widths")))
+        assert entry["table_latency_ms"] == pytest.approx(table.latency_ms(choice), rel=1e-5)
+        assert entry["table_latency_ms"] <= entry["target_latency_ms"] + 1e-6 or entry["bounds_reached"] == "least"
+        assert entry["measured_latency_ms"] > 0 and 0 <= entry["top1"] <= 100
+
+
+def test_weights_are_those_of_the_rows(finished):
+    """Each network's depthwise convolutions have the hidden channels of its rows."""
+    folder, _ = finished
+    weights = load_file(folder / OUTPUTS / "train/weights.safetensors")
+    for entry in read(folder, "derive/family.json"):
+        hidden = [weights[f"{entry['name']}.blocks.{i}.depthwise.weight"].shape[0] for i in range(len(entry["rows"]))]
+        assert hidden == [row[1] for row in entry["rows"]]
+    assert all(torch.isfinite(w).all() for w in weights.values())
+
+
+def test_the_search_is_the_same_again(finished):
+    """With the same table, run by force: the same networks, strengths and history."""
+    folder, _ = finished
+    files = ["searched.json", "history.csv", "strengths.npz"]
+    before = [(folder / OUTPUTS / "search" / name).read_bytes() for name in files]
+    dvc(folder, "repro", "--force", "--single-item", f"{FILE}:search")
+    assert [(folder / OUTPUTS / "search" / name).read_bytes() for name in files] == before

@@ -1,0 +1,97 @@
+"""The stages of TF-NAS: parameters, targets, classes; the profiles."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from nas import profile
+from nas.data.loader import TrainingBatches
+from nas.params import ParamsError
+from nas.stages.tf_nas import common, heat
+from nas.stages.tf_nas.search import middle, of_classes
+from tests.differentiable.tf_nas.tiny import TINY, made_up
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch) -> Path:
+    """A copy of the shipped parameters; the current folder is the project's root."""
+    monkeypatch.chdir(ROOT)
+    return Path(shutil.copy(common.FILE, tmp_path / "params.yaml"))
+
+
+@pytest.mark.parametrize("name", ["paper", "smoke"])
+def test_profiles_fit(file, name):
+    """Every key of a profile is one of the parameters, and the result can be read."""
+    profile.apply(name, file, ROOT / common.PIPELINE / "profiles")
+    assert common.read(file).space.name == ("efficientnet_b0" if name == "paper" else "glyphs")
+
+
+def test_the_papers_settings(file):
+    """Of the supplement's section 2: 90 epochs, 10 of them of weights alone, 250 from fresh weights, lambda 0.1."""
+    profile.apply("paper", file, ROOT / common.PIPELINE / "profiles")
+    s = common.read(file)
+    assert (s.search.method.epochs, s.search.method.weight_epochs, s.train.how.epochs, s.search.method.trade_off) == (90, 10, 250, 0.1)
+    assert (s.search.classes.number, s.train.how.batch, s.search.method.batch, s.latency.batch) == (100, 512, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "told"),
+    [
+        (("search", "targets"), [{"latency_ms": 3.0, "share": 0.2}], "one of latency_ms and share"),
+        (("search", "targets"), [], "search.targets"),
+        (("search", "method", "weight_epochs"), 10, "leave none for alpha and beta"),
+        (("latency", "backend"), {"runtime": "onnxruntime", "threads": 1}, "latency.backend"),
+        (("sed",), 1, "'sed' is not known"),
+        (("seed",), -1, "a whole number from 0 on"),
+    ],
+)
+def test_mistakes_are_told(file, keys, value, told):
+    """Before any stage runs, with the key."""
+    found = yaml.safe_load(file.read_text())
+    inner = found
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    file.write_text(yaml.safe_dump(found))
+    with pytest.raises(ParamsError, match=told):
+        common.read(file)
+
+
+def test_targets_are_milliseconds_or_shares():
+    """A share of 0 is the cheapest network, of 1 the dearest."""
+    table = made_up(TINY)
+    cheapest, dearest = table.range_ms()
+    assert common.Target(share=0.0).ms(table) == cheapest and common.Target(share=1.0).ms(table) == pytest.approx(dearest)
+    assert common.Target(latency_ms=2.5).ms(table) == 2.5
+
+
+def test_chosen_classes_are_numbered_anew(easy_set):
+    """Batches hold pictures of the chosen classes only, with labels from 0 on."""
+    found = of_classes(easy_set, np.array([0, 2]))
+    items = found.items("train")
+    items = items[found.labels[items] >= 0]
+    assert found.classes == ("red", "blue")
+    augmentation = common.Augmentation(crop_scale=(1.0, 1.0), flip=False, policy="none")
+    for batch in TrainingBatches(found, items, 10, augmentation, 0).epoch(0):
+        assert [0 if label == 0 else 1 for label in easy_set.labels[batch.items.numpy()]] == batch.labels.tolist()
+        assert 1 not in easy_set.labels[batch.items.numpy()]
+
+
+def test_the_network_in_the_middle_is_in_the_space():
+    """All layers, the widths that a search starts with."""
+    plan = middle(TINY)
+    assert len(plan.rows) == 1 + len(TINY.layers) and TINY.plan(TINY.choice(plan)) == plan
+
+
+def test_heat_maps_are_drawn(tmp_path):
+    """One file for all searches."""
+    rng = np.random.default_rng(0)
+    operations = [rng.dirichlet(np.ones(3), size=5) for _ in range(4)]
+    sinks = [[rng.dirichlet(np.ones(stage.depth)) for stage in TINY.stages] for _ in range(4)]
+    heat.draw([heat.Strengths(name, operations, sinks) for name in "ab"], TINY, tmp_path / "strengths.png")
+    assert (tmp_path / "strengths.png").stat().st_size > 10_000
