@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -31,6 +32,7 @@ from nas.transfer import FineTuning
 PIPELINE = Path("pipelines/tf_nas")
 FILE = PIPELINE / "params.yaml"
 OUTPUTS = PIPELINE / "outputs"
+NAMES = ascii_lowercase  # of the targets, from the fastest
 TABLE = OUTPUTS / "latency" / "table.json"
 
 
@@ -47,11 +49,20 @@ class Target(params.Section):
         return self
 
     def ms(self, table: LatencyTable) -> float:
-        """The latency, for a whole batch."""
-        if self.latency_ms is not None:
-            return self.latency_ms
+        """The latency, for a whole batch.
+
+        Raises:
+            ParamsError: if no network of the space has it.
+        """
         cheapest, dearest = table.range_ms()
-        return cheapest + self.share * (dearest - cheapest)
+        if self.share is not None:
+            return cheapest + self.share * (dearest - cheapest)
+        if not cheapest <= self.latency_ms <= dearest:
+            raise params.ParamsError(
+                f"{FILE}: search.targets: no network of space {table.space.name!r} takes {self.latency_ms:g} ms on this device; "
+                f"the achievable range is {cheapest:.4g} to {dearest:.4g} ms"
+            )
+        return self.latency_ms
 
 
 class Training(params.Section):
@@ -73,7 +84,7 @@ class Classes(params.Section):
 class Search(params.Section):
     """Section `search`."""
 
-    targets: Annotated[tuple[Target, ...], Field(min_length=1)]
+    targets: Annotated[tuple[Target, ...], Field(min_length=1, max_length=len(NAMES))]
     classes: Classes | None  # to search on; null: all
     held_out: Annotated[float, Field(gt=0, lt=1)]  # of the pictures, for alpha and beta
     augmentation: Augmentation

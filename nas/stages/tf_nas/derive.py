@@ -25,6 +25,7 @@ from nas.stages.common import write_json
 from nas.stages.errors import user_errors
 from nas.stages.tf_nas import common
 
+SEARCHED = common.OUTPUTS / "search" / "searched.json"
 FAMILY = common.OUTPUTS / "derive" / "family.json"
 
 
@@ -33,8 +34,8 @@ def main() -> None:
     with common.stage("derive", s.sections("seed", "space", "latency")) as (run, checkpoint, out):
         classes = main_pipeline.counted(main_pipeline.CLASSES)
         table = latency.load(common.TABLE, s.space, classes)
-        searched = read_json(common.OUTPUTS / "search" / "searched.json")
-        choices = [Choice(*(tuple(entry[key]) for key in ("operations", "depths", "widths"))) for entry in searched]
+        searched = read_json(SEARCHED)
+        choices = [chosen(entry) for entry in searched]
         plans = [s.space.plan(choice) for choice in choices]
         measured, noise = measured_ms(plans, classes, s, checkpoint)
         entries, metrics = [], {}
@@ -56,6 +57,18 @@ def main() -> None:
         write_json(FAMILY, entries)
         run.artifact(FAMILY)
         common.finish(out, metrics, run)
+
+
+def chosen(entry: dict) -> Choice:
+    """The network of an entry of searched.json.
+
+    Raises:
+        DocumentError: if the entry is none.
+    """
+    try:
+        return Choice(*(tuple(entry[key]) for key in ("operations", "depths", "widths")))
+    except (TypeError, KeyError) as error:
+        raise DocumentError(f"{SEARCHED} is damaged: {short(str(error))}; dvc repro -f pipelines/tf_nas/dvc.yaml:search") from None
 
 
 def measured_ms(plans: list[Plan], classes: int, s: common.Settings, checkpoint) -> tuple[np.ndarray, np.ndarray]:

@@ -49,7 +49,7 @@ def main() -> None:
         run.dataset(str(split.OUT / "splits.parquet"), "search", classes=[data.classes[i] for i in classes])
         searcher = Searcher(s, of_classes(data, classes), table, device, checkpoint, run)
         entries, rows, maps, strengths, metrics = [], [], [], {}, {"classes": len(classes)}
-        for name, target_ms in zip("abcdefghijklmnopqrstuvwxyz", targets):
+        for name, target_ms in zip(common.NAMES, targets):
             found = searcher.search(name, target_ms)
             choice = found.choice
             entries.append({"name": name, "target_latency_ms": round(target_ms, 6), **asdict(choice), "epochs": len(found.history)})

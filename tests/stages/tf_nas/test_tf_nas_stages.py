@@ -9,8 +9,9 @@ import yaml
 
 from nas import profile
 from nas.data.loader import TrainingBatches
+from nas.documents import DocumentError
 from nas.params import ParamsError
-from nas.stages.tf_nas import common, heat
+from nas.stages.tf_nas import common, derive, heat
 from nas.stages.tf_nas.search import middle, of_classes
 from tests.differentiable.tf_nas.tiny import TINY, made_up
 
@@ -67,7 +68,20 @@ def test_targets_are_milliseconds_or_shares():
     table = made_up(TINY)
     cheapest, dearest = table.range_ms()
     assert common.Target(share=0.0).ms(table) == cheapest and common.Target(share=1.0).ms(table) == pytest.approx(dearest)
-    assert common.Target(latency_ms=2.5).ms(table) == 2.5
+    assert common.Target(latency_ms=cheapest + 0.5).ms(table) == cheapest + 0.5
+
+
+def test_impossible_targets_are_refused():
+    """With both ends of what is possible."""
+    table = made_up(TINY)
+    with pytest.raises(ParamsError, match=f"achievable range is {table.range_ms()[0]:.4g} to"):
+        common.Target(latency_ms=0.1).ms(table)
+
+
+def test_a_damaged_file_is_named():
+    """What search left, without widths."""
+    with pytest.raises(DocumentError, match=r"searched\.json is damaged.*widths"):
+        derive.chosen({"operations": [0], "depths": [1]})
 
 
 def test_chosen_classes_are_numbered_anew(easy_set):
