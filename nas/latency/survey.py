@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
+from torch import nn
 
 from nas import encoding, seeding
 from nas.cost.latency import LatencyTable, Piece, Stem, distinct
@@ -29,6 +30,7 @@ from nas.params import Section
 from nas.progress import progress
 from nas.space import Arch, SearchSpace
 
+Measured = TypeVar("Measured")  # a piece; equal ones take equally long
 Images = Callable[[int, int], Any]  # channels, side in pixels -> a batch, as the backend takes it
 
 _ARRAYS = ("laps", "references", "orders")
@@ -75,12 +77,12 @@ def survey(p: Settings, space: SearchSpace, classes: int, seed: int, backend: Ba
         ValueError: if the time limit is too short for one round, or the space too small for so many networks.
     """
     found_chains = chains(space) if backend.in_chains else [(piece,) for piece in distinct(space)]
-    taking = _Taking(clock or backend.clock, p.repetitions, seed, kept)
+    taking = Taking(clock or backend.clock, p.repetitions, seed, kept)
     with torch.random.fork_rng(devices=[]), backend.running():
         torch.default_generator.manual_seed(seeding.key(seed, "latency"))
         began = time.monotonic()
         images = cache(partial(backend.random, p.batch))  # one of each shape, for all that take it
-        programs = chain_programs(space, found_chains, classes, images, backend)
+        programs = chain_programs(found_chains, partial(_input, images), lambda piece: module(space, piece, classes), backend)
         reference = middle(programs[len(programs) // 2])
         pieces = taking("pieces", programs, reference, SHARE * p.limit_s - (time.monotonic() - began))
         began = time.monotonic()
@@ -90,32 +92,33 @@ def survey(p: Settings, space: SearchSpace, classes: int, seed: int, backend: Ba
         rounds = taking("networks", wholes, reference, (1 - SHARE) * p.limit_s - (time.monotonic() - began))
     measured_ms = 1000 * np.median(rounds.normalised([1] * len(archs)), axis=0)
     correction = judge.fit(judge.parts_of(space, entries, archs[: p.fitted]), measured_ms[: p.fitted])
-    setting = {
-        **backend.facts(),
-        "batch": p.batch,
-        "repetitions": len(pieces),
-        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(pieces.seconds + rounds.seconds, 1),
-        "reference_latency_ms": round(1000 * float(np.median(pieces.references)), 6),
-        "reference_spread": round(spread(pieces.references), 6),
-        "empty_call_latency_ms": round(empty_ms, 6),
-        "fitted": {**asdict(correction), "networks": p.fitted, "repetitions": len(rounds)},
-    }
+    setting = facts(backend, p, pieces, rounds, empty_ms, correction)
     return Survey(judge.corrected(space, classes, entries, correction, setting), tuple(archs), p.fitted, rounds)
 
 
-def chain_programs(space: SearchSpace, found: Sequence[Sequence[Piece]], classes: int, images: Images, backend: Backend) -> list[Program]:
-    """A program a chain, with an empty call at its end; chains share the pieces that are equal."""
-    calls: dict[Piece, Call] = {}
+def chain_programs(
+    found: Sequence[Sequence[Measured]], start: Callable[[Measured], Any], build: Callable[[Measured], nn.Module], backend: Backend
+) -> list[Program]:
+    """A program a chain, with an empty call at its end; chains share the pieces that are equal.
+
+    Args:
+        start: input of a chain, by its first piece.
+        build: a piece as a module.
+    """
+    calls: dict[Measured, Call] = {}
     programs, empty = [], backend.empty()
     for chain in progress(found, "latency: chains built", len(found)):
-        x = start = images(3 if isinstance(chain[0], Stem) else chain[0].c_in, chain[0].side)
+        x = first = start(chain[0])
         for piece in chain:
             if piece not in calls:
-                calls[piece] = backend.prepare(module(space, piece, classes), x)
+                calls[piece] = backend.prepare(build(piece), x)
             x = calls[piece](x)
-        programs.append(Program((*(calls[piece] for piece in chain), empty), start))
+        programs.append(Program((*(calls[piece] for piece in chain), empty), first))
     return programs
+
+
+def _input(images: Images, piece: Piece) -> Any:
+    return images(3 if isinstance(piece, Stem) else piece.c_in, piece.side)
 
 
 def middle(program: Program) -> Program:
@@ -137,6 +140,21 @@ def chosen(table: LatencyTable, fitted: int, judged: int, seed: int) -> list[Arc
     rng = seeding.generator(seed, "latency", "networks")
     to_judge = judge.spread_over(table, judged, rng)
     return [*judge.spread_over(table, fitted, rng, frozenset(to_judge)), *to_judge]
+
+
+def facts(backend: Backend, p: Settings, pieces: Rounds, networks: Rounds, empty_ms: float, found: judge.Correction) -> dict[str, Any]:
+    """What the file of a table says of how it was measured."""
+    return {
+        **backend.facts(),
+        "batch": p.batch,
+        "repetitions": len(pieces),
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(pieces.seconds + networks.seconds, 1),
+        "reference_latency_ms": round(1000 * float(np.median(pieces.references)), 6),
+        "reference_spread": round(spread(pieces.references), 6),
+        "empty_call_latency_ms": round(empty_ms, 6),
+        "fitted": {**asdict(found), "networks": p.fitted, "repetitions": len(networks)},
+    }
 
 
 def spread(values: np.ndarray) -> float:
@@ -187,13 +205,18 @@ def judged_on(rows: pd.DataFrame) -> pd.DataFrame:
     return found.assign(first_latency_ms=medians[1], second_latency_ms=medians[2]).reset_index()
 
 
-class _Taking:
-    """Takes rounds, from those that are kept on."""
+class Taking:
+    """Takes rounds, from those that are kept on, and keeps them every few seconds."""
 
     def __init__(self, clock: Clock, repetitions: int, seed: int, kept: Kept) -> None:
         self._clock, self._repetitions, self._seed, self._kept = clock, repetitions, seed, kept
 
     def __call__(self, what: str, programs: list[Program], reference: Program, limit_s: float) -> Rounds:
+        """
+        Raises:
+            ValueError: if two rounds do not fit into the limit, seconds.
+        """
+
         def order(number: int) -> np.ndarray:
             return seeding.generator(self._seed, "latency", what, number).permutation(len(programs))
 

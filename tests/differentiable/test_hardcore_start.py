@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 
 from nas.differentiable.hardcore_nas.relaxed import InfeasibleTarget, Latency
 from nas.differentiable.hardcore_nas.start import balanced, lightest
@@ -24,7 +25,7 @@ def test_no_distribution_over_networks_within_the_target_is_nearer_to_uniform_dr
     low, even = cost.min(), (uniform * cost).sum()
     for target in np.linspace(low, even, 7)[1:-1]:
         dual = minimize_scalar(
-            lambda tilt, target=target: np.log((uniform * np.exp(-tilt * (cost - target))).sum()),
+            lambda tilt, target=target: logsumexp(-tilt * (cost - target), b=uniform),
             bounds=(0, 1000),
             options={"xatol": 1e-12},
         )

@@ -6,9 +6,11 @@ import torch
 
 from nas.differentiable.hardcore_nas import space, table
 from nas.differentiable.hardcore_nas.space import Space
-from nas.differentiable.hardcore_nas.survey import LatencySettings, chains, judged_on, piece_module, survey
-from nas.differentiable.hardcore_nas.table import LatencyTable, LatencyTableError, Measured, all_blocks
+from nas.differentiable.hardcore_nas.survey import Surveyed
+from nas.differentiable.hardcore_nas.table import LatencyTable, Measured, all_blocks
 from nas.differentiable.rows import RowNetwork
+from nas.differentiable.survey import Latency, judged_on, piece_module, survey
+from nas.differentiable.table import LatencyTableError
 from nas.fold import fold
 from nas.latency.choice import Torch
 from tests.latency.test_latency_survey import FIXED, SAVED, Memory, Toy
@@ -25,7 +27,7 @@ SMALL = Space.model_validate(
     }
 )
 CPU = Torch(runtime="torch", device="cpu", threads=1, channels_last=True)
-SETTINGS = LatencySettings(backend=CPU, batch=1, repetitions=4, limit_s=1e6, fitted=4, networks=8)
+SETTINGS = Latency(backend=CPU, batch=1, repetitions=4, limit_s=1e6, fitted=4, networks=8)
 
 
 class Device(Toy):
@@ -44,7 +46,7 @@ def made_up(searched: Space) -> LatencyTable:
 @pytest.fixture(scope="module")
 def found():
     device = Device()
-    return survey(SETTINGS, SMALL, 5, 0, device, Memory(), device.clock)
+    return survey(SETTINGS, Surveyed(SMALL), 5, 0, device, Memory(), device.clock)
 
 
 def test_the_table_is_exact(found):
@@ -58,18 +60,18 @@ def test_the_table_is_exact(found):
 
 def test_networks_to_judge_are_judged(found):
     """On the noiseless device without error; none of them was fitted on."""
-    rows = judged_on(found)
+    rows = judged_on(found, Surveyed(SMALL))
     assert len(rows) == SETTINGS.networks
     assert rows["predicted_latency_ms"].to_numpy() == pytest.approx(rows["first_latency_ms"].to_numpy(), rel=1e-6)
-    assert len(set(found.archs)) == SETTINGS.networks + SETTINGS.fitted
+    assert len(set(found.networks)) == SETTINGS.networks + SETTINGS.fitted
 
 
 def test_a_resumed_survey_goes_on(found):
     """Rounds that are kept are not taken again, and the table is the same."""
     memory, device = Memory(), Device()
-    survey(SETTINGS, SMALL, 5, 0, device, memory, device.clock)
+    survey(SETTINGS, Surveyed(SMALL), 5, 0, device, memory, device.clock)
     again = Device()
-    resumed = survey(SETTINGS, SMALL, 5, 0, again, memory, again.clock).table
+    resumed = survey(SETTINGS, Surveyed(SMALL), 5, 0, again, memory, again.clock).table
     assert again.calls < device.calls / 10
     np.testing.assert_allclose(resumed.latency().blocks_ms, found.table.latency().blocks_ms, rtol=1e-9)
 
@@ -77,17 +79,17 @@ def test_a_resumed_survey_goes_on(found):
 @pytest.mark.parametrize("searched", [SMALL, GLYPHS, space.load(space.FOLDER / "hardcore_nas.yaml")], ids=lambda s: s.name)
 def test_chains_hold_every_block(searched):
     """As many chains as configurations."""
-    held = {piece for chain in chains(searched) for piece in chain}
+    held = {piece for chain in Surveyed(searched).chains() for piece in chain}
     assert set(all_blocks(searched).values()) <= held
-    assert len(chains(searched)) == len(searched.configurations)
+    assert len(Surveyed(searched).chains()) == len(searched.configurations)
 
 
 def test_pieces_run_one_after_the_other():
     """The pieces of a chain take each other's output, of the side that is stated, and end in classes."""
     x = torch.randn(2, 3, 24, 24)
-    for piece in chains(SMALL)[1]:
+    for piece in Surveyed(SMALL).chains()[1]:
         assert getattr(piece, "side", x.shape[-1]) == x.shape[-1]
-        x = piece_module(SMALL, piece, 5)(x)
+        x = piece_module(SMALL.plan(SMALL.heaviest()), 5, piece)(x)
     assert x.shape == (2, 5)
 
 
@@ -133,5 +135,5 @@ def test_a_wrong_table_is_refused(tmp_path, old, new, message):
 
 def test_a_missing_table_is_named(tmp_path):
     """With what to do."""
-    with pytest.raises(FileNotFoundError, match="measure one of this device"):
+    with pytest.raises(FileNotFoundError, match=r"dvc repro -f .*measures one of this device"):
         table.load(tmp_path / "table.json", SMALL, 5)

@@ -1,38 +1,23 @@
 """The latency table of a device for a HardCoRe-NAS space: milliseconds of every block in every configuration, as JSON.
 
-HardCoRe-NAS (arXiv:2102.11646), section 3.2. Every number in milliseconds has `latency_ms` in its name: users of the authors'
-release had a table in seconds and a target in milliseconds, and a constraint that never bound.
+HardCoRe-NAS (arXiv:2102.11646), section 3.2.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from nas.differentiable.hardcore_nas.relaxed import Latency
 from nas.differentiable.hardcore_nas.space import Arch, Space
 from nas.differentiable.rows import Row
-from nas.documents import is_file, read_json, short
+from nas.differentiable.table import Block, File, LatencyTableError, Ms, digits, read, text
 
 FORMAT = "latency table of blocks 1"
-
-Ms = Annotated[float, Field(gt=0, le=1e9)]  # a sum of such is finite
-
-
-class LatencyTableError(ValueError):
-    """A latency table is damaged, incomplete or of something else."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """A searched block in one configuration; equal ones take equally long."""
-
-    side: int  # of its input, pixels
-    row: Row
+AGAIN = "dvc repro -f pipelines/hardcore_nas/dvc.yaml:latency"
 
 
 @dataclass(frozen=True)
@@ -79,19 +64,11 @@ class LatencyTable:
 
     def to_json(self) -> str:
         """A text that a person can read: what it was measured with, then a line a block."""
-        top = {
-            "format": FORMAT,
-            **self.setting,
-            "classes": self.classes,
-            "given_latency_ms": _round(self.given_latency_ms),
-            "space": self.space.model_dump(mode="json"),
-        }
-        lines = [
-            json.dumps({"side": block.side, **asdict(block.row), "latency_ms": _round(found.latency_ms), "spread": _round(found.spread)})
+        entries = (
+            {"side": block.side, **asdict(block.row), "latency_ms": digits(found.latency_ms), "spread": digits(found.spread)}
             for block, found in self.blocks.items()
-        ]
-        head = json.dumps(top, indent=2, ensure_ascii=False).removesuffix("\n}")
-        return head + ',\n  "blocks": [\n    ' + ",\n    ".join(lines) + "\n  ]\n}\n"
+        )
+        return text(FORMAT, self.space, self.classes, self.given_latency_ms, self.setting, "blocks", entries)
 
     def save(self, path: Path) -> None:
         """Write `to_json`."""
@@ -129,15 +106,8 @@ class _Entry(BaseModel):
         return Block(self.side, Row(self.c_in, self.hidden, self.se, self.c_out, self.kernel, self.stride, self.act))
 
 
-class _File(BaseModel):
-    """What is needed of the file."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
+class _File(File):
     format: Literal["latency table of blocks 1"]
-    classes: int
-    given_latency_ms: Ms
-    space: dict[str, Any]
     blocks: list[_Entry]
 
 
@@ -146,28 +116,11 @@ def load(path: Path, space: Space, classes: int) -> LatencyTable:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        LatencyTableError: if it is damaged, in another unit, or of another space or number of classes.
+        LatencyTableError: if it is damaged, incomplete, in another unit, or of another space or number of classes.
     """
-    if not is_file(path):
-        raise FileNotFoundError(f"there is no latency table {path}: measure one of this device")
-    found = read_json(path, LatencyTableError)
+    file, setting = read(path, _File, space, classes, AGAIN)
     try:
-        file = _File.model_validate_json(json.dumps(found))
         blocks = {entry.block: Measured(entry.latency_ms, entry.spread) for entry in file.blocks}
-        if file.space != space.model_dump(mode="json"):
-            raise LatencyTableError(f"measured for the space {short(file.space.get('name'))}, which is not {space.name!r} as it is now")
-        if file.classes != classes:
-            raise LatencyTableError(f"measured with {file.classes} classes, not {classes}")
-        rest = {k: v for k, v in found.items() if k not in _File.model_fields}
-        return LatencyTable(space, classes, blocks, file.given_latency_ms, rest)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise LatencyTableError(f"{path} is damaged: {where}: {first['msg']}, found {short(first['input'])}; measure again") from None
-    except ValueError as error:
-        raise LatencyTableError(f"{path}: {error}; measure again") from None
-
-
-def _round(value: float) -> float:
-    """Six significant digits: more would be noise."""
-    return float(f"{value:.6g}")
+        return LatencyTable(space, classes, blocks, file.given_latency_ms, setting)
+    except LatencyTableError as error:
+        raise LatencyTableError(f"{path}: {error}; measure again: {AGAIN}") from None

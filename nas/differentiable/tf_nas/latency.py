@@ -2,29 +2,22 @@
 
 TF-NAS (arXiv:2008.05314), section 3.4: LAT is a sum over what a network is made of. Hidden widths are any number, so a
 table holds a curve an operation, measured at both ends of its range: nothing is extrapolated, and no latency can be
-below zero. Every number in milliseconds has `latency_ms` in its name.
+below zero.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from nas.differentiable.table import File, LatencyTableError, Ms, digits, read, text
 from nas.differentiable.tf_nas.space import Choice, Space
-from nas.documents import is_file, read_json, short
 
 FORMAT = "latency table of hidden widths 1"
-AGAIN = "measure again: dvc repro -f pipelines/tf_nas/dvc.yaml:latency"
-
-Ms = Annotated[float, Field(gt=0, le=1e9)]  # a sum of such is finite
-
-
-class LatencyTableError(ValueError):
-    """A latency table is damaged, incomplete or of something else."""
+AGAIN = "dvc repro -f pipelines/tf_nas/dvc.yaml:latency"
 
 
 @dataclass(frozen=True, order=True)
@@ -147,19 +140,11 @@ class LatencyTable:
 
     def to_json(self) -> str:
         """A text that a person can read: what it was measured with, then a line an operator."""
-        top = {
-            "format": FORMAT,
-            **self.setting,
-            "classes": self.classes,
-            "given_latency_ms": _round(self.given_latency_ms),
-            "space": self.space.model_dump(mode="json"),
-        }
-        lines = [
-            json.dumps({**vars(key), "hidden": c.hidden, "latency_ms": [*map(_round, c.latency_ms)], "spread": [*map(_round, c.spread)]})
+        entries = (
+            {**vars(key), "hidden": c.hidden, "latency_ms": [*map(digits, c.latency_ms)], "spread": [*map(digits, c.spread)]}
             for key, c in self.curves.items()
-        ]
-        head = json.dumps(top, indent=2, ensure_ascii=False).removesuffix("\n}")
-        return head + ',\n  "curves": [\n    ' + ",\n    ".join(lines) + "\n  ]\n}\n"
+        )
+        return text(FORMAT, self.space, self.classes, self.given_latency_ms, self.setting, "curves", entries)
 
     def save(self, path: str | Path) -> None:
         """Write `to_json`."""
@@ -178,15 +163,8 @@ class _CurveEntry(Curve):
     act: str
 
 
-class _File(BaseModel):
-    """What is needed of the file."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
+class _File(File):
     format: Literal["latency table of hidden widths 1"]
-    classes: int
-    given_latency_ms: Ms
-    space: dict[str, Any]
     curves: list[_CurveEntry]
 
 
@@ -195,33 +173,16 @@ def load(path: str | Path, space: Space, classes: int) -> LatencyTable:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        LatencyTableError: if it is damaged, in another unit, or of another space or number of classes.
+        LatencyTableError: if it is damaged, incomplete, in another unit, or of another space or number of classes.
     """
-    path = Path(path)
-    if not is_file(path):
-        raise FileNotFoundError(
-            f"there is no latency table {path}; dvc repro pipelines/tf_nas/dvc.yaml:latency measures one of this device"
+    file, setting = read(Path(path), _File, space, classes, AGAIN)
+    curves = {
+        Operator(*(getattr(c, key) for key in Operator.__dataclass_fields__)): Curve(
+            hidden=c.hidden, latency_ms=c.latency_ms, spread=c.spread
         )
-    found = read_json(path, lambda message: LatencyTableError(f"{message}; {AGAIN}"))
+        for c in file.curves
+    }
     try:
-        file = _File.model_validate_json(json.dumps(found))
-        curves = {Operator(*(getattr(c, key) for key in Operator.__dataclass_fields__)): c for c in file.curves}
-        if file.space != space.model_dump(mode="json"):
-            raise LatencyTableError(f"measured for the space {short(file.space.get('name'))}, which is not {space.name!r} as it is now")
-        if file.classes != classes:
-            raise LatencyTableError(f"measured with {file.classes} classes, not {classes}")
-        rest = {k: v for k, v in found.items() if k not in _File.model_fields}
-        plain = {key: Curve(hidden=c.hidden, latency_ms=c.latency_ms, spread=c.spread) for key, c in curves.items()}
-        return LatencyTable(space, classes, plain, file.given_latency_ms, rest)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise LatencyTableError(
-            f"{path} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}, found {short(first['input'])}; {AGAIN}"
-        ) from None
+        return LatencyTable(space, classes, curves, file.given_latency_ms, setting)
     except LatencyTableError as error:
-        raise LatencyTableError(f"{path}: {error}; {AGAIN}") from None
-
-
-def _round(value: float) -> float:
-    """Six significant digits: more would be noise."""
-    return float(f"{value:.6g}")
+        raise LatencyTableError(f"{path}: {error}; measure again: {AGAIN}") from None

@@ -164,6 +164,11 @@ class Space(params.Section):
         first = self.first
         return Plan(first.resolution, first.stem, (*first.rows, *found), first.head, first.squeeze)
 
+    def middle(self) -> Plan:
+        """The network of full depth with the first operation everywhere, at the widths that a search starts with."""
+        widths = self.start_widths()[:, 0].tolist()
+        return self.plan(Choice((0,) * len(widths), tuple(stage.depth for stage in self.stages), tuple(widths)))
+
     def choice(self, plan: Plan) -> Choice:
         """The other way round; a block that two operations could be, their ranges touching, is taken for the first of them.
 

@@ -7,7 +7,8 @@ writes   latency/table.json           `nas.differentiable.tf_nas.latency.load` r
          latency/metrics.json         `nas.latency.judge.figures` on them; the range of latencies; networks; seconds
 """
 
-from nas.differentiable.tf_nas.survey import judged_on, survey
+from nas.differentiable.survey import judged_on, survey
+from nas.differentiable.tf_nas.survey import Surveyed
 from nas.latency import judge
 from nas.stages import latency as main_pipeline
 from nas.stages.errors import user_errors
@@ -16,11 +17,12 @@ from nas.stages.tf_nas import common
 
 def main() -> None:
     s = common.read()
-    with common.stage("latency", s.sections("seed", "space", "latency")) as (run, checkpoint, out):
+    with common.PIPELINE.stage("latency", s.sections("seed", "space", "latency")) as (run, checkpoint, out):
         classes = main_pipeline.counted(main_pipeline.CLASSES)
-        found = survey(s.latency, s.space, classes, s.seed, s.latency.backend.start(), checkpoint)
+        surveyed = Surveyed(s.space, s.latency.widths)
+        found = survey(s.latency, surveyed, classes, s.seed, s.latency.backend.start(), checkpoint)
         found.table.save(out / "table.json")
-        judged = judged_on(found)
+        judged = judged_on(found, surveyed)
         judged.to_csv(out / "validation.csv", index=False)
         run.artifact(out / "table.json")
         run.table(judged, "validation.json")
@@ -32,7 +34,7 @@ def main() -> None:
             "networks": len(judged),
             "seconds": found.table.setting["seconds"],
         }
-        common.finish(out, metrics, run)
+        common.PIPELINE.finish(out, metrics, run)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ writes   search/searched.json         a target: name, target_latency_ms, operati
          search/metrics.json          {"classes", "<name>_expected_latency_ms", "<name>_latency_ms", "<name>_same_operation"}
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,49 +24,71 @@ from sklearn.model_selection import train_test_split
 from nas import seeding
 from nas.checkpoint import Checkpoint
 from nas.data import loader
-from nas.differentiable.rows import Plan, RowNetwork
+from nas.differentiable.rows import RowNetwork
 from nas.differentiable.tf_nas import latency
 from nas.differentiable.tf_nas.latency import LatencyTable
 from nas.differentiable.tf_nas.search import Search, chosen_classes
-from nas.differentiable.tf_nas.space import Choice, Space
+from nas.differentiable.tf_nas.space import Space
 from nas.differentiable.tf_nas.supernet import Supernet
 from nas.progress import progress
 from nas.stages import split
 from nas.stages.common import write_json
+from nas.stages.differentiable import heat
+from nas.stages.differentiable.alone import Alone
+from nas.stages.differentiable.pipeline import NAMES
 from nas.stages.errors import user_errors
-from nas.stages.tf_nas import common, heat
-from nas.stages.tf_nas.alone import Alone
+from nas.stages.tf_nas import common
 from nas.tracking import StageRun
 
 
 def main() -> None:
     s = common.read()
     parameters = s.sections("seed", "space", "runtime", "evaluation", "search", "train")
-    with common.stage("search", parameters) as (run, checkpoint, out):
+    with common.PIPELINE.stage("search", parameters) as (run, checkpoint, out):
         device, data = s.runtime.start(), loader.read(split.OUT)
         table = latency.load(common.TABLE, s.space, len(data.classes))
-        targets = sorted(target.ms(table) for target in s.search.targets)
+        place = f"{common.PIPELINE.parameters}: search.targets"
+        targets = sorted(target.ms(*table.range_ms(), place) for target in s.search.targets)
         classes = searched_classes(data, s, device, checkpoint)
         run.dataset(str(split.OUT / "splits.parquet"), "search", classes=[data.classes[i] for i in classes])
         searcher = Searcher(s, of_classes(data, classes), table, device, checkpoint, run)
         entries, rows, maps, strengths, metrics = [], [], [], {}, {"classes": len(classes)}
-        for name, target_ms in zip(common.NAMES, targets):
+        for name, target_ms in zip(NAMES, targets):
             found = searcher.search(name, target_ms)
             choice = found.choice
             entries.append({"name": name, "target_latency_ms": round(target_ms, 6), **asdict(choice), "epochs": len(found.history)})
             rows += [{"name": name, **asdict(row)} for row in found.history]
             strengths[f"{name}_operations"] = np.stack(found.operations)
             strengths |= {f"{name}_sinks_{i}": np.stack(sinks) for i, sinks in enumerate(zip(*found.sinks))}
-            maps.append(heat.Strengths(f"{name}: {target_ms:.3g} ms", found.operations, found.sinks))
+            maps.append(heat_maps(f"{name}: {target_ms:.3g} ms", s.space, found.operations, found.sinks))
             last = found.history[-1]
             metrics[f"{name}_expected_latency_ms"], metrics[f"{name}_latency_ms"] = last.expected_latency_ms, last.latency_ms
             metrics[f"{name}_same_operation"] = last.same_operation
         write_json(out / "searched.json", entries)
         pd.DataFrame(rows).to_csv(out / "history.csv", index=False)
         save_arrays(out / "strengths.npz", strengths)
-        heat.draw(maps, s.space, out / "strengths.png")
+        heat.draw(maps, "epoch", out / "strengths.png")
         run.artifact(out / "strengths.png")
-        common.finish(out, metrics, run)
+        common.PIPELINE.finish(out, metrics, run)
+
+
+def heat_maps(title: str, space: Space, operations: Sequence[np.ndarray], sinks: Sequence[Sequence[np.ndarray]]) -> heat.Maps:
+    """Above the weights of each layer's operations, below those of each stage's depths.
+
+    Args:
+        operations: an epoch: (layers, operations).
+        sinks: an epoch: a stage, (depth,).
+    """
+    names = [operation.name for operation in space.operations]
+    layers = [
+        heat.Map(f"stage {place.stage + 1}, layer {place.number + 1}", names, weights)
+        for place, weights in zip(space.layers, np.stack(operations).swapaxes(0, 1))
+    ]
+    depths = [
+        heat.Map(f"depth of stage {i + 1}", [str(1 + d) for d in range(len(stage[0]))], np.stack(stage))
+        for i, stage in enumerate(zip(*sinks))
+    ]
+    return heat.Maps(title, range(1, 1 + len(operations)), [layers, depths])
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -78,20 +101,14 @@ def searched_classes(data: loader.DataSet, s: common.Settings, device: torch.dev
     """Classes to search on, ascending: one of each group of those that a trained network finds alike hard; or all."""
     if s.search.classes is None:
         return np.arange(len(data.classes))
-    alone = Alone(
-        s.train, s.train.how.model_copy(update={"epochs": s.search.classes.epochs}), s.seed, s.runtime, s.evaluation, device, checkpoint
-    )
+    short = s.train.how.model_copy(update={"epochs": s.search.classes.epochs})
+    training = s.train.model_copy(update={"how": short})
+    alone = Alone(training, common.PIPELINE, s.seed, s.runtime, s.evaluation, device, checkpoint)
     items = data.items("train")
-    network = alone.trained("classes", RowNetwork(middle(s.space), len(data.classes)), data, items)
+    network = alone.trained("classes", RowNetwork(s.space.middle(), len(data.classes)), data, items)
     answers, labels = alone.answers(network, data, items), data.labels[items]
     accuracy = np.bincount(labels, answers == labels, len(data.classes)) / np.bincount(labels, minlength=len(data.classes))
     return chosen_classes(accuracy, s.search.classes.number, seeding.generator(s.seed, "classes"))
-
-
-def middle(space: Space) -> Plan:
-    """The plan of full depth with the first operation everywhere, at the widths that a search starts with."""
-    widths = tuple(space.start_widths()[:, 0].tolist())
-    return space.plan(Choice((0,) * len(widths), tuple(stage.depth for stage in space.stages), widths))
 
 
 def of_classes(data: loader.DataSet, classes: np.ndarray) -> loader.DataSet:

@@ -15,19 +15,19 @@ from nas.data import loader
 from nas.differentiable.rows import RowNetwork
 from nas.stages import split
 from nas.stages.common import write_json
+from nas.stages.differentiable.alone import Alone
 from nas.stages.errors import user_errors
 from nas.stages.tf_nas import common
-from nas.stages.tf_nas.alone import Alone
 from nas.stages.tf_nas.derive import family
 
-WEIGHTS = common.OUTPUTS / "train" / "weights.safetensors"
+WEIGHTS = common.PIPELINE.outputs / "train" / "weights.safetensors"
 
 
 def main() -> None:
     s = common.read()
-    with common.stage("train", s.sections("seed", "space", "runtime", "evaluation", "train")) as (run, checkpoint, out):
+    with common.PIPELINE.stage("train", s.sections("seed", "space", "runtime", "evaluation", "train")) as (run, checkpoint, out):
         device, data = s.runtime.start(), loader.read(split.OUT)
-        alone = Alone(s.train, s.train.how, s.seed, s.runtime, s.evaluation, device, checkpoint)
+        alone = Alone(s.train, common.PIPELINE, s.seed, s.runtime, s.evaluation, device, checkpoint)
         run.dataset(str(split.OUT / "splits.parquet"), "training", pictures=len(data.items("train")))
         networks, summary, metrics, test = nn.ModuleDict(), [], {}, data.items("test")
         for entry, plan in family(s.space):
@@ -38,8 +38,8 @@ def main() -> None:
             summary.append({key: value for key, value in entry.items() if key not in ("name", "rows")} | {"top1": round(top1, 6)})
             print(f"train {entry['name']}: top-1 {top1:.2f} % on test pictures", flush=True)
         save_weights(WEIGHTS, networks)
-        write_json(common.OUTPUTS / "summary.json", summary)
-        common.finish(out, metrics, run)
+        write_json(common.PIPELINE.outputs / "summary.json", summary)
+        common.PIPELINE.finish(out, metrics, run)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from nas.transfer import Try
 def main() -> None:
     s = common.read()
     p = s.transfer
-    with common.stage("transfer", s.sections("seed", "space", "runtime", "evaluation", "transfer")) as (run, checkpoint, out):
+    with common.PIPELINE.stage("transfer", s.sections("seed", "space", "runtime", "evaluation", "transfer")) as (run, checkpoint, out):
         device = s.runtime.start()
         main_set, *sets = loader.keys(split.OUT)
         source = loader.read(split.OUT, main_set)
@@ -64,7 +64,7 @@ def main() -> None:
             metrics[f"{key}_top1"] = tested
         results.to_csv(out / "results.csv", index=False)
         run.table(results, "results.json")
-        common.finish(out, metrics, run)
+        common.PIPELINE.finish(out, metrics, run)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from nas.differentiable.rows import InvertedResidual, RowNetwork, parameters
+from nas.differentiable.survey import Given, judged_on, piece_module, survey
+from nas.differentiable.table import Block
 from nas.differentiable.tf_nas import space
 from nas.differentiable.tf_nas.latency import operators
-from nas.differentiable.tf_nas.survey import Block, Given, Latency, chains, judged_on, measured_widths, piece_module, survey
+from nas.differentiable.tf_nas.survey import Latency, Surveyed, measured_widths, operator_of
 from nas.fold import fold
 from nas.latency import judge
 from nas.latency.choice import Torch
@@ -27,7 +29,7 @@ class Device(Toy):
 @pytest.fixture(scope="module")
 def found():
     device = Device()
-    return survey(SETTINGS, TINY, 5, 0, device, Memory(), device.clock)
+    return survey(SETTINGS, Surveyed(TINY, SETTINGS.widths), 5, 0, device, Memory(), device.clock)
 
 
 def test_the_table_is_exact(found):
@@ -41,7 +43,7 @@ def test_the_table_is_exact(found):
 
 def test_networks_to_judge_are_judged(found):
     """On the noiseless device without error."""
-    rows = judged_on(found)
+    rows = judged_on(found, Surveyed(TINY, SETTINGS.widths))
     assert len(rows) == SETTINGS.networks
     names = ("predicted_latency_ms", "first_latency_ms", "second_latency_ms", "mflops")
     figures = judge.figures(*(rows[name].to_numpy() for name in names))
@@ -51,9 +53,9 @@ def test_networks_to_judge_are_judged(found):
 def test_a_resumed_survey_goes_on(found):
     """Rounds that are kept are not taken again, and the table is the same."""
     memory, device = Memory(), Device()
-    survey(SETTINGS, TINY, 5, 0, device, memory, device.clock)
+    survey(SETTINGS, Surveyed(TINY, SETTINGS.widths), 5, 0, device, memory, device.clock)
     again = Device()
-    table = survey(SETTINGS, TINY, 5, 0, again, memory, again.clock).table
+    table = survey(SETTINGS, Surveyed(TINY, SETTINGS.widths), 5, 0, again, memory, again.clock).table
     assert again.calls < device.calls / 10
     widths = TINY.start_widths()
     np.testing.assert_allclose(table.latencies_ms(widths), found.table.latencies_ms(widths), rtol=1e-9)
@@ -63,30 +65,30 @@ def test_a_resumed_survey_goes_on(found):
 def test_chains_hold_every_operator_at_every_width(name):
     """Of the shipped spaces, at both ends of its range and between them."""
     searched = space.load(space.FOLDER / name)
-    held = {(p.operator, p.row.hidden) for chain in chains(searched, 3) for p in chain if isinstance(p, Block)}
+    held = {(operator_of(p), p.row.hidden) for chain in Surveyed(searched, 3).chains() for p in chain if isinstance(p, Block)}
     for key, (low, high) in operators(searched).items():
         assert {(key, low), (key, high)} <= held
-    assert all(len(chain) == len(searched.layers) + 2 for chain in chains(searched, 3))
+    assert all(len(chain) == len(searched.layers) + 2 for chain in Surveyed(searched, 3).chains())
 
 
 def test_pieces_run_one_after_the_other():
     """The pieces of a chain take each other's output, and end in classes."""
     x = torch.randn(2, 3, 8, 8)
-    for piece in chains(TINY, 2)[0]:
-        x = piece_module(TINY, piece, 5)(x)
+    for piece in Surveyed(TINY, 2).chains()[0]:
+        x = piece_module(TINY.middle(), 5, piece)(x)
     assert x.shape == (2, 5)
 
 
 def test_folded_pieces_add_up_to_a_network():
     """In parameters: all pieces of a chain, those of the batch norms' shifts included."""
-    chain = chains(TINY, 2)[1]
+    chain = Surveyed(TINY, 2).chains()[1]
     plan = TINY.first
     pieces = [p.row for p in chain if isinstance(p, Block)]
     whole = parameters(type(plan)(plan.resolution, plan.stem, (*plan.rows, *pieces), plan.head, plan.squeeze), 5)
     scales = plan.stem.width + plan.head.width
     scales += sum((row.hidden != row.c_in) * row.hidden + row.hidden + row.c_out for row in (*plan.rows, *pieces))
-    found = sum(q.numel() for piece in chain for q in piece_module(TINY, piece, 5).parameters())
-    assert found == whole - scales and isinstance(piece_module(TINY, chain[1], 5), InvertedResidual) and chain[0] == Given("first")
+    found = sum(q.numel() for piece in chain for q in piece_module(TINY.middle(), 5, piece).parameters())
+    assert found == whole - scales and isinstance(piece_module(TINY.middle(), 5, chain[1]), InvertedResidual) and chain[0] == Given("first")
 
 
 def test_measured_widths_are_even():

@@ -11,8 +11,10 @@ from nas import profile
 from nas.data.loader import TrainingBatches
 from nas.documents import DocumentError
 from nas.params import ParamsError
-from nas.stages.tf_nas import common, derive, heat
-from nas.stages.tf_nas.search import middle, of_classes
+from nas.stages.differentiable import heat
+from nas.stages.differentiable.pipeline import Target
+from nas.stages.tf_nas import common, derive
+from nas.stages.tf_nas.search import heat_maps, of_classes
 from tests.differentiable.tf_nas.tiny import TINY, made_up
 
 ROOT = Path(__file__).parents[3]
@@ -22,19 +24,19 @@ ROOT = Path(__file__).parents[3]
 def file(tmp_path, monkeypatch) -> Path:
     """A copy of the shipped parameters; the current folder is the project's root."""
     monkeypatch.chdir(ROOT)
-    return Path(shutil.copy(common.FILE, tmp_path / "params.yaml"))
+    return Path(shutil.copy(common.PIPELINE.parameters, tmp_path / "params.yaml"))
 
 
 @pytest.mark.parametrize("name", ["paper", "smoke"])
 def test_profiles_fit(file, name):
     """Every key of a profile is one of the parameters, and the result can be read."""
-    profile.apply(name, file, ROOT / common.PIPELINE / "profiles")
+    profile.apply(name, file, ROOT / common.PIPELINE.folder / "profiles")
     assert common.read(file).space.name == ("efficientnet_b0" if name == "paper" else "glyphs")
 
 
 def test_the_papers_settings(file):
     """Of the supplement's section 2: 90 epochs, 10 of them of weights alone, 250 from fresh weights, lambda 0.1."""
-    profile.apply("paper", file, ROOT / common.PIPELINE / "profiles")
+    profile.apply("paper", file, ROOT / common.PIPELINE.folder / "profiles")
     s = common.read(file)
     assert (s.search.method.epochs, s.search.method.weight_epochs, s.train.how.epochs, s.search.method.trade_off) == (90, 10, 250, 0.1)
     assert (s.search.classes.number, s.train.how.batch, s.search.method.batch, s.latency.batch) == (100, 512, 32, 32)
@@ -67,15 +69,15 @@ def test_targets_are_milliseconds_or_shares():
     """A share of 0 is the cheapest network, of 1 the dearest."""
     table = made_up(TINY)
     cheapest, dearest = table.range_ms()
-    assert common.Target(share=0.0).ms(table) == cheapest and common.Target(share=1.0).ms(table) == pytest.approx(dearest)
-    assert common.Target(latency_ms=cheapest + 0.5).ms(table) == cheapest + 0.5
+    assert Target(share=0.0).ms(cheapest, dearest, "here") == cheapest
+    assert Target(share=1.0).ms(cheapest, dearest, "here") == pytest.approx(dearest)
+    assert Target(latency_ms=cheapest + 0.5).ms(cheapest, dearest, "here") == cheapest + 0.5
 
 
 def test_impossible_targets_are_refused():
     """With both ends of what is possible."""
-    table = made_up(TINY)
-    with pytest.raises(ParamsError, match=f"achievable range is {table.range_ms()[0]:.4g} to"):
-        common.Target(latency_ms=0.1).ms(table)
+    with pytest.raises(ParamsError, match=r"search\.targets: .* takes 0\.1 ms .*achievable range is 2\.5 to 7 ms"):
+        Target(latency_ms=0.1).ms(2.5, 7.0, "search.targets")
 
 
 def test_a_damaged_file_is_named():
@@ -98,7 +100,7 @@ def test_chosen_classes_are_numbered_anew(easy_set):
 
 def test_the_network_in_the_middle_is_in_the_space():
     """All layers, the widths that a search starts with."""
-    plan = middle(TINY)
+    plan = TINY.middle()
     assert len(plan.rows) == 1 + len(TINY.layers) and TINY.plan(TINY.choice(plan)) == plan
 
 
@@ -107,5 +109,5 @@ def test_heat_maps_are_drawn(tmp_path):
     rng = np.random.default_rng(0)
     operations = [rng.dirichlet(np.ones(3), size=5) for _ in range(4)]
     sinks = [[rng.dirichlet(np.ones(stage.depth)) for stage in TINY.stages] for _ in range(4)]
-    heat.draw([heat.Strengths(name, operations, sinks) for name in "ab"], TINY, tmp_path / "strengths.png")
+    heat.draw([heat_maps(name, TINY, operations, sinks) for name in "ab"], "epoch", tmp_path / "strengths.png")
     assert (tmp_path / "strengths.png").stat().st_size > 10_000

@@ -12,9 +12,9 @@ from nas.data import loader
 from nas.differentiable.rows import RowNetwork, start_weights
 from nas.evaluation.evaluate import calibrate
 from nas.stages import common as main_pipeline
-from nas.stages.tf_nas import common
+from nas.stages.differentiable.pipeline import Pipeline, Training
 from nas.training.recipe import Runtime
-from nas.transfer import FineTuning, Try, fine_tune
+from nas.transfer import Try, fine_tune
 
 
 class Alone:
@@ -22,19 +22,15 @@ class Alone:
 
     def __init__(
         self,
-        p: common.Training,
-        how: FineTuning,
+        p: Training,
+        pipeline: Pipeline,
         seed: int,
         runtime: Runtime,
         evaluation: main_pipeline.Evaluation,
         device: torch.device,
         checkpoint: Checkpoint,
     ) -> None:
-        """
-        Args:
-            how: instead of `p.how`, e.g. with fewer epochs.
-        """
-        self._p, self._how, self._seed, self._runtime, self._device = p, how, seed, runtime, device
+        self._p, self._pipeline, self._seed, self._runtime, self._device = p, pipeline, seed, runtime, device
         self._evaluation, self._checkpoint = evaluation, checkpoint
 
     def trained(self, name: str, network: RowNetwork, data: loader.DataSet, items: np.ndarray) -> RowNetwork:
@@ -51,13 +47,15 @@ class Alone:
             network.load_state_dict(done["weights"])
             return network.eval()
         batches = loader.TrainingBatches(
-            data, items, self._how.batch, self._p.augmentation, self._seed, self._runtime.workers, self._device.type == "cuda"
+            data, items, self._p.how.batch, self._p.augmentation, self._seed, self._runtime.workers, self._device.type == "cuda"
         )
         setting, state = Try(self._p.learning_rate, self._p.weight_decay), self._checkpoint.load(f"{name}.pt")
         try:
-            fine_tune(network, batches, setting, self._how, self._seed, self._runtime, self._device, state, lambda s: self._keep(name, s))
+            fine_tune(network, batches, setting, self._p.how, self._seed, self._runtime, self._device, state, lambda s: self._keep(name, s))
         except FloatingPointError:
-            raise FloatingPointError(f"network {name}, trained alone, diverged; lower {common.FILE}: train.learning_rate") from None
+            raise FloatingPointError(
+                f"network {name}, trained alone, diverged; lower {self._pipeline.parameters}: train.learning_rate"
+            ) from None
         known = main_pipeline.calibration(data, self._evaluation, self._seed, "train", self._runtime.workers)
         calibrate(network, (images for images, _ in self._placed(known)))
         self._checkpoint.save({"weights": network.state_dict()}, f"{name}-done.pt")
