@@ -6,9 +6,9 @@ parameters of its own pipeline say. Stages run from the project's root and write
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nas import params
 from nas.differentiable.hardcore_nas import evolution
@@ -30,6 +30,13 @@ class Baselines(params.Section):
     """Section `baselines`."""
 
     networks: Annotated[tuple[Choice, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _different(self) -> Self:
+        names = [choice.name for choice in self.networks]
+        if again := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{again[0]} is named twice")
+        return self
 
 
 class OneShot(params.Section):

@@ -1,0 +1,94 @@
+"""A small run of `dvc repro pipelines/methods/dvc.yaml`, with the other pipelines, in a copy of the project: minutes long."""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nas import profile
+from nas.differentiable.hardcore_nas import space, table
+from nas.differentiable.hardcore_nas.space import Arch
+from nas.stages.methods.found import METHODS
+from tests.stages.strategies.test_comparison import mlflow_runs, ran
+from tests.stages.test_pipeline import dvc, small_copy
+
+pytestmark = pytest.mark.slow
+
+FILE, OUTPUTS = "pipelines/methods/dvc.yaml", Path("pipelines/methods/outputs")
+STAGES = ["alphanet", "alphanet_search", "baselines", "oneshot", "report"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """A copy of the project after its first run, and what dvc printed."""
+    folder = tmp_path_factory.mktemp("methods") / "project"
+    small_copy(folder)
+    for name in ("tf_nas", "hardcore_nas", "methods"):
+        profile.apply("smoke", folder / "pipelines" / name / "params.yaml", folder / "pipelines" / name / "profiles")
+    return folder, dvc(folder, "repro", FILE).stdout
+
+
+def read(folder: Path, name: str):
+    return json.loads((folder / OUTPUTS / name).read_text())
+
+
+def test_each_stage_runs_once(finished):
+    """With what it needs of the other pipelines before, and nothing a second time."""
+    folder, output = finished
+    own = re.findall(r"Running stage '(?:pipelines/methods/dvc.yaml:)?(\w+)'", output)
+    assert set(STAGES) - {"report"} <= set(own) and ran(output).count("report") == 1
+    assert ran(dvc(folder, "repro", FILE).stdout) == []
+
+
+def test_every_network_of_every_method_is_measured(finished):
+    """All methods in the table, each network with a latency, FLOPs, parameters and top-1; the page names them all."""
+    folder, _ = finished
+    found = pd.read_csv(folder / OUTPUTS / "report/networks.csv")
+    assert list(dict.fromkeys(found["method"])) == list(METHODS)
+    assert (found[["latency_ms", "mflops", "parameters"]] > 0).all(axis=None) and found["top1"].between(0, 100).all()
+    page = (folder / "docs/methods.md").read_text()
+    assert all(method in page for method in METHODS) and (folder / "docs/methods.png").stat().st_size > 20_000
+
+
+def test_figures_are_those_of_the_other_pipelines(finished):
+    """Top-1 of TF-NAS's and HardCoRe-NAS's networks as their summaries have it; parameters and FLOPs too, but for biases and pool."""
+    folder, _ = finished
+    found = pd.read_csv(folder / OUTPUTS / "report/networks.csv").set_index("method")
+    for method, name in (("TF-NAS", "tf_nas"), ("HardCoRe-NAS", "hardcore_nas")):
+        summary = json.loads((folder / "pipelines" / name / "outputs/summary.json").read_text())
+        mine = found.loc[[method]]
+        assert mine["top1"].tolist() == pytest.approx([entry["top1"] for entry in summary], abs=0.5)
+        assert mine["parameters"].tolist() == [entry["parameters"] for entry in summary]
+        assert mine["mflops"].tolist() == pytest.approx([entry["mflops"] for entry in summary], rel=0.05)
+
+
+def test_searches_keep_to_the_target(finished):
+    """Evolution and random search score as many networks; what each finds takes at most the target by the table."""
+    folder, _ = finished
+    glyphs = space.load(folder / "nas/differentiable/spaces/hardcore_glyphs.yaml")
+    known = table.load(folder / "pipelines/hardcore_nas/outputs/latency/table.json", glyphs, 6)
+    entries = read(folder, "oneshot/networks.json")
+    assert [entry["method"] for entry in entries] == ["evolution", "random"]
+    assert len({entry["evaluations"] for entry in entries}) == 1
+    for entry in entries:
+        ms = known.latency_ms(Arch(map(tuple, entry["arch"])))
+        assert entry["table_latency_ms"] == pytest.approx(ms, rel=1e-5) and ms <= entry["target_latency_ms"] + 1e-6
+
+
+def test_fronts_are_in_one_view(finished):
+    """A run a method with the same metrics, beside the stages' runs."""
+    folder, _ = finished
+    runs = [run for run in mlflow_runs(folder) if "front/top1" in run.data.metrics]
+    assert sorted(run.data.tags["nas.strategy"] for run in runs) == sorted(METHODS)
+    assert all({"front/latency_ms", "front/mflops", "front/parameters", "front/training_tmacs"} <= set(run.data.metrics) for run in runs)
+
+
+def test_the_search_is_the_same_again(finished):
+    """Stage oneshot, run by force: the same networks and weights."""
+    folder, _ = finished
+    files = ["networks.json", "history.csv", "weights.safetensors"]
+    before = [(folder / OUTPUTS / "oneshot" / name).read_bytes() for name in files]
+    dvc(folder, "repro", "--force", "--single-item", f"{FILE}:oneshot")
+    assert [(folder / OUTPUTS / "oneshot" / name).read_bytes() for name in files] == before
