@@ -7,7 +7,7 @@ import yaml
 
 from tests.test_dvc_yaml import ROOT, Needed, covered, keys, path, paths
 
-PIPELINES = {name: yaml.safe_load((ROOT / "pipelines" / name / "dvc.yaml").read_text())["stages"] for name in ("tf_nas",)}
+PIPELINES = {name: yaml.safe_load((ROOT / "pipelines" / name / "dvc.yaml").read_text())["stages"] for name in ("tf_nas", "hardcore_nas")}
 STAGES = [(name, stage) for name, stages in PIPELINES.items() for stage in stages]
 
 

@@ -35,10 +35,15 @@ class DrawnGradients:
 
     def __call__(self, point: Point, step: int) -> Point:
         """The gradient at one draw for each picture, in nats."""
+        return self.with_loss(point, step)[0]
+
+    def with_loss(self, point: Point, step: int) -> tuple[Point, float]:
+        """The same gradient, and the loss of what was drawn, nats."""
         images, labels = self._batch(step)
         alpha, beta = (z.to(images).requires_grad_() for z in draw(point, len(images), self._rng(step)))
         loss = F.cross_entropy(self._model.mixed(images, alpha, beta), labels)
-        return Point(*(g.sum(0).double().cpu().numpy() for g in torch.autograd.grad(loss, (alpha, beta))))
+        found = torch.autograd.grad(loss, (alpha, beta))
+        return Point(*(g.sum(0).double().cpu().numpy() for g in found)), loss.item()
 
 
 def draw(point: Point, n: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -69,6 +69,9 @@ class ElasticMBInvRes(nn.Module):
         self.se = ElasticSqueezeExcite(hidden) if any(c.se for c in configurations) else None
         self.project = nn.Conv2d(hidden, c_out, 1, bias=False)
         self.project_bn = nn.ModuleDict({tail_name(c.expansion, c.se): _norm(c_out) for c in configurations})
+        self.tails: dict[tuple[int, bool], list[int]] = {}  # configurations by what comes after the kernel, in the order of kernels
+        for number, c in sorted(enumerate(configurations), key=lambda one: one[1].kernel):
+            self.tails.setdefault((c.expansion, c.se), []).append(number)
 
     def forward(self, x: Tensor, chosen: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, ceil(H/stride), ceil(W/stride)): each picture through its own configuration.
@@ -82,13 +85,16 @@ class ElasticMBInvRes(nn.Module):
         return x + y if self.shortcut else y
 
     def mixed(self, x: Tensor, z: Tensor) -> Tensor:
-        """As `forward`, but all configurations are computed, and summed with the weights z: (B, configurations)."""
+        """As `forward`, but all configurations are computed, and summed with the weights z: (B, configurations).
+
+        What the kernels give goes through the projections as one batch: fewer, larger operations.
+        """
         hidden = self._expanded(x)
-        wide = {kernel: self._filtered(hidden, int(kernel)) for kernel in self.depthwise}
-        y = sum(
-            weight.view(-1, 1, 1, 1) * self._projected(wide[str(c.kernel)], c.expansion, c.se)
-            for weight, c in zip(z.unbind(1), self.configurations)
-        )
+        wide = torch.cat([self._filtered(hidden, int(kernel)) for kernel in self.depthwise])
+        by_tail = z[:, [number for numbers in self.tails.values() for number in numbers]].view(len(x), len(self.tails), -1)
+        weights = by_tail.permute(1, 2, 0).reshape(len(self.tails), -1, 1, 1, 1)
+        parts = sum(weight * self._projected(wide, *tail) for weight, tail in zip(weights, self.tails))
+        y = parts.view(len(self.depthwise), len(x), *parts.shape[1:]).sum(0)
         return x + y if self.shortcut else y
 
     def _expanded(self, x: Tensor) -> Tensor:

@@ -1,10 +1,7 @@
 """Networks of rows trained by themselves from fresh weights, calibrated, and what they answer; kept in a stage's checkpoint."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
-from torch import Tensor
 
 from nas import seeding
 from nas.checkpoint import Checkpoint
@@ -12,7 +9,7 @@ from nas.data import loader
 from nas.differentiable.rows import RowNetwork, start_weights
 from nas.evaluation.evaluate import calibrate
 from nas.stages import common as main_pipeline
-from nas.stages.differentiable.pipeline import Pipeline, Training
+from nas.stages.differentiable.pipeline import Pipeline, Training, placed
 from nas.training.recipe import Runtime
 from nas.transfer import Try, fine_tune
 
@@ -57,7 +54,7 @@ class Alone:
                 f"network {name}, trained alone, diverged; lower {self._pipeline.parameters}: train.learning_rate"
             ) from None
         known = main_pipeline.calibration(data, self._evaluation, self._seed, "train", self._runtime.workers)
-        calibrate(network, (images for images, _ in self._placed(known)))
+        calibrate(network, (images for images, _ in placed(known, self._runtime, self._device)))
         self._checkpoint.save({"weights": network.state_dict()}, f"{name}-done.pt")
         return network
 
@@ -69,15 +66,11 @@ class Alone:
             ValueError: if one of them cannot be decoded.
         """
         batches = loader.EvaluationBatches(data, items, self._evaluation.batch, self._runtime.workers)
-        found = [network(images).argmax(1).cpu().numpy() for images, _ in self._placed(batches)]
+        found = [network(images).argmax(1).cpu().numpy() for images, _ in placed(batches, self._runtime, self._device)]
         answers = np.concatenate(found)
         if len(answers) != len(items):
             raise ValueError(f"{len(items) - len(answers)} of {len(items)} pictures of {data.key!r} cannot be decoded")
         return answers
-
-    def _placed(self, batches: loader.EvaluationBatches) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in batches:
-            yield batch.images.to(self._device, memory_format=self._runtime.memory_format), batch.labels.to(self._device)
 
     def _keep(self, name: str, state: dict) -> None:
         self._checkpoint.save(state, f"{name}.pt")

@@ -1,4 +1,4 @@
-"""What the pipelines of TF-NAS and HardCoRe-NAS share: their folders, their parameters' file and their MLflow runs.
+"""What the pipelines of TF-NAS and HardCoRe-NAS share: folders, parameters' file, MLflow runs, targets and pictures.
 
 A pipeline lies in pipelines/<name>: dvc.yaml, params.yaml, outputs. Both reuse the pictures that the main pipeline's stage
 split divided; stages run from the project's root.
@@ -7,22 +7,27 @@ split divided; stages run from the project's root.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Annotated, Any, Self
 
+import numpy as np
+import torch
 from pydantic import Field, model_validator
+from sklearn.model_selection import train_test_split
+from torch import Tensor
 
 from nas import params, provenance, tracking
 from nas.checkpoint import Checkpoint
-from nas.data.loader import Augmentation
+from nas.data.loader import Augmentation, Batch, DataSet
 from nas.differentiable.rows import Plan, Row
 from nas.documents import DocumentError, read_json, short
 from nas.stages import common
 from nas.tracking import Group, StageRun
+from nas.training.recipe import Runtime
 from nas.transfer import FineTuning
 
 NAMES = ascii_lowercase  # of the targets, from the fastest
@@ -111,6 +116,18 @@ class Pipeline:
         return DocumentError(f"{path} is damaged: {short(str(error))}; dvc repro -f {self.folder}/dvc.yaml:{stage}")
 
 
+@dataclass(frozen=True)
+class Settings:
+    """All of a pipeline's params.yaml; a subclass adds the sections."""
+
+    seed: int
+    space: Any  # has a name
+
+    def sections(self, *names: str) -> dict[str, Any]:
+        """For MLflow's parameters: the space by its name."""
+        return {name: self.space.name if name == "space" else getattr(self, name) for name in names}
+
+
 class Target(params.Section):
     """A latency that a network is to have: in ms, or as a share of the way from the cheapest network to the dearest."""
 
@@ -133,7 +150,7 @@ class Target(params.Section):
             ParamsError: if no network of the space has it.
         """
         if self.share is not None:
-            return cheapest_ms + self.share * (dearest_ms - cheapest_ms)
+            return min(cheapest_ms + self.share * (dearest_ms - cheapest_ms), dearest_ms)  # rounding must not lead beyond
         if not cheapest_ms <= self.latency_ms <= dearest_ms:
             raise params.ParamsError(
                 f"{place}: no network of the space takes {self.latency_ms:g} ms on this device; "
@@ -152,3 +169,14 @@ class Training(params.Section):
     weight_decay: Annotated[float, Field(ge=0)]
     how: FineTuning
     augmentation: Augmentation
+
+
+def divided(data: DataSet, items: np.ndarray, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures for the weights, and the share `held_out` of them for the search: the same classes in the same proportions."""
+    return tuple(train_test_split(items, test_size=held_out, random_state=seed, stratify=data.labels[items]))
+
+
+def placed(batches: Iterable[Batch], runtime: Runtime, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised images (B, 3, H, W) and labels (B,) on the device."""
+    for batch in batches:
+        yield batch.images.to(device, memory_format=runtime.memory_format), batch.labels.to(device)

@@ -6,7 +6,7 @@ stage split divided. Stages run from the project's root and write below pipeline
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from nas.differentiable.tf_nas.method import Method
 from nas.differentiable.tf_nas.space import Space, load
 from nas.differentiable.tf_nas.survey import Latency
 from nas.stages import common
+from nas.stages.differentiable import pipeline
 from nas.stages.differentiable.pipeline import Pipeline, Targets, Training
 from nas.stages.transfer import Transfer
 from nas.training.recipe import Runtime
@@ -42,10 +43,9 @@ class Search(params.Section):
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(pipeline.Settings):
     """All of pipelines/tf_nas/params.yaml."""
 
-    seed: int
     space: Space
     runtime: Runtime
     evaluation: common.Evaluation
@@ -53,10 +53,6 @@ class Settings:
     search: Search
     train: Training
     transfer: Transfer
-
-    def sections(self, *names: str) -> dict[str, Any]:
-        """For MLflow's parameters: the space by its name."""
-        return {name: self.space.name if name == "space" else getattr(self, name) for name in names}
 
 
 SECTIONS = {

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.model_selection import train_test_split
 
 from nas import seeding
 from nas.checkpoint import Checkpoint
@@ -35,7 +34,7 @@ from nas.stages import split
 from nas.stages.common import write_json
 from nas.stages.differentiable import heat
 from nas.stages.differentiable.alone import Alone
-from nas.stages.differentiable.pipeline import NAMES
+from nas.stages.differentiable.pipeline import NAMES, divided
 from nas.stages.errors import user_errors
 from nas.stages.tf_nas import common
 from nas.tracking import StageRun
@@ -140,7 +139,7 @@ class Searcher:
         self._s, self._data, self._table, self._device, self._checkpoint, self._run = s, data, table, device, checkpoint, run
         items = data.items("train")
         items = items[data.labels[items] >= 0]
-        self._parts = train_test_split(items, test_size=s.search.held_out, random_state=s.seed, stratify=data.labels[items])
+        self._parts = divided(data, items, s.search.held_out, s.seed)
 
     def search(self, name: str, target_ms: float) -> Search:
         """The search for a target, at its end."""

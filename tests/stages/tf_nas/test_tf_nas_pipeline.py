@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nas import profile
 from nas.differentiable.tf_nas import latency, space
 from nas.differentiable.tf_nas.space import Choice
+from tests.stages.differentiable_runs import again, hidden_channels, small_run
 from tests.stages.strategies.test_comparison import ran
-from tests.stages.test_pipeline import dvc, small_copy
+from tests.stages.test_pipeline import dvc
 
 pytestmark = pytest.mark.slow
 
@@ -22,9 +22,7 @@ FILE, OUTPUTS = "pipelines/tf_nas/dvc.yaml", Path("pipelines/tf_nas/outputs")
 def finished(tmp_path_factory) -> tuple[Path, str]:
     """A copy of the project after its first run, and what dvc printed."""
     folder = tmp_path_factory.mktemp("tf_nas") / "project"
-    small_copy(folder)
-    profile.apply("smoke", folder / "pipelines/tf_nas/params.yaml", folder / "pipelines/tf_nas/profiles")
-    return folder, dvc(folder, "repro", FILE).stdout
+    return folder, small_run(folder, "tf_nas")
 
 
 def read(folder: Path, name: str):
@@ -57,15 +55,12 @@ def test_weights_are_those_of_the_rows(finished):
     folder, _ = finished
     weights = load_file(folder / OUTPUTS / "train/weights.safetensors")
     for entry in read(folder, "derive/family.json"):
-        hidden = [weights[f"{entry['name']}.blocks.{i}.depthwise.weight"].shape[0] for i in range(len(entry["rows"]))]
-        assert hidden == [row[1] for row in entry["rows"]]
+        assert hidden_channels(weights, entry) == [row[1] for row in entry["rows"]]
     assert all(torch.isfinite(w).all() for w in weights.values())
 
 
 def test_the_search_is_the_same_again(finished):
     """With the same table, run by force: the same networks, strengths and history."""
     folder, _ = finished
-    files = ["searched.json", "history.csv", "strengths.npz"]
-    before = [(folder / OUTPUTS / "search" / name).read_bytes() for name in files]
-    dvc(folder, "repro", "--force", "--single-item", f"{FILE}:search")
-    assert [(folder / OUTPUTS / "search" / name).read_bytes() for name in files] == before
+    before, after = again(folder, "tf_nas", "search", ["searched.json", "history.csv", "strengths.npz"])
+    assert before == after

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from nas import profile
 from nas.data.loader import TrainingBatches
@@ -16,6 +15,7 @@ from nas.stages.differentiable.pipeline import Target
 from nas.stages.tf_nas import common, derive
 from nas.stages.tf_nas.search import heat_maps, of_classes
 from tests.differentiable.tf_nas.tiny import TINY, made_up
+from tests.stages.differentiable_runs import change
 
 ROOT = Path(__file__).parents[3]
 
@@ -55,12 +55,7 @@ def test_the_papers_settings(file):
 )
 def test_mistakes_are_told(file, keys, value, told):
     """Before any stage runs, with the key."""
-    found = yaml.safe_load(file.read_text())
-    inner = found
-    for key in keys[:-1]:
-        inner = inner[key]
-    inner[keys[-1]] = value
-    file.write_text(yaml.safe_dump(found))
+    change(file, keys, value)
     with pytest.raises(ParamsError, match=told):
         common.read(file)
 

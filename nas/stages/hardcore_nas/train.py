@@ -1,0 +1,86 @@
+"""Stage train of HardCoRe-NAS: the weights of the one-shot model (sections 3.3 and 4.2.2).
+
+The heaviest network by itself; its channels sorted; then all networks, one for each picture, with the heaviest one as it was
+before as their teacher. The pictures that the search goes by are not seen. Batch norms keep running statistics, as the paper's.
+
+params   pipelines/hardcore_nas/params.yaml: seed, space, runtime, evaluation, pictures, train
+reads    outputs/split/
+writes   train/weights.safetensors   of the one-shot model
+         train/teacher.safetensors   of the heaviest network by itself
+         train/history.csv           training ("heaviest" or "multi_path"), epoch, loss (mean, nats)
+         train/metrics.json          {"heaviest_alone_top1" and "heaviest_top1" (percent, pictures of the part monitor: before and
+                                     after training all networks), "seconds"}
+"""
+
+import copy
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+
+from nas import seeding
+from nas.checkpoint import Checkpoint, save_weights
+from nas.data import loader
+from nas.differentiable.hardcore_nas.one_shot import OneShot, extract, sort_channels
+from nas.differentiable.hardcore_nas.training import Loss, heaviest_loss, importance, multi_path_loss
+from nas.evaluation.evaluate import top1
+from nas.stages import split
+from nas.stages.differentiable.pipeline import divided, placed
+from nas.stages.errors import user_errors
+from nas.stages.hardcore_nas import common
+
+WEIGHTS = common.PIPELINE.outputs / "train" / "weights.safetensors"
+TEACHER = common.PIPELINE.outputs / "train" / "teacher.safetensors"
+
+
+def main() -> None:
+    s = common.read()
+    p = s.train
+    parameters = s.sections("seed", "space", "runtime", "evaluation", "pictures", "train")
+    with common.PIPELINE.stage("train", parameters) as (run, checkpoint, out):
+        device, data = s.runtime.start(), loader.read(split.OUT)
+        items, _ = divided(data, data.items("train"), s.pictures.held_out, s.seed)
+        run.dataset(str(split.OUT / "splits.parquet"), "training", pictures=len(items))
+        watched = loader.EvaluationBatches(data, data.items("monitor"), s.evaluation.batch, s.runtime.workers)
+        trainer = common.Trainer("train", s, data, device, checkpoint, run)
+
+        with common.drawn(s.seed, "weights"):
+            model = OneShot(s.space, len(data.classes))
+        loss = heaviest_loss(model, p.heaviest.label_smoothing)
+        alone = trainer.fit("heaviest", "heaviest", model, loss, items, p.heaviest)
+        sorting = sort(model, loss, data, items, s, device, checkpoint)
+        teacher = copy.deepcopy(model)
+        heaviest = extract(teacher, s.space.heaviest()).to(memory_format=s.runtime.memory_format)
+        metrics = {"heaviest_alone_top1": top1(heaviest, placed(watched, s.runtime, device))}
+        save_weights(TEACHER, heaviest)
+        print(f"train: the heaviest network alone: top-1 {metrics['heaviest_alone_top1']:.2f} %", flush=True)
+
+        loss = multi_path_loss(model, teacher, p.multi_path.label_smoothing, s.seed)
+        together = trainer.fit("multi_path", "multi_path", model, loss, items, p.multi_path)
+        shared = extract(model, s.space.heaviest()).to(memory_format=s.runtime.memory_format)
+        metrics["heaviest_top1"] = top1(shared, placed(watched, s.runtime, device))
+        save_weights(WEIGHTS, model)
+        rows = [*alone.rows(training="heaviest"), *together.rows(training="multi_path")]
+        pd.DataFrame(rows).to_csv(out / "history.csv", index=False)
+        metrics["seconds"] = alone.seconds + sorting + together.seconds
+        common.PIPELINE.finish(out, metrics, run)
+
+
+def sort(
+    model: OneShot, loss: Loss, data: loader.DataSet, items: np.ndarray, s: common.Settings, device: torch.device, checkpoint: Checkpoint
+) -> float:
+    """Sort the model's channels by |weight * gradient| on a share of the pictures; returns the seconds that it took."""
+    if (state := checkpoint.load("sorted.pt")) is None:
+        began = time.monotonic()
+        some = seeding.generator(s.seed, "sorted on").choice(items, max(1, round(s.train.sorted_on * len(items))), replace=False)
+        pictures = loader.EvaluationBatches(data, some, s.train.heaviest.batch, s.runtime.workers)
+        sort_channels(model, importance(model, loss, placed(pictures, s.runtime, device)))
+        state = {"weights": model.state_dict(), "seconds": time.monotonic() - began}
+        checkpoint.save(state, "sorted.pt")
+    model.load_state_dict(state["weights"])
+    return state["seconds"]
+
+
+if __name__ == "__main__":
+    user_errors(main)

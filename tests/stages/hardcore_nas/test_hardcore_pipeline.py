@@ -1,0 +1,68 @@
+"""A small run of `dvc repro pipelines/hardcore_nas/dvc.yaml`, in a copy of the project: minutes long."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nas.differentiable.hardcore_nas import space, table
+from nas.differentiable.hardcore_nas.space import Arch
+from tests.stages.differentiable_runs import again, hidden_channels, small_run
+from tests.stages.strategies.test_comparison import ran
+from tests.stages.test_pipeline import dvc
+
+pytestmark = pytest.mark.slow
+
+FILE, OUTPUTS = "pipelines/hardcore_nas/dvc.yaml", Path("pipelines/hardcore_nas/outputs")
+KEYS = {"target_latency_ms", "table_latency_ms", "measured_latency_ms", "noise_floor", "max_violation_ms", "mflops", "parameters"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """A copy of the project after its first run, and what dvc printed."""
+    folder = tmp_path_factory.mktemp("hardcore_nas") / "project"
+    return folder, small_run(folder, "hardcore_nas")
+
+
+def read(folder: Path, name: str):
+    return json.loads((folder / OUTPUTS / name).read_text())
+
+
+def test_each_stage_runs_once(finished):
+    """With the main pipeline's split before, and nothing a second time."""
+    folder, output = finished
+    assert ran(output) == sorted(["split", "latency", "train", "search", "derive", "tune"])
+    assert ran(dvc(folder, "repro", FILE).stdout) == []
+
+
+def test_targets_hold(finished):
+    """Each network takes at most its target by the table, which the summary repeats; no step went beyond it."""
+    folder, _ = finished
+    glyphs = space.load(folder / "nas/differentiable/spaces/hardcore_glyphs.yaml")
+    measured = table.load(folder / OUTPUTS / "latency/table.json", glyphs, 6)
+    searched, summary = read(folder, "search/searched.json"), read(folder, "summary.json")
+    assert len(summary) == 2
+    for found, entry in zip(searched, summary):
+        assert set(entry) == KEYS | {"top1", "top1_scratch"}
+        assert entry["table_latency_ms"] == pytest.approx(measured.latency_ms(Arch(map(tuple, found["arch"]))), rel=1e-5)
+        assert entry["table_latency_ms"] <= entry["target_latency_ms"] + 1e-6
+        assert 0 <= entry["max_violation_ms"] <= 1e-9 * entry["target_latency_ms"]
+        assert entry["measured_latency_ms"] > 0 and min(entry["top1"], entry["top1_scratch"]) >= 0
+
+
+def test_weights_are_those_of_the_rows(finished):
+    """Each network's depthwise convolutions have the hidden channels of its rows."""
+    folder, _ = finished
+    weights = load_file(folder / OUTPUTS / "tune/weights.safetensors")
+    for entry in read(folder, "derive/family.json"):
+        assert hidden_channels(weights, entry) == [row[1] for row in entry["rows"]]
+    assert all(torch.isfinite(w).all() for w in weights.values())
+
+
+def test_the_search_is_the_same_again(finished):
+    """With the same table and weights, run by force: the same networks, strengths and history."""
+    folder, _ = finished
+    before, after = again(folder, "hardcore_nas", "search", ["searched.json", "history.csv", "strengths.npz"])
+    assert before == after

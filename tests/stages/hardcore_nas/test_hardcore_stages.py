@@ -1,0 +1,248 @@
+"""The stages of HardCoRe-NAS: parameters, targets, trainings and searches that were stopped; the profiles."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from nas import profile
+from nas.checkpoint import Checkpoint
+from nas.differentiable.hardcore_nas import space
+from nas.differentiable.hardcore_nas.one_shot import OneShot
+from nas.differentiable.hardcore_nas.relaxed import Latency
+from nas.differentiable.hardcore_nas.space import Arch
+from nas.differentiable.hardcore_nas.training import heaviest, heaviest_loss
+from nas.documents import DocumentError
+from nas.params import ParamsError
+from nas.stages.differentiable import heat
+from nas.stages.differentiable.pipeline import Target, divided
+from nas.stages.hardcore_nas import common, derive
+from nas.stages.hardcore_nas.search import Search, Searcher, heat_maps, outcome, seconds
+from nas.stages.hardcore_nas.train import sort
+from nas.tracking import SilentRun
+from tests.stages.differentiable_runs import change
+
+ROOT = Path(__file__).parents[3]
+CPU = torch.device("cpu")
+GLYPHS = space.load(space.FOLDER / "hardcore_glyphs.yaml")
+SMALL = space.Space.model_validate({**GLYPHS.model_dump(), "name": "small", "resolution": 8, "stages": GLYPHS.model_dump()["stages"][:2]})
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch) -> Path:
+    """A copy of the shipped parameters; the current folder is the project's root."""
+    monkeypatch.chdir(ROOT)
+    return Path(shutil.copy(common.PIPELINE.parameters, tmp_path / "params.yaml"))
+
+
+@pytest.fixture
+def settings(file) -> common.Settings:
+    """Short ones, in a small space."""
+    s = common.read(file)
+    search = s.search.model_copy(update={"steps": 12, "every": 4, "batch": 3, "rate": 0.2})
+    heaviest = s.train.heaviest.model_copy(update={"epochs": 3, "batch": 20})
+    return replace(s, space=SMALL, search=search, train=s.train.model_copy(update={"heaviest": heaviest}))
+
+
+@pytest.fixture
+def latency() -> Latency:
+    """Blocks take from 0.2 to 2 ms, in no order."""
+    shape = (len(SMALL.stages), SMALL.blocks, len(SMALL.configurations))
+    return Latency(1.0, np.random.default_rng(0).uniform(0.2, 2, shape), SMALL.offered)
+
+
+class Stopping(SilentRun):
+    """Stops the stage when it logs a certain step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self._step = step
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        if step == self._step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["paper", "smoke"])
+def test_profiles_fit(file, name):
+    """Every key of a profile is one of the parameters, and the result can be read."""
+    profile.apply(name, file, ROOT / common.PIPELINE.folder / "profiles")
+    assert common.read(file).space.name == ("hardcore_nas" if name == "paper" else "hardcore_glyphs")
+
+
+def test_the_papers_settings(file):
+    """300 and 100 epochs, 10,000 steps of 0.002, 50 epochs of fine-tuning, a fifth of the pictures for the search."""
+    profile.apply("paper", file, ROOT / common.PIPELINE.folder / "profiles")
+    s = common.read(file)
+    assert (s.train.heaviest.epochs, s.train.multi_path.epochs, s.tune.tuning.epochs) == (300, 100, 50)
+    assert (s.train.heaviest.learning_rate, s.train.multi_path.learning_rate, s.tune.tuning.learning_rate) == (0.128, 0.0128, 0.00128)
+    assert (s.search.steps, s.search.rate, s.search.momentum, s.pictures.held_out, s.train.sorted_on) == (10_000, 0.002, 0.9, 0.2, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "told"),
+    [
+        (("search", "targets"), [{"latency_ms": 3.0, "share": 0.2}], "one of latency_ms and share"),
+        (("search", "every"), 7, r"search\.every: \d+ steps cannot be divided into parts of 7"),
+        (("search", "rate"), 1.5, r"search\.rate"),
+        (("train", "heaviest", "epoch"), 3, r"train\.heaviest\.epoch is not a known key; did you mean 'epochs'"),
+        (("tune", "tuning", "batch"), 1, r"tune\.tuning\.batch"),
+        (("sed",), 1, "'sed' is not known"),
+    ],
+)
+def test_mistakes_are_told(file, keys, value, told):
+    """Before any stage runs, with the key."""
+    change(file, keys, value)
+    with pytest.raises(ParamsError, match=told):
+        common.read(file)
+
+
+def test_impossible_targets_are_refused(latency):
+    """With both ends of what the networks of the space take: 1 ms, and the blocks of the lightest or of the heaviest."""
+    low = 1 + sum(latency.blocks_ms[s, 0].min() for s in range(2))
+    high = 1 + latency.blocks_ms.max(2).sum()
+    with pytest.raises(ParamsError, match=rf"takes 0\.5 ms on this device; the achievable range is {low:.4g} to {high:.4g} ms"):
+        Target(latency_ms=0.5).ms(*latency.range_ms, "search.targets")
+
+
+def test_the_whole_range_is_a_target():
+    """A share of 1 is never beyond the slowest network, whatever is rounded."""
+    rng = np.random.default_rng(0)
+    for cheapest, more in rng.uniform(0.1, 9, (2000, 2)):
+        assert Target(share=1.0).ms(cheapest, cheapest + more, "here") <= cheapest + more
+
+
+def test_the_search_has_pictures_of_its_own(easy_set):
+    """A share of each class, the same for the same seed, and none of them is trained on."""
+    items = easy_set.items("train")
+    mine, theirs = divided(easy_set, items, 0.2, 0)
+    assert sorted([*mine, *theirs]) == list(items)
+    assert np.bincount(easy_set.labels[theirs]).tolist() == [4, 4, 4]
+    assert np.array_equal(divided(easy_set, items, 0.2, 0)[1], theirs)
+
+
+def test_a_batch_that_cannot_be_filled_is_told(easy_set, settings):
+    """With the key."""
+    with pytest.raises(ParamsError, match=r"tune\.scratch\.batch: 'easy' has 36 pictures for it, a batch cannot have 64"):
+        common.batches(easy_set, easy_set.items("monitor"), 64, "tune.scratch.batch", settings, CPU)
+
+
+def new_model(settings: common.Settings) -> OneShot:
+    with common.drawn(settings.seed, "weights"):
+        return OneShot(settings.space, 3)
+
+
+def trained(settings: common.Settings, easy_set, folder: Path, run: SilentRun) -> tuple[OneShot, common.Trained]:
+    """The heaviest network after the training, its state in the folder."""
+    model = new_model(settings)
+    with Checkpoint(folder, "train", "same") as checkpoint:
+        trainer = common.Trainer("train", settings, easy_set, CPU, checkpoint, run)
+        how = settings.train.heaviest
+        return model, trainer.fit("heaviest", "heaviest", model, heaviest_loss(model, 0.1), easy_set.items("train"), how)
+
+
+def test_a_stopped_training_goes_on(easy_set, settings, tmp_path):
+    """Stopped after the second of three epochs: the same weights and losses as without; the time of both runs counts."""
+    whole, found = trained(settings, easy_set, tmp_path / "whole", SilentRun())
+    with pytest.raises(KeyboardInterrupt):
+        trained(settings, easy_set, tmp_path / "parts", Stopping(2))
+    kept = torch.load(next((tmp_path / "parts").rglob("heaviest.pt")), weights_only=True)
+    again, found_again = trained(settings, easy_set, tmp_path / "parts", SilentRun())
+    assert kept["epoch"] == 2
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
+    assert found.losses == found_again.losses
+    assert len(found.losses) == 3
+    assert found_again.seconds > kept["seconds"] > 0
+
+
+def test_channels_are_sorted_once(easy_set, settings, tmp_path):
+    """Called again, the sorted weights are read; the network computes what it did."""
+    model = new_model(settings)
+    with Checkpoint(tmp_path, "train", "same") as checkpoint:
+        args = heaviest_loss(model, 0.0), easy_set, easy_set.items("train"), settings, CPU, checkpoint
+        took, again = sort(model, *args), new_model(settings)
+        assert sort(again, *args) == took
+    start, images, paths = new_model(settings).eval(), torch.randn(2, 3, 20, 20), heaviest(model, 2)
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+    assert not torch.equal(model.stages[0][0].expand.weight, start.stages[0][0].expand.weight)
+    torch.testing.assert_close(model(images, paths), start(images, paths))
+
+
+def searched(settings: common.Settings, latency: Latency, easy_set, folder: Path, run: SilentRun, target_ms: float) -> Search:
+    """The search for a target, its state in the folder."""
+    with Checkpoint(folder, "search", "same") as checkpoint:
+        model = new_model(settings)
+        return Searcher(settings, model, latency, easy_set, easy_set.items("train"), CPU, checkpoint, run).search("a", target_ms)
+
+
+def test_a_stopped_search_goes_on(easy_set, settings, latency, tmp_path):
+    """Stopped after two of three records: what an undisturbed one finds, within the target all along."""
+    target_ms = Target(share=0.3).ms(*latency.range_ms, "here")
+    whole = searched(settings, latency, easy_set, tmp_path / "whole", SilentRun(), target_ms)
+    with pytest.raises(KeyboardInterrupt):
+        searched(settings, latency, easy_set, tmp_path / "parts", Stopping(8), target_ms)
+    again = searched(settings, latency, easy_set, tmp_path / "parts", SilentRun(), target_ms)
+    assert [row["step"] for row in whole.rows] == [0, 4, 8, 12]
+    assert again.rows == whole.rows
+    assert np.array_equal(again.alpha, whole.alpha)
+    assert np.array_equal(again.beta, whole.beta)
+    end = outcome(whole, latency, target_ms)
+    assert end["max_violation_ms"] <= 1e-9 * target_ms
+    assert SMALL.check(end["arch"]) and end["latency_ms"] == pytest.approx(latency.of(end["arch"]), abs=1e-6)
+
+
+def test_the_fastest_network_is_a_target(easy_set, settings, latency, tmp_path):
+    """There is nothing else within it."""
+    low, _ = latency.range_ms
+    found = outcome(searched(settings, latency, easy_set, tmp_path, SilentRun(), low), latency, low)
+    assert found["arch"] == Arch((int(row[0].argmin()),) for row in latency.blocks_ms)
+    assert found["max_violation_ms"] <= 1e-9
+
+
+def test_heat_maps_go_from_the_fastest_configuration(latency, tmp_path):
+    """One map a depth and one a block, over the steps; drawn into one file."""
+    rng, shape = np.random.default_rng(0), latency.blocks_ms.shape
+    rows = tuple({"step": 5 * i, "latency_ms": 3.0, "loss": None} for i in range(4))
+    alpha, beta = rng.dirichlet(np.ones(shape[2]), (4, *shape[:2])), rng.dirichlet(np.ones(shape[1]), (4, shape[0]))
+    found = heat_maps("a", SMALL, latency, Search(None, rows, alpha, beta, 0.0, 0.0))
+    depths, blocks = found.rows
+    assert (len(depths), len(blocks), list(found.times)) == (2, 6, [0, 5, 10, 15])
+    slowest = latency.blocks_ms.sum((0, 1)).argmax()
+    assert np.array_equal(blocks[1].weights[:, -1], alpha[:, 0, 1, slowest])
+    heat.draw([found, found], "step", tmp_path / "strengths.png")
+    assert (tmp_path / "strengths.png").stat().st_size > 10_000
+
+
+def test_history_has_a_row_an_epoch():
+    """With what it is the history of."""
+    rows = common.Trained((2.0, 1.5), 1.0).rows(network="a", training="tuning")
+    assert pd.DataFrame(rows).to_dict("list") == {"network": ["a"] * 2, "training": ["tuning"] * 2, "epoch": [1, 2], "loss": [2.0, 1.5]}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"name": "a", "target_latency_ms": 3.0, "max_violation_ms": 0.0},
+        {"name": "a", "target_latency_ms": 3.0, "max_violation_ms": 0.0, "arch": [[0]]},
+        {"name": "a", "arch": [[0], [1]]},
+        7,
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, entry):
+    """With the stage that makes it anew: without a network, with one of another space, without a figure, no entry at all."""
+    path = tmp_path / "searched.json"
+    path.write_text(json.dumps([entry]))
+    with pytest.raises(DocumentError, match=r"searched\.json is damaged.*dvc repro -f pipelines/hardcore_nas/dvc\.yaml:search"):
+        derive.networks(path, SMALL, "search", derive.SEARCHED_KEYS)
+
+
+def test_the_time_of_the_shared_part_is_that_of_stage_train():
+    """A file without it is refused."""
+    assert seconds({"seconds": 12}) == 12.0
+    with pytest.raises(DocumentError, match=r"train/metrics\.json is damaged.*dvc\.yaml:train"):
+        seconds({})
