@@ -8,7 +8,8 @@ import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from nas import seeding
-from nas.differentiable.hardcore_nas.evolution import Evolution, RandomSearch, Settings, Within, child, mutant, search
+from nas.differentiable.hardcore_nas.effort import Settings
+from nas.differentiable.hardcore_nas.evolution import Evolution, RandomSearch, Within, child, mutant, search
 from nas.differentiable.hardcore_nas.relaxed import InfeasibleTarget, Latency
 from nas.differentiable.hardcore_nas.space import Arch, Space, load
 

@@ -8,32 +8,18 @@ different networks. Nothing here knows where scores come from.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated, Protocol
+from typing import Protocol
 
 import numpy as np
-from pydantic import Field
 
+from nas.differentiable.hardcore_nas.effort import Settings
 from nas.differentiable.hardcore_nas.gradients import draw
 from nas.differentiable.hardcore_nas.relaxed import Latency, Point, certain
 from nas.differentiable.hardcore_nas.space import Arch, Space
 from nas.differentiable.hardcore_nas.start import balanced
-from nas.params import Section
 
 TRIES = 200  # proposals for each network that a round is to have, before it makes do with fewer
 ROUNDING = 1e-9  # relative: a sum of latencies in another order is within the target too
-
-Count = Annotated[int, Field(ge=0)]
-
-
-class Settings(Section):
-    """How much evolution to run."""
-
-    population: Annotated[int, Field(ge=2)]  # networks drawn at first
-    parents: Annotated[int, Field(ge=2)]  # the best so far, that mutants and children are made of
-    mutants: Count  # a round
-    crossovers: Count  # a round
-    rounds: Count
-    mutation_probability: Annotated[float, Field(gt=0, le=1)]  # of a stage's depth, and of a block's configuration
 
 
 @dataclass(frozen=True)

@@ -51,12 +51,6 @@ class Pipeline:
     def outputs(self) -> Path:
         return self.folder / "outputs"
 
-    @property
-    def group(self) -> Group:
-        """Of MLflow runs: those with the same parameters share a parent."""
-        text = json.dumps([params.read_all(self.parameters), os.environ.get("DVC_EXP_NAME")], sort_keys=True)
-        return Group(self.name, hashlib.sha256(text.encode()).hexdigest()[:16])
-
     def sections(self, models: Mapping[str, type[params.Section]], file: Path) -> tuple[int, str, dict[str, params.Section]]:
         """The seed, the path of the space, and the sections of a parameters' file, checked before the first long stage.
 
@@ -79,8 +73,10 @@ class Pipeline:
         out = self.outputs / name
         out.mkdir(parents=True, exist_ok=True)
         address = f"{self.folder}/dvc.yaml:{name}"
+        text = json.dumps([params.read_all(self.parameters), os.environ.get("DVC_EXP_NAME")], sort_keys=True)
+        group = Group(self.name, hashlib.sha256(text.encode()).hexdigest()[:16])
         with (
-            tracking.stage_run(address, parameters, title=f"{self.name} {name}", group=self.group, shares=True) as run,
+            tracking.stage_run(address, parameters, title=f"{self.name} {name}", group=group, shares=True) as run,
             Checkpoint(provenance.project_root(), f"{self.name}-{name}", provenance.fingerprint(address)) as checkpoint,
         ):
             yield run, checkpoint, out

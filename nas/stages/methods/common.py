@@ -11,7 +11,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from nas import params
-from nas.differentiable.hardcore_nas import evolution
+from nas.differentiable.hardcore_nas import effort
 from nas.latency.choice import Torch
 from nas.stages.differentiable.pipeline import Pipeline
 from nas.stages.methods.baseline import Choice
@@ -44,7 +44,7 @@ class OneShot(params.Section):
 
     targets: Annotated[tuple[str, ...], Field(min_length=1)] | None  # names of HardCoRe-NAS's; null: all
     pictures: Annotated[int, Field(ge=1)]  # that networks are scored on
-    evolution: evolution.Settings
+    evolution: effort.Settings
 
 
 class Report(params.Section):

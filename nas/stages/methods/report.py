@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from nas import params, tracking
+from nas import params, provenance, tracking
 from nas.checkpoint import Checkpoint
 from nas.data import loader
 from nas.fold import fold
@@ -137,12 +137,15 @@ def answered(networks: Sequence[nn.Module], pictures: Iterable[tuple[Tensor, Ten
 
 
 def fronts(networks: pd.DataFrame, training_tmacs: pd.Series) -> None:
-    """A run a method, with the same curves `front/...` for all, a step a network: in MLflow's charts front/top1 over
-    front/latency_ms or front/mflops shows all fronts."""
+    """A run a method, all below one run, with the same curves `front/...`, a step a network from the fastest on.
+
+    So MLflow's chart of front/top1 over front/latency_ms, or over front/mflops, shows all fronts.
+    """
     settings = params.read("tracking", tracking.Settings).model_copy(update={"system_metrics": False})
+    group = tracking.Group("fronts", provenance.fingerprint(ADDRESS)[:16])
     for method, rows in networks.groupby("method", sort=False):
         said = {"method": method, "weights": found.METHODS[method]}
-        with tracking.stage_run(ADDRESS, said, method, settings, f"{method}, front", common.PIPELINE.group, shares=False) as run:
+        with tracking.stage_run(ADDRESS, said, method, settings, f"{method}, front", group, shares=False) as run:
             for step, row in enumerate(rows.sort_values("latency_ms").itertuples()):
                 run.log({f"front/{name}": getattr(row, name) for name in FRONT}, step)
             run.summary({"training_tmacs": training_tmacs[method], "networks": len(rows)}, "front")

@@ -11,6 +11,7 @@ from nas import profile
 from nas.differentiable.hardcore_nas import space, table
 from nas.differentiable.hardcore_nas.space import Arch
 from nas.stages.methods.found import METHODS
+from tests.stages.differentiable_runs import again
 from tests.stages.strategies.test_comparison import mlflow_runs, ran
 from tests.stages.test_pipeline import dvc, small_copy
 
@@ -87,8 +88,5 @@ def test_fronts_are_in_one_view(finished):
 
 def test_the_search_is_the_same_again(finished):
     """Stage oneshot, run by force: the same networks and weights."""
-    folder, _ = finished
-    files = ["networks.json", "history.csv", "weights.safetensors"]
-    before = [(folder / OUTPUTS / "oneshot" / name).read_bytes() for name in files]
-    dvc(folder, "repro", "--force", "--single-item", f"{FILE}:oneshot")
-    assert [(folder / OUTPUTS / "oneshot" / name).read_bytes() for name in files] == before
+    before, after = again(finished[0], "methods", "oneshot", ["networks.json", "history.csv", "weights.safetensors"])
+    assert before == after

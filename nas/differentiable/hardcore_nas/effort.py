@@ -1,0 +1,20 @@
+"""How much evolution is run over the one-shot model: section `oneshot.evolution` of pipelines/methods/params.yaml."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from nas.params import Section
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class Settings(Section):
+    """How much evolution to run."""
+
+    population: Annotated[int, Field(ge=2)]  # networks drawn at first
+    parents: Annotated[int, Field(ge=2)]  # the best so far, that mutants and children are made of
+    mutants: Count  # a round
+    crossovers: Count  # a round
+    rounds: Count
+    mutation_probability: Annotated[float, Field(gt=0, le=1)]  # of a stage's depth, and of a block's configuration
