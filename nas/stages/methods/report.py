@@ -89,6 +89,7 @@ def main() -> None:
         metrics = {f"{key(row.method)}_{key(row.network)}_top1": row.top1 for row in networks.itertuples()}
         common.PIPELINE.finish(out, metrics | {f"{key(method)}_training_tmacs": total for method, total in totals.items()}, run)
         fronts(networks, totals)
+        run.close_pipeline()
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +150,8 @@ def fronts(networks: pd.DataFrame, training_tmacs: pd.Series) -> None:
             for step, row in enumerate(rows.sort_values("latency_ms").itertuples()):
                 run.log({f"front/{name}": getattr(row, name) for name in FRONT}, step)
             run.summary({"training_tmacs": training_tmacs[method], "networks": len(rows)}, "front")
+            if method == networks["method"].iloc[-1]:
+                run.close_pipeline()
 
 
 def facts(s: common.Settings, data: loader.DataSet, ms: Measured) -> dict[str, object]:
@@ -159,7 +162,8 @@ def facts(s: common.Settings, data: loader.DataSet, ms: Measured) -> dict[str, o
         "pictures to train on": f"{len(data.items('train')):,}; AttentiveNAS and AlphaNet {len(data.items('train', 'predictor')):,}",
         "pictures for testing": f"{len(data.items('test')):,}",
         "device": f"{device['device']}, {device['threads']} thread{'s' * (device['threads'] > 1)}, torch {device['versions']['torch']}",
-        "latency": f"of a batch of {batch}, batch norm folded, median of {ms.rounds} rounds over all networks",
+        "latency": f"of a batch of {batch}, batch norm folded, median of {ms.rounds} rounds over all networks; two measurements of a "
+        f"network differ by {np.median(ms.noise):.1%} (median; above some percent the machine was busy: dvc repro -f {ADDRESS})",
     }
 
 
