@@ -99,13 +99,16 @@ def of_attentive(family: Path, evaluated: Path, weights: Path | None, data: Data
 
 def of_tf_nas(data: DataSet) -> Found:
     """A network a target."""
-    s, folder = tf_nas.read(), tf_nas.PIPELINE.outputs
+    s, folder = tf_nas.read(), tf_nas.PIPELINE.outputs / "search"
     plans = {entry["name"]: plan for entry, plan in tf_nas_derive.family(s.space)}
     networks = of_plans(plans, data)
     loaded(tf_nas_train.WEIGHTS, networks)
-    history = read_table(folder / "search" / "history.csv", f"dvc repro -f {tf_nas.PIPELINE.folder}/dvc.yaml:search")
-    classes = read_json(folder / "search" / "metrics.json")["classes"]
-    epochs = {name: int(number) for name, number in history.groupby("name")["epoch"].max().items()}
+    history = read_table(folder / "history.csv", f"dvc repro -f {tf_nas.PIPELINE.folder}/dvc.yaml:search")
+    try:
+        classes = int(read_json(folder / "metrics.json")["classes"])
+        epochs = {name: int(number) for name, number in history.groupby("name")["epoch"].max().items()}
+    except (TypeError, KeyError, ValueError) as error:
+        raise tf_nas.PIPELINE.damaged(folder, error, "search") from None
     return Found(networks, cost.of_tf_nas(s, data, classes, epochs, mmacs(networks, data.side)))
 
 
@@ -120,17 +123,21 @@ def of_hardcore_nas(s: hardcore_nas.Settings, data: DataSet) -> Found:
 
 def of_one_shot(method: str, s: hardcore_nas.Settings, data: DataSet) -> Found:
     """What "evolution" or "random" search found over HardCoRe-NAS's one-shot model, a network a target."""
-    entries, pictures = read_json(oneshot.NETWORKS), common.read().oneshot.pictures
-    plans = {f"{e['method']}_{e['name']}": s.space.plan(Arch(map(tuple, e["arch"]))) for e in entries}
+    entries = read_json(oneshot.NETWORKS)
+    try:
+        plans = {f"{e['method']}_{e['name']}": s.space.plan(Arch(map(tuple, e["arch"]))) for e in entries}
+        mine = {e["name"]: f"{method}_{e['name']}" for e in entries if e["method"] == method}
+        scored = [
+            Work("search", e["evaluations"] * e["pictures"], e["scored_mmacs"] / e["evaluations"], cost.FORWARD, e["name"])
+            for e in entries
+            if e["method"] == method
+        ]
+    except (TypeError, KeyError, ValueError) as error:
+        raise common.PIPELINE.damaged(oneshot.NETWORKS, error, "oneshot") from None
     networks = of_plans(plans, data)
     loaded(oneshot.TUNED, networks)
-    mine = {e["name"]: networks[f"{e['method']}_{e['name']}"] for e in entries if e["method"] == method}
-    scored = [
-        Work("search", e["evaluations"] * pictures, e["scored_mmacs"] / e["evaluations"], cost.FORWARD, e["name"])
-        for e in entries
-        if e["method"] == method
-    ]
-    return Found(mine, [*cost.one_shot(s, data), *scored, *cost.tuned(s, data, mmacs(mine, data.side))])
+    named = {name: networks[key] for name, key in mine.items()}
+    return Found(named, [*cost.one_shot(s, data), *scored, *cost.tuned(s, data, mmacs(named, data.side))])
 
 
 def of_baselines(p: common.Baselines, data: DataSet) -> Found:

@@ -8,7 +8,8 @@ params   pipelines/methods/params.yaml: oneshot
 reads    outputs/split/; of HardCoRe-NAS latency/table.json, train/weights.safetensors, train/teacher.safetensors
 writes   oneshot/networks.json         a method ("evolution" or "random") and target: method, name, target_latency_ms,
                                        table_latency_ms, top1_held_out (percent, by the one-shot model's weights), evaluations,
-                                       scored_mmacs (millions of multiply-accumulates of all networks that were scored), arch
+                                       scored_mmacs (millions of multiply-accumulates of all networks that were scored),
+                                       pictures (that each was scored on), arch
          oneshot/history.csv           method, name, evaluations, top1_held_out (the best so far)
          oneshot/weights.safetensors   of the fine-tuned networks, as <method>_<name>.<parameter>
          oneshot/metrics.json          {"<method>_<name>_top1_held_out", "evaluations"}
@@ -85,7 +86,7 @@ def main() -> None:
                     "target_latency_ms": round(target_ms, 6),
                     "table_latency_ms": round(latency.of(best.arch), 6),
                 }
-                entries.append({**entry, **figures(best, found, s.space, classes)})
+                entries.append({**entry, **figures(best, found, s.space, classes), "pictures": len(seen), "arch": best.arch})
                 rows += [{"method": method, "name": name, **row} for row in curve(found)]
                 network = extract(model, best.arch)
                 trainer.fit(key, "tuning", network, tuning_loss(network, teacher, s.tune.tuning.label_smoothing), items, s.tune.tuning)
@@ -134,7 +135,6 @@ def figures(best: Scored, found: Sequence[Scored], space: Space, classes: int) -
         "top1_held_out": round(best.score, 6),
         "evaluations": len(found),
         "scored_mmacs": round(sum(multiply_adds(space.plan(one.arch), classes).products for one in found) / 1e6, 6),
-        "arch": best.arch,
     }
 
 

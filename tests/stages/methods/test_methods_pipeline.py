@@ -11,7 +11,7 @@ from nas import profile
 from nas.differentiable.hardcore_nas import space, table
 from nas.differentiable.hardcore_nas.space import Arch
 from nas.stages.methods.found import METHODS
-from tests.stages.differentiable_runs import again
+from tests.stages.differentiable_runs import again, change
 from tests.stages.strategies.test_comparison import mlflow_runs, ran
 from tests.stages.test_pipeline import dvc, small_copy
 
@@ -90,3 +90,14 @@ def test_the_search_is_the_same_again(finished):
     """Stage oneshot, run by force: the same networks and weights."""
     before, after = again(finished[0], "methods", "oneshot", ["networks.json", "history.csv", "weights.safetensors"])
     assert before == after
+
+
+def test_alphanet_differs_in_the_loss_only(finished):
+    """With KL in place of its divergence the supernet's weights are those of the main pipeline's training, to the last bit."""
+    folder, _ = finished
+    ours, theirs = folder / OUTPUTS / "alphanet", folder / "outputs/train"
+    assert (ours / "weights.safetensors").read_bytes() != (theirs / "weights.safetensors").read_bytes()
+    change(folder / "pipelines/methods/params.yaml", ("alphanet", "distillation"), {"loss": "kl", "temperature": 1.0, "weight": 1.0})
+    dvc(folder, "repro", "--single-item", f"{FILE}:alphanet")
+    for name in ("weights.safetensors", "early.safetensors"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes()

@@ -16,6 +16,7 @@ from nas.data.vision import models
 from nas.differentiable.hardcore_nas.evolution import Scored
 from nas.differentiable.hardcore_nas.space import Arch
 from nas.fold import fold
+from nas.latency.choice import Torch
 from nas.params import ParamsError
 from nas.reports import style
 from nas.sampling.attentive import BestUp, Uniform
@@ -24,7 +25,7 @@ from nas.stages.methods import common, cost, oneshot, page
 from nas.stages.methods.baseline import Choice, build
 from nas.stages.methods.cost import Work
 from nas.stages.methods.found import METHODS
-from nas.stages.methods.report import key
+from nas.stages.methods.report import answered, key, measured
 from nas.stages.train import Train
 from tests.stages.differentiable_runs import change
 
@@ -132,6 +133,40 @@ def test_tf_nas_mixture_holds_every_path():
     s = cost.tf_nas.read()
     path, mixture = cost.supernet_mmacs(s, 10)
     assert path < mixture < len(s.space.operations) * path
+
+
+class Kept:
+    """Keeps nothing."""
+
+    def save(self, state: dict, name: str) -> None: ...
+
+    def load(self, name: str) -> None: ...
+
+
+class Fixed(nn.Module):
+    """Names the same class for every picture; a convolution, so that there is something to measure."""
+
+    def __init__(self, answer: int) -> None:
+        super().__init__()
+        self.answer, self.conv = answer, nn.Conv2d(3, 3, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.conv(images).mean((2, 3)) * 0 + torch.eye(3)[self.answer]
+
+
+def test_answers_are_compared_picture_by_picture():
+    """Of classes 0, 1, 1 | 2: who always says 1 is right at the second and the third."""
+    pictures = [(torch.zeros(len(labels), 3, 4, 4), torch.tensor(labels)) for labels in ([0, 1, 1], [2])]
+    right = answered([Fixed(1).eval(), Fixed(2).eval()], pictures, torch.device("cpu"))
+    assert right.tolist() == [[False, True, True, False], [False, False, False, True]]
+
+
+def test_every_network_is_measured_in_every_round():
+    """As many rounds as asked for; milliseconds above zero, noise a fraction, and the device by name."""
+    p = common.Report(backend=Torch(runtime="torch", device="cpu", threads=1, channels_last=True), batch=2, repetitions=4, limit_s=60.0)
+    found = measured([Fixed(0).eval(), Fixed(1).eval(), Fixed(2).eval()], 8, p, 0, Kept())
+    assert found.rounds == 4 and found.latency_ms.shape == found.noise.shape == (3,)
+    assert (found.latency_ms > 0).all() and (found.noise >= 0).all() and found.device["threads"] == 1
 
 
 def networks() -> pd.DataFrame:
