@@ -31,7 +31,7 @@ QUESTIONS = (  # a method, another one, what is claimed of the first
     (TF, TORCHVISION, "TF-NAS's networks are better than torchvision's."),
     (HARDCORE, TORCHVISION, "HardCoRe-NAS's networks are better than torchvision's."),
 )
-ALIKE = 0.05  # so much slower counts as equally fast: targets are met by tables, which are wrong by about that much
+ALIKE = 0.05  # so much slower counts as equally fast: targets are met by tables, and measured latencies have noise
 FASTER = 0.15  # a network that is faster by more cannot be called worse
 SURE = 2  # standard errors
 BETTER, WORSE, OPEN = "better", "worse", "cannot be told"
@@ -168,12 +168,12 @@ def page(networks: pd.DataFrame, right: np.ndarray, costs: pd.DataFrame, facts: 
 
 
 LIMITS = (
-    "One seed a method. The standard errors are those of the test pictures; another seed moves a network by about as much again.",
+    "One seed a method. The standard errors are those of the test pictures: what another seed would change is not in them.",
     "Each method is trained as its own pipeline says, for minutes. How long each trained is in the table of costs: methods with more "
     "of it are not better for that alone, and none is trained until nothing is gained any more.",
     "The spaces differ in what they offer, HardCoRe-NAS's, TF-NAS's and AttentiveNAS's: a difference between two of these methods is "
     "one between space, training and search together. Evolution, random search and HardCoRe-NAS share all but the search.",
-    "AttentiveNAS's and AlphaNet's members were chosen by FLOPs, TF-NAS's and HardCoRe-NAS's for a latency of this device, torchvision's "
+    "AttentiveNAS's and AlphaNet's members were chosen by search.costs of params.yaml (FLOPs, if unchanged), TF-NAS's and HardCoRe-NAS's for a latency of this device, torchvision's "
     "for nothing here; those halve a picture three times instead of five, as is usual for small pictures.",
     "Small pictures and small networks: what holds here need not hold on ImageNet.",
 )
@@ -184,7 +184,8 @@ def _short(networks: pd.DataFrame, totals: pd.DataFrame) -> pd.DataFrame:
     for method, each in networks.groupby("method", sort=False):
         best = each.loc[each["top1"].idxmax()]
         cost = totals.loc[totals["method"] == method, "total"].item()
-        spans = [f"{each[c].min():.3g} to {each[c].max():.3g}" for c in ("latency_ms", "mflops", "top1")]
+        ends = [(f"{each[c].min():.3g}", f"{each[c].max():.3g}") for c in ("latency_ms", "mflops", "top1")]
+        spans = [" to ".join(dict.fromkeys(pair)) for pair in ends]
         figures = dict(zip(("latency, ms", "MFLOPs", "top-1, %"), spans))
         said = {"method": method, "weights": METHODS[method], "networks": len(each), **figures}
         rows.append({**said, "best": best["network"], "training, 10^12": f"{cost:.3g}"})
