@@ -82,6 +82,17 @@ def test_the_gradient_is_that_of_the_loss_by_the_weights_of_the_choices(model):
         assert found.beta[place] == pytest.approx((loss(alpha, beta + more) - loss(alpha, beta - more)) / (2 * h), rel=1e-3, abs=1e-7)
 
 
+def test_the_loss_of_a_step_is_that_of_the_networks_that_were_drawn(model):
+    """Against the cross-entropy of each picture's own network, and with the gradient that is handed out without it."""
+    batch = Batches().parts[0]
+    gradients = DrawnGradients(model, lambda step: (batch.images, batch.labels), np.random.default_rng)
+    found, loss = gradients.with_loss(uniform(), 3)
+    alpha, beta = draw(uniform(), len(batch.images), np.random.default_rng(3))
+    paths = Paths(beta.argmax(-1) + 1, alpha.argmax(-1))
+    assert loss == pytest.approx(F.cross_entropy(model(batch.images, paths), batch.labels).item(), rel=1e-5)
+    assert np.array_equal(found.alpha, gradients(uniform(), 3).alpha)
+
+
 def test_a_certain_point_has_no_gradient_for_blocks_that_do_not_run(model):
     """Their weights make no difference."""
     batch = Batches().parts[0]
