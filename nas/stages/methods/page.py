@@ -173,8 +173,9 @@ LIMITS = (
     "of it are not better for that alone, and none is trained until nothing is gained any more.",
     "The spaces differ in what they offer, HardCoRe-NAS's, TF-NAS's and AttentiveNAS's: a difference between two of these methods is "
     "one between space, training and search together. Evolution, random search and HardCoRe-NAS share all but the search.",
-    "AttentiveNAS's and AlphaNet's members were chosen by search.costs of params.yaml (FLOPs, if unchanged), TF-NAS's and HardCoRe-NAS's for a latency of this device, torchvision's "
-    "for nothing here; those halve a picture three times instead of five, as is usual for small pictures.",
+    "AttentiveNAS's and AlphaNet's members were chosen by search.costs of params.yaml (FLOPs, if unchanged), TF-NAS's and HardCoRe-NAS's "
+    "for a latency of this device, torchvision's for nothing here; those halve a picture three times instead of five, as is usual for "
+    "small pictures.",
     "Small pictures and small networks: what holds here need not hold on ImageNet.",
 )
 
