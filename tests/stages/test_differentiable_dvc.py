@@ -7,7 +7,7 @@ import yaml
 
 from tests.test_dvc_yaml import ROOT, Needed, covered, keys, path, paths
 
-PIPELINES = {name: yaml.safe_load((ROOT / "pipelines" / name / "dvc.yaml").read_text())["stages"] for name in ("tf_nas",)}
+PIPELINES = {name: yaml.safe_load((ROOT / "pipelines" / name / "dvc.yaml").read_text())["stages"] for name in ("tf_nas", "tf_nas_claims")}
 STAGES = [(name, stage) for name, stages in PIPELINES.items() for stage in stages]
 
 
@@ -24,12 +24,12 @@ def test_dependencies_are_what_the_stage_runs(pipeline, stage):
 
 @pytest.mark.parametrize(("pipeline", "stage"), STAGES)
 def test_a_stage_lies_where_its_name_says(pipeline, stage):
-    """Its file, its command, its outputs but for the summary, its metrics in git."""
+    """Its file, its command, its outputs but for the summary and the page of claims, its metrics in git."""
     entry = PIPELINES[pipeline][stage]
     assert entry["cmd"] == f"python -m nas.stages.{pipeline}.{stage}" and (ROOT / f"nas/stages/{pipeline}/{stage}.py").is_file()
     written = [p for kind in ("outs", "metrics", "plots") for p in paths(entry.get(kind, []))]
     folder = Path(f"pipelines/{pipeline}/outputs")
-    assert {Path(p).parent for p in written} <= {folder, folder / stage}
+    assert {Path(p).parent for p in written if p != "docs/tf_nas.md"} <= {folder, folder / stage}
     assert {f"{folder}/{stage}/metrics.json": {"cache": False}} in entry["metrics"]
 
 
