@@ -286,5 +286,5 @@ def test_a_network_that_is_not_there_is_told(tmp_path, monkeypatch):
     """With the stage that searches it."""
     (tmp_path / "searched.json").write_text('[{"target_latency_ms": 2.0}]')
     monkeypatch.setattr(devices, "SEARCHED", tmp_path / "searched.json")
-    with pytest.raises(DocumentError, match=r"no network for 3 ms; dvc repro -f pipelines/tf_nas/dvc\.yaml:search"):
+    with pytest.raises(DocumentError, match=r"no network for 3 ms'; dvc repro -f pipelines/tf_nas/dvc\.yaml:search"):
         devices.searched_before(3.0)
