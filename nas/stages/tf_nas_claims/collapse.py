@@ -21,13 +21,11 @@ RESULTS = common.PIPELINE.outputs / "collapse" / "results.csv"
 def main() -> None:
     s = common.read()
     with common.PIPELINE.stage("collapse", s.sections("collapse")) as (run, checkpoint, out):
-        device, data, table = common.started(s.tf_nas)
-        searches = common.Searches(data, device, checkpoint, run)
-        target_ms, rows = common.middle_target(s.tf_nas, table), []
+        searches, rows = common.Searches(s.tf_nas, checkpoint, run), []
         jobs = list(product(s.collapse.seeds, (True, False)))
         for seed, both in progress(jobs, "collapse: searches", len(jobs)):
             settings = common.varied(s.tf_nas, seed, bi_sampling=both)
-            found = searches.search(f"{seed}-{'both' if both else 'one'}", settings, table, target_ms).search
+            found = searches.search(f"{seed}-{'both' if both else 'one'}", settings).search
             different = len(set(found.choice.operations))
             rows.append({"seed": seed, "bi_sampling": both, "same_operation": found.history[-1].same_operation, "different": different})
         results = pd.DataFrame(rows)

@@ -158,33 +158,35 @@ class Searches:
     The epochs of weights alone depend on the seed and the classes only: searches that share those go on from the same state.
     """
 
-    def __init__(self, data: loader.DataSet, device: torch.device, checkpoint: Checkpoint, run: StageRun) -> None:
-        self._data, self._device, self._checkpoint, self._run = data, device, checkpoint, run
+    def __init__(self, s: tf_nas.Settings, checkpoint: Checkpoint, run: StageRun) -> None:
+        self._checkpoint, self._run = checkpoint, run
+        self.device, self.data = s.runtime.start(), loader.read(split.OUT)
+        self.table = latency.load(tf_nas.TABLE, s.space, len(self.data.classes))  # TF-NAS's own
+        self.target_ms = middle_target(s, self.table)
 
-    def search(self, name: str, s: tf_nas.Settings, table: LatencyTable, target_ms: float) -> Found:
-        """
+    def search(self, name: str, s: tf_nas.Settings) -> Found:
+        """For the middle target, by TF-NAS's own table.
+
         Args:
-            name: of the search, another one for each; with the same table for all of a stage.
+            name: of the search, another one for each.
         """
+        return self.search_on(name, s, self.table, self.target_ms)
+
+    def search_on(self, name: str, s: tf_nas.Settings, table: LatencyTable, target_ms: float) -> Found:
+        """For a target on any device; searches of a seed within a stage have the same table."""
         group = f"{s.seed}-{'all' if s.search.classes is None else 'chosen'}-"
         classes, choosing_s = self._classes(s, group)
         kept = Kept(self._checkpoint, group)
-        found = Searcher(s, of_classes(self._data, classes), table, self._device, kept, self._run).search(name, target_ms)
+        found = Searcher(s, of_classes(self.data, classes), table, self.device, kept, self._run).search(name, target_ms)
         return Found(found, choosing_s + kept.cpu_seconds)
 
     def _classes(self, s: tf_nas.Settings, group: str) -> tuple[np.ndarray, float]:
         """The classes to search on, and the CPU seconds that choosing them took."""
         kept = Kept(self._checkpoint, group)
         if (state := kept.load("classes-chosen.pt")) is None:
-            state = {"classes": torch.from_numpy(searched_classes(self._data, s, self._device, kept))}
+            state = {"classes": torch.from_numpy(searched_classes(self.data, s, self.device, kept))}
             kept.save(state, "classes-chosen.pt")
         return state["classes"].numpy(), kept.cpu_seconds
-
-
-def started(s: tf_nas.Settings) -> tuple[torch.device, loader.DataSet, LatencyTable]:
-    """The device to train on, the pictures, and TF-NAS's latency table of them."""
-    device, data = s.runtime.start(), loader.read(split.OUT)
-    return device, data, latency.load(tf_nas.TABLE, s.space, len(data.classes))
 
 
 def reached(table: LatencyTable, choice: Choice, target_ms: float) -> dict[str, Any]:

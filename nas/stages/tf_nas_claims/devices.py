@@ -13,8 +13,11 @@ writes   devices/table.json     of the second device
                                 its own network and of the other's by its table; {"measured_deviation"} from the table, the mean
 """
 
+from dataclasses import dataclass
+
 import pandas as pd
 
+from nas.checkpoint import Checkpoint
 from nas.differentiable.survey import judged_on, measured, survey
 from nas.differentiable.tf_nas.latency import LatencyTable
 from nas.differentiable.tf_nas.space import Choice
@@ -30,47 +33,51 @@ RESULTS = common.PIPELINE.outputs / "devices" / "results.csv"
 JUDGED = tf_nas.PIPELINE.outputs / "latency" / "metrics.json"
 
 
+@dataclass(frozen=True, eq=False)
+class Device:
+    """Something that networks are searched for and run on."""
+
+    how: Latency  # it is measured
+    table: LatencyTable
+    table_error: float  # on networks that the table was not fitted on: the 90th percentile, a fraction
+    target_ms: float
+
+    @property
+    def name(self) -> str:
+        threads = self.how.backend.threads
+        return f"{threads} thread{'s' if threads > 1 else ''}"
+
+
 def main() -> None:
     s = common.read()
     own = s.tf_nas
     with common.PIPELINE.stage("devices", s.sections("devices") | {"tf_nas.latency": own.latency}) as (run, checkpoint, out):
-        device, data, first = common.started(own)
-        surveyed = Surveyed(own.space, own.latency.widths)
-        backend = own.latency.backend.model_copy(update={"threads": s.devices.threads})
-        second_latency = own.latency.model_copy(update={"backend": backend})
-        found = survey(
-            second_latency, surveyed, len(data.classes), own.seed, backend.start(), common.Kept(checkpoint, f"{backend.threads}-threads-")
-        )
-        found.table.save(out / "table.json")
+        searches, surveyed = common.Searches(own, checkpoint, run), Surveyed(own.space, own.latency.widths)
+        first = Device(own.latency, searches.table, read_json(JUDGED)["p90_relative_error"], searches.target_ms)
+        second = surveyed_device(own, surveyed, s.devices.threads, searches.table.classes, checkpoint)
+        second.table.save(out / "table.json")
         run.artifact(out / "table.json")
-        judged = judged_on(found, surveyed)
-        columns = ("predicted_latency_ms", "first_latency_ms", "second_latency_ms", "mflops")
-        second_error = judge.figures(*(judged[c].to_numpy() for c in columns))["p90_relative_error"]
-        tables: dict[str, tuple[Latency, LatencyTable, float]] = {
-            threads(own.latency): (own.latency, first, read_json(JUDGED)["p90_relative_error"]),
-            threads(second_latency): (second_latency, found.table, second_error),
-        }
-        target_ms = common.middle_target(own, found.table)
-        searches = common.Searches(data, device, checkpoint, run)
-        search = searches.search(f"{backend.threads}-threads", common.varied(own, own.seed), found.table, target_ms).search
-        networks = dict(zip(tables, (searched_before(common.middle_target(own, first)), search.choice)))
-        rows = []
-        for name, (how, table, error) in tables.items():
-            plans = [own.space.plan(choice) for choice in networks.values()]
-            ms = measured(plans, how, surveyed, table, own.seed, how.backend.start(), common.Kept(checkpoint, f"{name}-"))
-            target_ms = common.middle_target(own, table)
+        found = searches.search_on("second", common.varied(own, own.seed), second.table, second.target_ms).search
+        networks, rows = {first.name: searched_before(first.target_ms), second.name: found.choice}, []
+        for device in (first, second):
+            plans, kept = [own.space.plan(choice) for choice in networks.values()], common.Kept(checkpoint, f"{device.name}-")
+            ms = measured(plans, device.how, surveyed, device.table, own.seed, device.how.backend.start(), kept)
             for (network, choice), taken, noise in zip(networks.items(), ms.latency_ms, ms.noise):
-                known = {"network": network, "device": name, **common.reached(table, choice, target_ms)}
-                rows.append(known | {"measured_latency_ms": taken, "noise_floor": noise, "table_error": error})
+                known = {"network": network, "device": device.name, **common.reached(device.table, choice, device.target_ms)}
+                rows.append(known | {"measured_latency_ms": taken, "noise_floor": noise, "table_error": device.table_error})
         results = pd.DataFrame(rows)
         results.to_csv(RESULTS, index=False, float_format="%.6g")
         run.table(results, "results.json")
         common.PIPELINE.finish(out, figures(results), run)
 
 
-def threads(p: Latency) -> str:
-    """What a device is called."""
-    return f"{p.backend.threads} thread{'s' if p.backend.threads > 1 else ''}"
+def surveyed_device(s: tf_nas.Settings, surveyed: Surveyed, threads: int, classes: int, checkpoint: Checkpoint) -> Device:
+    """This device with so many threads, its table measured as stage latency of TF-NAS does it."""
+    how = s.latency.model_copy(update={"backend": s.latency.backend.model_copy(update={"threads": threads})})
+    found = survey(how, surveyed, classes, s.seed, how.backend.start(), common.Kept(checkpoint, "survey-"))
+    judged = judged_on(found, surveyed)
+    told = [judged[c].to_numpy() for c in ("predicted_latency_ms", "first_latency_ms", "second_latency_ms", "mflops")]
+    return Device(how, found.table, judge.figures(*told)["p90_relative_error"], common.middle_target(s, found.table))
 
 
 def searched_before(target_ms: float) -> Choice:

@@ -31,21 +31,20 @@ ALL, CHOSEN, EARLY = "all classes", "chosen classes", "stopped early"
 def main() -> None:
     s = common.read()
     with common.PIPELINE.stage("stopping", s.sections("stopping")) as (run, checkpoint, out):
-        device, data, table = common.started(s.tf_nas)
-        searches = common.Searches(data, device, checkpoint, run)
-        target_ms, rows = common.middle_target(s.tf_nas, table), []
+        searches, rows = common.Searches(s.tf_nas, checkpoint, run), []
         for seed in progress(s.stopping.seeds, "stopping: seeds", len(s.stopping.seeds)):
             full = None
             for searched, settings in variants(s, seed).items():
-                found = searches.search(f"{seed}-{searched.replace(' ', '-')}", settings, table, target_ms)
+                found = searches.search(f"{seed}-{searched.replace(' ', '-')}", settings)
                 choice, last = found.search.choice, found.search.history[-1]
                 full = full or choice
                 kept = common.Kept(checkpoint, f"{seed}-{searched.replace(' ', '-')}-")
-                alone = Alone(settings.train, tf_nas.PIPELINE, seed, settings.runtime, settings.evaluation, device, kept)
+                alone = Alone(settings.train, tf_nas.PIPELINE, seed, settings.runtime, settings.evaluation, searches.device, kept)
                 layers, depths = common.agreement(choice, full)
                 known = {"seed": seed, "searched": searched, "epochs": last.epoch, "cpu_seconds": found.cpu_seconds}
                 known |= {"same_operation": last.same_operation, "same_layers": layers, "same_depths": depths}
-                rows.append(known | common.reached(table, choice, target_ms) | {"top1": top1(alone, settings, choice, data)})
+                known |= common.reached(searches.table, choice, searches.target_ms)
+                rows.append(known | {"top1": top1(alone, settings, choice, searches.data)})
         results = pd.DataFrame(rows)
         results.to_csv(RESULTS, index=False, float_format="%.6g")
         run.table(results, "results.json")

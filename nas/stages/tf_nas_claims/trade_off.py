@@ -20,14 +20,12 @@ RESULTS = common.PIPELINE.outputs / "trade_off" / "results.csv"
 def main() -> None:
     s = common.read()
     with common.PIPELINE.stage("trade_off", s.sections("trade_off")) as (run, checkpoint, out):
-        device, data, table = common.started(s.tf_nas)
-        searches = common.Searches(data, device, checkpoint, run)
-        target_ms, rows = common.middle_target(s.tf_nas, table), []
+        searches, rows = common.Searches(s.tf_nas, checkpoint, run), []
         jobs = list(product(s.trade_off.seeds, s.trade_off.values, (True, False)))
         for seed, value, scaled in progress(jobs, "trade_off: searches", len(jobs)):
             settings = common.varied(s.tf_nas, seed, trade_off=value, elasticity_scaling=scaled)
-            found = searches.search(f"{seed}-{value:g}-{'scaled' if scaled else 'fixed'}", settings, table, target_ms).search
-            known = {"seed": seed, "trade_off": value, "scaled": scaled, **common.reached(table, found.choice, target_ms)}
+            found = searches.search(f"{seed}-{value:g}-{'scaled' if scaled else 'fixed'}", settings).search
+            known = {"seed": seed, "trade_off": value, "scaled": scaled, **common.reached(searches.table, found.choice, searches.target_ms)}
             rows.append(known | {"expected_latency_ms": found.history[-1].expected_latency_ms})
         results = pd.DataFrame(rows)
         results.to_csv(RESULTS, index=False, float_format="%.6g")
