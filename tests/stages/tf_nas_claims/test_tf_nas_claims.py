@@ -250,8 +250,16 @@ def test_verdicts_by_hand(results):
 def test_a_file_without_bounds_reads_as_none(results, tmp_path):
     """An empty text is NaN when it comes back from a CSV: no network is excused by it."""
     results.trade_off.to_csv(tmp_path / "results.csv", index=False)
-    found = claims.on_target(pd.read_csv(tmp_path / "results.csv"), ["a"] * 6)
+    found = claims.on_target(pd.read_csv(tmp_path / "results.csv"), ["a"] * 6, excused=True)
     assert [check.beside for check in found] == [""] * 6
+
+
+@pytest.mark.parametrize(("ms", "excused", "verdict"), [(9.95, True, HOLDS), (9.5, True, OPEN), (9.95, False, HOLDS), (9.5, False, FAILS)])
+def test_a_bound_excuses_only_what_is_off(ms, excused, verdict):
+    """A network at its bounds that is on the target all the same holds; where bounds are no excuse they are named."""
+    (check,) = claims.on_target(pd.DataFrame([reached(ms, bound="most")]), ["a"], excused)
+    assert check.verdict == verdict
+    assert (check.name == "a") == (excused or verdict == HOLDS)
 
 
 def test_the_page_says_what_was_judged(results):
