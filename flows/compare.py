@@ -25,6 +25,7 @@ from flows.stages import (
     Settings,
     Stage,
     StageFailed,
+    addresses,
     changes,
     limits_set,
     plan,
@@ -36,11 +37,6 @@ from flows.stages import (
 from nas import provenance
 
 PIPELINE = "pipelines/strategies/dvc.yaml"
-
-
-def addresses(targets: list[str], pipeline: str) -> list[str]:
-    """Targets as dvc takes them: a name alone is a stage, or all stages of a matrix, of the pipeline; none is all of it."""
-    return [target if ":" in target else f"{pipeline}:{target}" for target in targets] or [pipeline]
 
 
 def run_all(stages: list[Stage], rows: list[Row], at_once: int, settings: Settings) -> dict[str, Exception]:

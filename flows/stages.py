@@ -99,6 +99,15 @@ class Row:
         return {"stage": self.stage, "result": self.result, "seconds": round(self.seconds, 1), "metrics": figures}
 
 
+def addresses(targets: list[str], pipeline: str) -> list[str]:
+    """Targets as dvc takes them: a name alone is a stage, or all stages of a matrix, of the pipeline; none is all of it.
+
+    Args:
+        pipeline: a dvc.yaml.
+    """
+    return [target if ":" in target else f"{pipeline}:{target}" for target in targets] or [pipeline]
+
+
 def plan(targets: list[str]) -> list[Stage]:
     """The targets (none: all of dvc.yaml) and the stages before them, each after those it depends on.
 

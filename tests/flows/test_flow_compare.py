@@ -162,7 +162,7 @@ def results() -> dict[str, str]:
 
 def test_a_matrix_is_planned_with_its_edges(project):
     """Stages of two files come after what they need, and nothing that isn't needed comes with them."""
-    planned = stages.plan(flow.addresses([], FILE))
+    planned = stages.plan(stages.addresses([], FILE))
 
     assert {name(s.address): {name(need) for need in s.needs} for s in planned} == NEEDS
     before = [{name(other.address) for other in planned[:i]} for i in range(len(planned))]
@@ -171,11 +171,11 @@ def test_a_matrix_is_planned_with_its_edges(project):
 
 def test_a_target_is_a_stage_or_a_whole_matrix(project):
     """A bare name is looked for in the comparison, one with a colon anywhere."""
-    assert [name(s.address) for s in stages.plan(flow.addresses(["train@b-50-1"], FILE))] == ["split", "early-1", "train-b-50-1"]
-    assert [name(s.address) for s in stages.plan(flow.addresses(["early"], FILE))] == ["split", "early-0", "early-1"]
-    assert [name(s.address) for s in stages.plan(flow.addresses(["dvc.yaml:other"], FILE))] == ["other"]
+    assert [name(s.address) for s in stages.plan(stages.addresses(["train@b-50-1"], FILE))] == ["split", "early-1", "train-b-50-1"]
+    assert [name(s.address) for s in stages.plan(stages.addresses(["early"], FILE))] == ["split", "early-0", "early-1"]
+    assert [name(s.address) for s in stages.plan(stages.addresses(["dvc.yaml:other"], FILE))] == ["other"]
     with pytest.raises(ValueError, match=r"trian.*train@a-3-0"):
-        stages.plan(flow.addresses(["trian"], FILE))
+        stages.plan(stages.addresses(["trian"], FILE))
 
 
 def test_flow_and_dvc_agree_two_at_a_time(server, project, monkeypatch):

@@ -110,6 +110,16 @@ def test_an_unknown_target_is_named(project):
         stages.plan(["tarin"])
 
 
+def test_a_pipeline_is_found_by_its_name(monkeypatch):
+    """The main one and those of pipelines/; with a target, that stage and those before it, of other pipelines too."""
+    monkeypatch.chdir(Path(stages.__file__).parents[1])
+    planned = stages.plan(stages.addresses(["derive"], flow.dvc_file("tf_nas")))
+    assert [stage.address.removeprefix("pipelines/tf_nas/dvc.yaml:") for stage in planned] == ["split", "latency", "search", "derive"]
+    assert stages.plan(stages.addresses([], flow.dvc_file("main"))) == stages.plan(["dvc.yaml"])
+    with pytest.raises(ValueError, match=r"no pipeline 'tfnas'; there are \['main',.*'tf_nas'"):
+        flow.dvc_file("tfnas")
+
+
 def test_settings_need_a_value(project):
     """`--set epochs` says what is missing, before anything starts."""
     from typer.testing import CliRunner

@@ -47,7 +47,7 @@ def test_the_papers_settings(file):
     [
         (("search", "targets"), [{"latency_ms": 3.0, "share": 0.2}], "one of latency_ms and share"),
         (("search", "targets"), [], "search.targets"),
-        (("search", "method", "weight_epochs"), 10, "leave none for alpha and beta"),
+        (("search", "method", "weight_epochs"), 20, "leave none for alpha and beta"),
         (("latency", "backend"), {"runtime": "onnxruntime", "threads": 1}, "latency.backend"),
         (("sed",), 1, "'sed' is not known"),
         (("seed",), -1, "a whole number from 0 on"),
