@@ -1,25 +1,29 @@
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nas.differentiable.tf_nas import space
 from nas.differentiable.tf_nas.latency import Curve, LatencyTable, operators
 from nas.differentiable.tf_nas.scaling import bound, scale, step
-from nas.differentiable.tf_nas.space import Choice
+from nas.differentiable.tf_nas.space import Choice, Space
 from tests.differentiable.tf_nas.tiny import TINY, random_choice
 
 
-def rising(seed: int) -> LatencyTable:
+def rising(seed: int, of: Space = TINY) -> LatencyTable:
     """A table in which wider is always slower."""
     rng, curves = np.random.default_rng(seed), {}
-    for key, (low, high) in operators(TINY).items():
+    for key, (low, high) in operators(of).items():
         hidden = tuple(sorted({low, (low + high) // 2, high}))
         curves[key] = Curve(hidden=hidden, latency_ms=tuple(rng.uniform(0.1, 1.0, 3).cumsum().tolist()), spread=(0.0,) * 3)
-    return LatencyTable(TINY, 5, curves, 1.0)
+    return LatencyTable(of, 5, curves, 1.0)
 
 
-def with_widths(choice: Choice, which: int) -> Choice:
+def with_widths(choice: Choice, which: int, of: Space = TINY) -> Choice:
     """The same operations with their least (0) or most (1) hidden channels."""
-    bound = TINY.bounds()[which]
+    bound = of.bounds()[which]
     return Choice(choice.operations, choice.depths, tuple(int(bound[i, o]) for i, o in enumerate(choice.operations)))
 
 
@@ -34,6 +38,25 @@ def test_the_target_is_met_to_a_channel(seed, share):
     assert bound(table, found, target) is None and table.latency_ms(found) <= target
     last = step(table, found, [1], +1)
     assert last == found or table.latency_ms(last) > target
+
+
+@pytest.mark.parametrize("name", ["glyphs.yaml", "efficientnet_b0.yaml"])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_one_channel_more_in_the_last_stage_crosses_the_target(name, share):
+    """In spaces whose last stage has one layer, as the paper's; unless that layer is as wide as it may be."""
+    searched = space.load(space.FOLDER / name)
+    last, most, tested = len(searched.layers) - 1, searched.bounds()[1], 0
+    assert searched.layers[last].number == 0
+    for seed in range(5):
+        table, (choice, _) = rising(seed, searched), random_choice(searched, np.random.default_rng(seed))
+        cheapest, dearest = (table.latency_ms(with_widths(choice, which, searched)) for which in (0, 1))
+        target = cheapest + share * (dearest - cheapest)
+        found = scale(table, choice, target)
+        if found.widths[last] < most[last, found.operations[last]]:
+            wider = replace(found, widths=(*found.widths[:last], found.widths[last] + 1))
+            assert table.latency_ms(found) <= target < table.latency_ms(wider)
+            tested += 1
+    assert tested
 
 
 @settings(max_examples=100, deadline=None)

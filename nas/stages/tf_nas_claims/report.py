@@ -1,0 +1,246 @@
+"""Stage report of TF-NAS's claims: each judged by the figures of the other stages, and a page.
+
+params   pipelines/tf_nas_claims/params.yaml, pipelines/tf_nas/params.yaml
+reads    the results of the other stages; of pipelines/tf_nas: latency/table.json, search/searched.json, summary.json;
+         outputs/split/metrics.json (the number of classes)
+writes   report/trade_off.png      table latency over lambda, with and without elasticity scaling
+         report/collapse.png       share of layers with the same operation, a seed
+         report/claims.csv         a row a comparison or check
+         report/metrics.json       {"holds", "does_not_hold", "cannot_be_told"}: comparisons and checks of all claims
+         docs/tf_nas.md            the claims, one by one
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nas.differentiable.tf_nas import latency
+from nas.differentiable.tf_nas.latency import LatencyTable
+from nas.documents import read_json, read_table
+from nas.reports import style
+from nas.reports.claims import FAILS, HOLDS, OPEN, Comparison
+from nas.stages import latency as main_pipeline
+from nas.stages.errors import user_errors
+from nas.stages.tf_nas import common as tf_nas
+from nas.stages.tf_nas.derive import SEARCHED, chosen
+from nas.stages.tf_nas_claims import collapse, common, devices, stopping, trade_off
+from nas.stages.tf_nas_claims.claims import Check, Claim, Results, judge
+
+PAGE = Path("docs/tf_nas.md")
+SUMMARY = tf_nas.PIPELINE.outputs / "summary.json"
+AGAIN = "dvc repro --force pipelines/tf_nas_claims/dvc.yaml"
+ASIDE = 0.04  # seeds; points of the same share stand side by side
+LIMITS = (
+    "Small scale: one data set, a small space, short searches and short training. What holds here need not hold on ImageNet, nor the other "
+    "way round.",
+    "The claims on latency are those of one machine, whose second device is the same processor with another number of threads: the two are "
+    "more alike than the supplement's GPU and CPU.",
+    "Table latencies are sums, without noise for a given table; but the same search with another seed finds another network. Where pairs "
+    "share a seed, they tell of that seed.",
+    "Two standard errors are a lenient bar: with three pairs normal noise alone passes it, one way or the other, 18 times in 100.",
+    '"Cannot be told" does not say that there is no difference, only that this comparison does not show it.',
+)
+
+
+def main() -> None:
+    s = common.read()
+    names = ("trade_off", "collapse", "devices", "stopping")
+    with common.PIPELINE.stage("report", s.sections(*names)) as (run, _, out):
+        space = s.tf_nas.space
+        table = latency.load(tf_nas.TABLE, space, main_pipeline.counted(main_pipeline.CLASSES))
+        found = Results(
+            targets=own_networks(table),
+            **{stage.__name__.rpartition(".")[2]: read_table(stage.RESULTS, AGAIN) for stage in (trade_off, collapse, devices, stopping)},
+            layers=len(space.layers),
+            operations=len(space.operations),
+        )
+        judged = judge(found)
+        for chart in charts(found):
+            style.save(style.picture(chart), out / f"{chart.key}.png")
+            run.artifact(out / f"{chart.key}.png", "plots")
+        rows = claim_rows(judged)
+        rows.to_csv(out / "claims.csv", index=False, float_format="%.6g")
+        run.table(rows, "claims.json")
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(page(judged, facts(s, table, found)))
+        run.artifact(PAGE)
+        counts = Counter(rows["verdict"])
+        common.PIPELINE.finish(out, {verdict.replace(" ", "_"): counts[verdict] for verdict in (HOLDS, FAILS, OPEN)}, run)
+        run.close_pipeline()
+
+
+def own_networks(table: LatencyTable) -> pd.DataFrame:
+    """TF-NAS's networks: name, `common.reached`, measured_latency_ms, noise_floor."""
+    pairs = zip(read_json(SEARCHED), read_json(SUMMARY), strict=True)
+    return pd.DataFrame(
+        [
+            {"name": entry["name"], **common.reached(table, chosen(entry), entry["target_latency_ms"])}
+            | {key: told[key] for key in ("measured_latency_ms", "noise_floor")}
+            for entry, told in pairs
+        ]
+    )
+
+
+def charts(r: Results) -> list[style.Chart]:
+    """The figures of the page."""
+    off = r.trade_off.groupby(["scaled", "trade_off"])["table_latency_ms"].agg(["mean", "min", "max"])
+    looks = ((True, "with elasticity scaling", style.BLUE, "circle"), (False, "without", style.ORANGE, "square"))
+    values, target = np.sort(r.trade_off["trade_off"].unique()), r.trade_off["target_latency_ms"].iloc[0]
+    lines = [
+        style.Series(name, values, rows["mean"].to_numpy(), colour, marker, "solid", band=(rows["min"].to_numpy(), rows["max"].to_numpy()))
+        for scaled, name, colour, marker in looks
+        for rows in [off.loc[scaled]]
+    ]
+    line = style.Series("target", values, np.full(len(values), target), style.GREY, dash="dash")
+    shares = r.collapse.assign(same=100 * r.collapse["same_operation"]).pivot(index="seed", columns="bi_sampling", values="same")
+    ways = ((True, "bi-sampling", style.BLUE, "circle", -ASIDE), (False, "one path a step", style.ORANGE, "square", ASIDE))
+    points = tuple(style.Series(name, shares.index.to_numpy() + x, shares[way].to_numpy(), c, marker) for way, name, c, marker, x in ways)
+    return [
+        style.Chart(
+            "trade_off",
+            "Latency reached over lambda",
+            "lambda",
+            "latency by the table, ms",
+            (*lines, line),
+            log_x=True,
+            marks=tuple((float(v), f"{v:g}") for v in values),
+        ),
+        style.Chart(
+            "collapse",
+            "Layers with the same operation",
+            "seed",
+            "% of the layers",
+            points,
+            marks=tuple((float(seed), str(seed)) for seed in shares.index),
+        ),
+    ]
+
+
+def claim_rows(judged: Sequence[Claim]) -> pd.DataFrame:
+    """claim, claim_verdict, part, unit, a (a check's figure), b (what is the most), difference, uncertainty, verdict."""
+    rows = []
+    for claim in judged:
+        for part in claim.comparisons:
+            if isinstance(part, Check):
+                figures = ("fraction", part.figure, part.most, part.figure - part.most, part.uncertainty)
+            else:
+                figures = (part.unit, np.mean(part.a), np.mean(part.b), part.mean, part.standard_error)
+            rows.append((claim.key, claim.verdict, part.name, *figures, part.verdict))
+    return pd.DataFrame(rows, columns=["claim", "claim_verdict", "part", "unit", "a", "b", "difference", "uncertainty", "verdict"])
+
+
+def facts(s: common.Settings, table: LatencyTable, r: Results) -> dict[str, str]:
+    """What was run, for the page."""
+    p, method, setting = s.tf_nas, s.tf_nas.search.method, table.setting
+    classes = f"{p.search.classes.number} of {table.classes}" if p.search.classes else f"all {table.classes}"
+    space = p.space
+    return {
+        "machine": f"{setting['device']}, {setting['backend']}, threads: {setting['threads']}, batches of {setting['batch']}",
+        "second device": f"the same with {s.devices.threads} threads",
+        "space": f"{space.name}: up to {len(space.layers)} layers, {len(space.operations)} operations in each",
+        "target of the experiments": f"{r.trade_off['target_latency_ms'].iloc[0]:.3g} ms; networks of the space take "
+        + " to ".join(f"{ms:.3g}" for ms in table.range_ms())
+        + " ms by the table",
+        "search": f"{method.epochs} epochs, the first {method.weight_epochs} of weights alone; {classes} classes",
+        "early stopping": f"{s.stopping.early_stopping.layers:.0%} of the layers keep their order of operations for "
+        f"{s.stopping.early_stopping.epochs} epochs",
+        "training of a derived network": f"epochs: {p.train.how.epochs}",
+        "seeds": "; ".join(f"{name} {_listed(getattr(s, name).seeds)}" for name in ("trade_off", "collapse", "stopping")),
+    }
+
+
+PAPER = {
+    "machine": "GPU: Titan RTX; CPU: Xeon Gold 6130, one thread, batches of 1",
+    "space": "18 layers, 8 operations in each",
+    "target of the experiments": "15 ms",
+    "search": "90 epochs, the first 10 of weights alone; 100 of 1,000 classes",
+    "early stopping": "75% of the layers keep their order of operations for 5 epochs",
+    "training of a derived network": "epochs: 250",
+    "seeds": "Figure 3: 5; else not said",
+}
+
+
+def page(judged: Sequence[Claim], told: Mapping[str, str], figures: str = "../pipelines/tf_nas_claims/outputs/report") -> str:
+    """The page as Markdown; the same claims and facts give the same text.
+
+    Args:
+        told: what was run; those named as in PAPER get the paper's beside them.
+        figures: folder of the pictures, seen from the page.
+    """
+    shown: set[str] = set()
+    parts = [
+        "# TF-NAS's claims, tested at small scale",
+        "Which claims of [TF-NAS](https://arxiv.org/abs/2008.05314) and its supplement hold in this project. The page is written from the "
+        "results by the stage `report` of `pipelines/tf_nas_claims/dvc.yaml`: change the runs, not the page.",
+        "## In short\n\n" + markdown(("claim", "in words", "verdict"), [(_link(c), c.statement, f"**{c.verdict}**") for c in judged]),
+        "## What was run\n\n" + markdown(("", "here", "the paper"), [(name, text, PAPER.get(name, "")) for name, text in told.items()]),
+        "## How a verdict is reached\n\n"
+        "A *comparison* says that A is higher than B. It has pairs, such as runs with the same seed; the mean of the differences A - B is "
+        "set against its standard error (standard deviation with n - 1, over √n). It **holds** from two standard errors above zero on, "
+        "**does not hold** from two below on, and else, or with a single pair, **cannot be told**.\n\n"
+        "A *check* says that a figure is so much at most. It **holds** if that is so with the uncertainty added, **does not hold** if it "
+        "is not so with the uncertainty taken off, and else **cannot be told**.\n\n"
+        "A claim has the verdict of its parts if they agree, else the counts are given.",
+        "## Claim by claim",
+        *(_section(claim, figures, shown) for claim in judged),
+        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in LIMITS),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(claim: Claim, figures: str, shown: set[str]) -> str:
+    """`shown` gathers the pictures that are on the page already."""
+    points = {
+        "Source": f"{claim.source}.",
+        "The paper's figure": f"{claim.paper}." if claim.paper else "",
+        "Tested here": claim.judged,
+        "Found besides": claim.found,
+        "Verdict": f"**{claim.verdict}**.",
+    }
+    listed = "\n".join(f"- {name}: {text}" for name, text in points.items() if text)
+    parts = [f"### {_title(claim)}", claim.statement, listed]
+    if checks := [c for c in claim.comparisons if isinstance(c, Check)]:
+        parts.append(markdown(("check", "figure", "at most", "uncertainty", "verdict"), [_check(c) for c in checks]))
+    if pairs := [c for c in claim.comparisons if isinstance(c, Comparison)]:
+        parts.append(markdown(("A over B", "unit", "A", "B", "A - B, pair by pair", "mean ± se", "verdict"), [_pairs(c) for c in pairs]))
+    if claim.figure and claim.figure not in shown:
+        shown.add(claim.figure)
+        parts.append(f"![{claim.key}]({figures}/{claim.figure}.png)")
+    return "\n\n".join(parts)
+
+
+def _check(check: Check) -> tuple[str, ...]:
+    verdict = f"{check.verdict}: {check.beside}" if check.beside else check.verdict
+    return check.name, *(f"{100 * value:.2f} %" for value in (check.figure, check.most, check.uncertainty)), verdict
+
+
+def _pairs(c: Comparison) -> tuple[str, ...]:
+    single = len(c.seeds) < 2
+    mean = f"{c.mean:+.2f}" if single else f"{c.mean:+.2f} ± {c.standard_error:.2f}"
+    differences = ", ".join(f"{d:+.2f}" for d in c.differences)
+    verdict = f"{c.verdict} (one pair)" if single else c.verdict
+    return c.name, c.unit, f"{np.mean(c.a):.2f}", f"{np.mean(c.b):.2f}", differences, mean, verdict
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))
+
+
+def _title(claim: Claim) -> str:
+    return claim.key[0].upper() + claim.key[1:]
+
+
+def _link(claim: Claim) -> str:
+    return f"[{_title(claim)}](#{claim.key.replace(',', '').replace(' ', '-')})"
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+if __name__ == "__main__":
+    user_errors(main)
