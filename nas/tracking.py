@@ -31,7 +31,7 @@ import urllib.error
 import urllib.request
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,7 @@ OPENING = "nas.opening"  # tag: names the start of a stage, so that none gets tw
 PARENT = "mlflow.parentRunId"
 WAITING = ".checkpoints/mlflow"  # journals, below the project's root
 REACHED = "reached"  # file there: hashes of the stores that were reached
+FRONT = ("top1", "latency_ms", "mflops", "parameters")  # figures of a network, alike in every method
 MOST_PARAMS = 100  # MLflow takes so many in one call
 SQLITE = "sqlite:///"
 TOGETHER = 5.0  # seconds within which several SIGTERM mean one
@@ -190,6 +191,15 @@ class StageRun:
         if self._link.opening.shares:
             self._link.write("shared_figures", points=points)
 
+    def front(self, networks: Iterable[Mapping[str, Any]]) -> None:
+        """Networks as curves `front/<figure>` of FRONT, a step a network, as given: charts show the fronts of several runs together.
+
+        Args:
+            networks: figures of each; what FRONT does not name is left out.
+        """
+        for step, network in enumerate(networks):
+            self.log({f"front/{name}": network[name] for name in FRONT if name in network}, step)
+
     def artifact(self, path: str | Path, folder: str | None = None) -> None:
         """A file, or a folder with all that is in it."""
         self._link.write("artifact", path=str(path), folder=folder)
@@ -283,7 +293,7 @@ class SilentRun(StageRun):
 
     def log(self, *args, **kwargs) -> None: ...
 
-    summary = artifact = table = dataset = tag = log
+    summary = front = artifact = table = dataset = tag = log
 
     def model(self, *args, **kwargs) -> str:
         return ""

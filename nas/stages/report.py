@@ -100,6 +100,7 @@ def main() -> None:
             run.artifact(path, "plots")
         run.artifact(OUT / "index.html")
         run.table(family.drop(columns="arch"), "family.json")
+        run.front(family.assign(top1=family["top1_test"]).to_dict("records"))
         metrics = {f"top1_{name.rpartition('-')[2]}": value for name, value in zip(family["name"], family["top1_test"])}
         common.finish("report", metrics | {"top1_smallest": smallest, "top1_largest": largest}, run)
         run.close_pipeline()

@@ -119,7 +119,8 @@ class Search:
         drawn, other, mixture = (sums / torch.tensor([steps, steps, max(strength_steps, 1)], device=self.device)).tolist()
         if not np.isfinite([drawn, other, mixture]).all():
             raise FloatingPointError(
-                f"search: losses of epoch {number + 1} are no numbers; lower search.weights.learning_rate or search.weights.clip_norm"
+                f"search: losses of epoch {number + 1} are no numbers; "
+                "lower search.method.weights.learning_rate or search.method.weights.clip_norm"
             )
         if not alone:
             self._scale(target_ms)

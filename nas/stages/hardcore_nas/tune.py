@@ -71,7 +71,9 @@ def main() -> None:
         save_weights(TUNED, tuned)
         pd.DataFrame(rows).to_csv(out / "history.csv", index=False)
         write_json(common.PIPELINE.outputs / "summary.json", summary)
+        run.front({**entry, "latency_ms": entry["measured_latency_ms"]} for entry in summary)
         common.PIPELINE.finish(out, {**metrics, "seconds_a_target": float(np.mean(seconds))}, run)
+        run.close_pipeline()
 
 
 if __name__ == "__main__":

@@ -40,7 +40,6 @@ from nas.stages.methods import common, found, page
 from nas.stages.methods.cost import mmacs_of
 
 PAGE, PICTURE = Path("docs/methods.md"), Path("docs/methods.png")
-FRONT = ("top1", "latency_ms", "mflops", "parameters")
 ADDRESS = f"{common.PIPELINE.folder}/dvc.yaml:report"
 
 
@@ -147,8 +146,7 @@ def fronts(networks: pd.DataFrame, training_tmacs: pd.Series) -> None:
     for method, rows in networks.groupby("method", sort=False):
         said = {"method": method, "weights": found.METHODS[method]}
         with tracking.stage_run(ADDRESS, said, method, settings, f"{method}, front", group, shares=False) as run:
-            for step, row in enumerate(rows.sort_values("latency_ms").itertuples()):
-                run.log({f"front/{name}": getattr(row, name) for name in FRONT}, step)
+            run.front(rows.sort_values("latency_ms").to_dict("records"))
             run.summary({"training_tmacs": training_tmacs[method], "networks": len(rows)}, "front")
             if method == networks["method"].iloc[-1]:
                 run.close_pipeline()

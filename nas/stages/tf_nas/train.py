@@ -39,6 +39,7 @@ def main() -> None:
             print(f"train {entry['name']}: top-1 {top1:.2f} % on test pictures", flush=True)
         save_weights(WEIGHTS, networks)
         write_json(common.PIPELINE.outputs / "summary.json", summary)
+        run.front({**entry, "latency_ms": entry["measured_latency_ms"]} for entry in summary)
         common.PIPELINE.finish(out, metrics, run)
 
 

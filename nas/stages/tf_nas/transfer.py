@@ -65,6 +65,7 @@ def main() -> None:
         results.to_csv(out / "results.csv", index=False)
         run.table(results, "results.json")
         common.PIPELINE.finish(out, metrics, run)
+        run.close_pipeline()
 
 
 if __name__ == "__main__":

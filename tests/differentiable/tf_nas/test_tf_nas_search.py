@@ -135,7 +135,7 @@ def test_diverged_weights_are_told(begin):
     search = begin()
     with torch.no_grad():
         search.supernet.classifier.weight.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match=r"lower search\.weights\.learning_rate"):
+    with pytest.raises(FloatingPointError, match=r"lower search\.method\.weights\.learning_rate"):
         search.epoch(None)
 
 
