@@ -37,7 +37,7 @@ class Surveyed(survey.Surveyed[Choice]):
             blocks = dict.fromkeys(
                 Block(layer.side, space.row(i, o, h))
                 for o in range(len(space.operations))
-                for h in measured_widths(low[i, o], high[i, o], self.step)
+                for h in measured_widths(int(low[i, o]), int(high[i, o]), self.step)
             )
             variants.append(list(blocks))
         most = max(map(len, variants))
