@@ -83,6 +83,7 @@ class Tune(params.Section):
 class Settings(pipeline.Settings):
     """All of pipelines/hardcore_nas/params.yaml."""
 
+    seed: int
     space: Space
     runtime: Runtime
     evaluation: Evaluation

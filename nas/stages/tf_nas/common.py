@@ -46,6 +46,7 @@ class Search(params.Section):
 class Settings(pipeline.Settings):
     """All of pipelines/tf_nas/params.yaml."""
 
+    seed: int
     space: Space
     runtime: Runtime
     evaluation: common.Evaluation
