@@ -46,7 +46,6 @@ class Search(params.Section):
 class Settings(pipeline.Settings):
     """All of pipelines/tf_nas/params.yaml."""
 
-    seed: int
     space: Space
     runtime: Runtime
     evaluation: common.Evaluation
