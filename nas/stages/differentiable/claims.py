@@ -21,7 +21,8 @@ from nas.reports.claims import FAILS, HOLDS, OPEN, Comparison
 from nas.stages.differentiable.pipeline import Pipeline
 from nas.tracking import StageRun
 
-POINTS = "points of top-1"
+NATS, POINTS = "nats", claims.POINTS
+DIGITS = {**claims.DIGITS, NATS: 4}  # shown after the point, 2 in other units
 SMALL = 1e-4  # a smaller fraction is shown by its power of ten
 HOW = """\
 A *comparison* says that A is higher than B. It has pairs, such as runs with the same seed; the mean of the differences A - B is set \
@@ -163,11 +164,11 @@ def _check(check: Check) -> tuple[str, ...]:
 
 
 def _pairs(c: Comparison) -> tuple[str, ...]:
-    single = len(c.seeds) < 2
-    mean = f"{c.mean:+.2f}" if single else f"{c.mean:+.2f} ± {c.standard_error:.2f}"
-    differences = ", ".join(f"{d:+.2f}" for d in c.differences)
+    single, digits = len(c.seeds) < 2, DIGITS.get(c.unit, 2)
+    mean = f"{c.mean:+.{digits}f}" if single else f"{c.mean:+.{digits}f} ± {c.standard_error:.{digits}f}"
+    differences = ", ".join(f"{d:+.{digits}f}" for d in c.differences)
     verdict = f"{c.verdict} (one pair)" if single else c.verdict
-    return c.name, c.unit, f"{np.mean(c.a):.2f}", f"{np.mean(c.b):.2f}", differences, mean, verdict
+    return c.name, c.unit, f"{np.mean(c.a):.{digits}f}", f"{np.mean(c.b):.{digits}f}", differences, mean, verdict
 
 
 def _percent(value: float) -> str:
