@@ -7,7 +7,7 @@ import yaml
 
 from tests.test_dvc_yaml import ROOT, Needed, covered, keys, path, paths
 
-NAMES = ("tf_nas", "tf_nas_claims", "hardcore_nas", "methods")
+NAMES = ("tf_nas", "tf_nas_claims", "hardcore_nas", "hardcore_nas_claims", "methods")
 PIPELINES = {name: yaml.safe_load((ROOT / "pipelines" / name / "dvc.yaml").read_text())["stages"] for name in NAMES}
 STAGES = [(name, stage) for name, stages in PIPELINES.items() for stage in stages]
 

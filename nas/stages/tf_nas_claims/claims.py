@@ -1,12 +1,4 @@
-"""What TF-NAS's supplement claims, each judged by the figures of this pipeline's experiments.
-
-A claim is taken apart into comparisons of `nas.reports.claims`, with their rule of two standard errors, and into checks: a
-figure against the most that the claim allows, with how sure the figure is:
-
-    figure + uncertainty <= most    holds
-    figure - uncertainty > most     does not hold
-    otherwise                       cannot be told
-"""
+"""What TF-NAS's supplement claims, each judged by the figures of this pipeline's experiments."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,40 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from nas.reports import claims
-from nas.reports.claims import FAILS, HOLDS, OPEN, Comparison
+from nas.stages.differentiable.claims import POINTS, Check, Claim, as_measured, paired
 from nas.stages.tf_nas_claims.stopping import ALL, CHOSEN, EARLY
 
 CLOSE = 0.01  # of the target; in the supplement's Table 4 the look-up table is off by 0.5 % at most
 SAME = 0.011  # of the table; there a measurement is off by so much at most (10.10 ms for 9.99)
 CPU_NOISE = 0.1  # how far CPU seconds of the same work differ on a machine that does other things besides, a fraction
-TARGET, LAYERS, POINTS = "% of the target", "% of the layers", "points of top-1"
-
-
-@dataclass(frozen=True)
-class Check:
-    """A figure, which the claim says is so much at most; fractions."""
-
-    name: str
-    figure: float
-    most: float
-    uncertainty: float = 0.0
-    beside: str = ""  # why it cannot be told, whatever the figure
-
-    @property
-    def verdict(self) -> str:
-        if self.beside or not np.isfinite(self.figure):
-            return OPEN
-        if self.figure + self.uncertainty <= self.most:
-            return HOLDS
-        return FAILS if self.figure - self.uncertainty > self.most else OPEN
-
-
-@dataclass(frozen=True)
-class Claim(claims.Claim):
-    """Something the supplement says, and what tests it."""
-
-    comparisons: tuple[Comparison | Check, ...]
+TARGET, LAYERS = "% of the target", "% of the layers"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,18 +52,6 @@ def on_target(rows: pd.DataFrame, names: Sequence[str], excused: bool) -> tuple[
     return tuple(found)
 
 
-def as_measured(rows: pd.DataFrame, names: Sequence[str]) -> tuple[Check, ...]:
-    """A check a row: measured as the table says, to as much as in the supplement; uncertain by as much as two measurements differ."""
-    off = (rows["measured_latency_ms"] / rows["table_latency_ms"] - 1).abs()
-    return tuple(Check(name, o, SAME, noise) for name, o, noise in zip(names, off, rows["noise_floor"]))
-
-
-def paired(name: str, unit: str, a: pd.Series, b: pd.Series, paper: str = "") -> Comparison:
-    """A over B in pairs: rows that have the same index, whose pairs are numbered from 1."""
-    a, b = a.align(b, join="inner")
-    return Comparison(name, unit, tuple(range(1, 1 + len(a))), tuple(a.tolist()), tuple(b.tolist()), paper)
-
-
 def by_chance(layers: int, operations: int, rng: np.random.Generator) -> float:
     """Share of the layers that the commonest operation has where every layer takes any, the mean of 10,000 draws."""
     drawn = rng.integers(operations, size=(10_000, layers))
@@ -124,7 +77,7 @@ def _table(r: Results) -> Claim:
         "The actual latency is almost the same as that of the look-up table.",
         "Latency of the same networks, measured whole, against the table's sum: within 1.1 %, the most in Table 4. The uncertainty is the "
         "noise floor, how far two measurements of the network differ.",
-        as_measured(r.targets, [f"{row['name']}: {row['table_latency_ms']:.3g} ms" for row in r.targets.to_dict("records")]),
+        as_measured(r.targets, [f"{row['name']}: {row['table_latency_ms']:.3g} ms" for row in r.targets.to_dict("records")], SAME),
         "off by 1.1 % at most",
     )
 
@@ -227,7 +180,7 @@ def _devices(r: Results) -> list[Claim]:
             "supplement, section 7, Table 4",
             "On either device the actual latency is almost the same as that of its look-up table.",
             "Both networks measured on both devices, as for *measured latency*.",
-            as_measured(rows, [f"searched for {row['network']}, on {row['device']}" for row in rows.to_dict("records")]),
+            as_measured(rows, [f"searched for {row['network']}, on {row['device']}" for row in rows.to_dict("records")], SAME),
             "off by 1.1 % at most",
         ),
     ]

@@ -10,8 +10,7 @@ writes   report/trade_off.png      table latency over lambda, with and without e
          docs/tf_nas.md            the claims, one by one
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +20,14 @@ from nas.differentiable.tf_nas import latency
 from nas.differentiable.tf_nas.latency import LatencyTable
 from nas.documents import read_json, read_table
 from nas.reports import style
-from nas.reports.claims import FAILS, HOLDS, OPEN, Comparison
 from nas.stages import latency as main_pipeline
+from nas.stages.differentiable.claims import Page
 from nas.stages.errors import user_errors
 from nas.stages.tf_nas import common as tf_nas
 from nas.stages.tf_nas.derive import SEARCHED, chosen
 from nas.stages.tf_nas_claims import collapse, common, devices, stopping, trade_off
-from nas.stages.tf_nas_claims.claims import Check, Claim, Results, judge
+from nas.stages.tf_nas_claims.claims import Results, judge
 
-PAGE = Path("docs/tf_nas.md")
 SUMMARY = tf_nas.PIPELINE.outputs / "summary.json"
 AGAIN = "dvc repro --force pipelines/tf_nas_claims/dvc.yaml"
 ASIDE = 0.04  # seeds; points of the same share stand side by side
@@ -40,8 +38,23 @@ LIMITS = (
     "more alike than the supplement's GPU and CPU.",
     "Table latencies are sums, without noise for a given table; but the same search with another seed finds another network. Where pairs "
     "share a seed, they tell of that seed.",
-    "Two standard errors are a lenient bar: with three pairs normal noise alone passes it, one way or the other, 18 times in 100.",
-    '"Cannot be told" does not say that there is no difference, only that this comparison does not show it.',
+)
+PAPER = {
+    "machine": "GPU: Titan RTX; CPU: Xeon Gold 6130, one thread, batches of 1",
+    "space": "18 layers, 8 operations in each",
+    "target of the experiments": "15 ms",
+    "search": "90 epochs, the first 10 of weights alone; 100 of 1,000 classes",
+    "early stopping": "75% of the layers keep their order of operations for 5 epochs",
+    "training of a derived network": "epochs: 250",
+    "seeds": "Figure 3: 5; else not said",
+}
+PAGE = Page(
+    Path("docs/tf_nas.md"),
+    common.PIPELINE,
+    "TF-NAS's claims, tested at small scale",
+    "Which claims of [TF-NAS](https://arxiv.org/abs/2008.05314) and its supplement hold in this project.",
+    PAPER,
+    LIMITS,
 )
 
 
@@ -57,19 +70,7 @@ def main() -> None:
             layers=len(space.layers),
             operations=len(space.operations),
         )
-        judged = judge(found)
-        for chart in charts(found):
-            style.save(style.picture(chart), out / f"{chart.key}.png")
-            run.artifact(out / f"{chart.key}.png", "plots")
-        rows = claim_rows(judged)
-        rows.to_csv(out / "claims.csv", index=False, float_format="%.6g")
-        run.table(rows, "claims.json")
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(page(judged, facts(s, table, found)))
-        run.artifact(PAGE)
-        counts = Counter(rows["verdict"])
-        common.PIPELINE.finish(out, {verdict.replace(" ", "_"): counts[verdict] for verdict in (HOLDS, FAILS, OPEN)}, run)
-        run.close_pipeline()
+        PAGE.write(judge(found), facts(s, table, found), charts(found), run, out)
 
 
 def own_networks(table: LatencyTable) -> pd.DataFrame:
@@ -119,19 +120,6 @@ def charts(r: Results) -> list[style.Chart]:
     ]
 
 
-def claim_rows(judged: Sequence[Claim]) -> pd.DataFrame:
-    """claim, claim_verdict, part, unit, a (a check's figure), b (what is the most), difference, uncertainty, verdict."""
-    rows = []
-    for claim in judged:
-        for part in claim.comparisons:
-            if isinstance(part, Check):
-                figures = ("fraction", part.figure, part.most, part.figure - part.most, part.uncertainty)
-            else:
-                figures = (part.unit, np.mean(part.a), np.mean(part.b), part.mean, part.standard_error)
-            rows.append((claim.key, claim.verdict, part.name, *figures, part.verdict))
-    return pd.DataFrame(rows, columns=["claim", "claim_verdict", "part", "unit", "a", "b", "difference", "uncertainty", "verdict"])
-
-
 def facts(s: common.Settings, table: LatencyTable, r: Results) -> dict[str, str]:
     """What was run, for the page."""
     p, method, setting = s.tf_nas, s.tf_nas.search.method, table.setting
@@ -150,92 +138,6 @@ def facts(s: common.Settings, table: LatencyTable, r: Results) -> dict[str, str]
         "training of a derived network": f"epochs: {p.train.how.epochs}",
         "seeds": "; ".join(f"{name} {_listed(getattr(s, name).seeds)}" for name in ("trade_off", "collapse", "stopping")),
     }
-
-
-PAPER = {
-    "machine": "GPU: Titan RTX; CPU: Xeon Gold 6130, one thread, batches of 1",
-    "space": "18 layers, 8 operations in each",
-    "target of the experiments": "15 ms",
-    "search": "90 epochs, the first 10 of weights alone; 100 of 1,000 classes",
-    "early stopping": "75% of the layers keep their order of operations for 5 epochs",
-    "training of a derived network": "epochs: 250",
-    "seeds": "Figure 3: 5; else not said",
-}
-
-
-def page(judged: Sequence[Claim], told: Mapping[str, str], figures: str = "../pipelines/tf_nas_claims/outputs/report") -> str:
-    """The page as Markdown; the same claims and facts give the same text.
-
-    Args:
-        told: what was run; those named as in PAPER get the paper's beside them.
-        figures: folder of the pictures, seen from the page.
-    """
-    shown: set[str] = set()
-    parts = [
-        "# TF-NAS's claims, tested at small scale",
-        "Which claims of [TF-NAS](https://arxiv.org/abs/2008.05314) and its supplement hold in this project. The page is written from the "
-        "results by the stage `report` of `pipelines/tf_nas_claims/dvc.yaml`: change the runs, not the page.",
-        "## In short\n\n" + markdown(("claim", "in words", "verdict"), [(_link(c), c.statement, f"**{c.verdict}**") for c in judged]),
-        "## What was run\n\n" + markdown(("", "here", "the paper"), [(name, text, PAPER.get(name, "")) for name, text in told.items()]),
-        "## How a verdict is reached\n\n"
-        "A *comparison* says that A is higher than B. It has pairs, such as runs with the same seed; the mean of the differences A - B is "
-        "set against its standard error (standard deviation with n - 1, over √n). It **holds** from two standard errors above zero on, "
-        "**does not hold** from two below on, and else, or with a single pair, **cannot be told**.\n\n"
-        "A *check* says that a figure is so much at most. It **holds** if that is so with the uncertainty added, **does not hold** if it "
-        "is not so with the uncertainty taken off, and else **cannot be told**.\n\n"
-        "A claim has the verdict of its parts if they agree, else the counts are given.",
-        "## Claim by claim",
-        *(_section(claim, figures, shown) for claim in judged),
-        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in LIMITS),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _section(claim: Claim, figures: str, shown: set[str]) -> str:
-    """`shown` gathers the pictures that are on the page already."""
-    points = {
-        "Source": f"{claim.source}.",
-        "The paper's figure": f"{claim.paper}." if claim.paper else "",
-        "Tested here": claim.judged,
-        "Found besides": claim.found,
-        "Verdict": f"**{claim.verdict}**.",
-    }
-    listed = "\n".join(f"- {name}: {text}" for name, text in points.items() if text)
-    parts = [f"### {_title(claim)}", claim.statement, listed]
-    if checks := [c for c in claim.comparisons if isinstance(c, Check)]:
-        parts.append(markdown(("check", "figure", "at most", "uncertainty", "verdict"), [_check(c) for c in checks]))
-    if pairs := [c for c in claim.comparisons if isinstance(c, Comparison)]:
-        parts.append(markdown(("A over B", "unit", "A", "B", "A - B, pair by pair", "mean ± se", "verdict"), [_pairs(c) for c in pairs]))
-    if claim.figure and claim.figure not in shown:
-        shown.add(claim.figure)
-        parts.append(f"![{claim.key}]({figures}/{claim.figure}.png)")
-    return "\n\n".join(parts)
-
-
-def _check(check: Check) -> tuple[str, ...]:
-    verdict = f"{check.verdict}: {check.beside}" if check.beside else check.verdict
-    return check.name, *(f"{100 * value:.2f} %" for value in (check.figure, check.most, check.uncertainty)), verdict
-
-
-def _pairs(c: Comparison) -> tuple[str, ...]:
-    single = len(c.seeds) < 2
-    mean = f"{c.mean:+.2f}" if single else f"{c.mean:+.2f} ± {c.standard_error:.2f}"
-    differences = ", ".join(f"{d:+.2f}" for d in c.differences)
-    verdict = f"{c.verdict} (one pair)" if single else c.verdict
-    return c.name, c.unit, f"{np.mean(c.a):.2f}", f"{np.mean(c.b):.2f}", differences, mean, verdict
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))
-
-
-def _title(claim: Claim) -> str:
-    return claim.key[0].upper() + claim.key[1:]
-
-
-def _link(claim: Claim) -> str:
-    return f"[{_title(claim)}](#{claim.key.replace(',', '').replace(' ', '-')})"
 
 
 def _listed(values: Sequence[int]) -> str:

@@ -16,9 +16,10 @@ from nas.differentiable.tf_nas.space import Choice
 from nas.documents import DocumentError
 from nas.params import ParamsError
 from nas.reports.claims import FAILS, HOLDS, OPEN
+from nas.stages.differentiable.claims import Check, claim_rows
 from nas.stages.differentiable.pipeline import Target
 from nas.stages.tf_nas_claims import claims, common, devices, report, stopping
-from nas.stages.tf_nas_claims.claims import Check, Results, judge
+from nas.stages.tf_nas_claims.claims import Results, judge
 from tests.differentiable.tf_nas.test_tf_nas_scaling import rising, with_widths
 from tests.differentiable.tf_nas.tiny import TINY, made_up, random_choice
 from tests.stages.test_pipeline import ROOT
@@ -265,7 +266,7 @@ def test_a_bound_excuses_only_what_is_off(ms, excused, verdict):
 def test_the_page_says_what_was_judged(results):
     """Every claim once in short and once at length, its verdict, every part a row, each picture once, links that lead somewhere."""
     judged = judge(results)
-    text = report.page(judged, {"machine": "a machine"})
+    text = report.PAGE.text(judged, {"machine": "a machine"})
     lines = text.splitlines()
     for claim in judged:
         title = claim.key[0].upper() + claim.key[1:]
@@ -274,7 +275,7 @@ def test_the_page_says_what_was_judged(results):
         assert all(any(line.startswith(f"| {part.name} |") for line in lines) for part in claim.comparisons)
     assert text.count("trade_off.png") == text.count("collapse.png") == 1
     assert "| machine | a machine | GPU: Titan RTX" in text and "all widths are at their least" in text
-    assert len(report.claim_rows(judged)) == sum(len(claim.comparisons) for claim in judged)
+    assert len(claim_rows(judged)) == sum(len(claim.comparisons) for claim in judged)
 
 
 def test_figures_of_the_page_are_drawn(results):
