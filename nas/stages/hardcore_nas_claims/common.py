@@ -72,9 +72,6 @@ class Settings:
         return {name: getattr(self, name) for name in names} | {f"hardcore_nas.{name}": value for name, value in shared.items()}
 
 
-SECTIONS = {"tuning": Tuning, "starts": Starts}
-
-
 def read(file: Path = PIPELINE.parameters, of_hardcore_nas: Path = hardcore_nas.PIPELINE.parameters) -> Settings:
     """The parameters of both pipelines, all checked before the first long stage.
 
@@ -82,30 +79,29 @@ def read(file: Path = PIPELINE.parameters, of_hardcore_nas: Path = hardcore_nas.
         ParamsError: for the first mistake; names the file and the key.
         FileNotFoundError: for a search space that is missing.
     """
-    found = params.read_all(file)
-    if unknown := sorted(set(found) - set(SECTIONS)):
-        raise params.ParamsError(f"{file}: {unknown[0]!r} is not known; its keys are {sorted(SECTIONS)}")
-    s = hardcore_nas.read(of_hardcore_nas)
-    checked = {name: params.check(found, name, model, file) for name, model in SECTIONS.items()}
+    found, s = params.read_all(file), hardcore_nas.read(of_hardcore_nas)
+    unknown = sorted(set(found) - {"tuning", "starts"})
+    if unknown:
+        raise params.ParamsError(f"{file}: {unknown[0]!r} is not known; its keys are starts and tuning")
+    tuning, starts = params.check(found, "tuning", Tuning, file), params.check(found, "starts", Starts, file)
     known = NAMES[: len(s.search.targets)]
-    if unknown := sorted(set(checked["tuning"].targets) - set(known)):
+    if unknown := sorted(set(tuning.targets) - set(known)):
         raise params.ParamsError(
             f"{file}: tuning.targets: {unknown[0]!r} is none of {list(known)}, a letter for each of {of_hardcore_nas}: search.targets"
         )
-    shares = checked["starts"].shares
-    if shares[0] != 0 or s.search.start in shares:
+    if starts.shares[0] != 0 or s.search.start in starts.shares:
         raise params.ParamsError(
             f"{file}: starts.shares: 0, the fastest network, has to be among them, and {s.search.start:g}, which they are compared with "
-            f"({of_hardcore_nas}: search.start), has not; found {list(shares)}"
+            f"({of_hardcore_nas}: search.start), has not; found {list(starts.shares)}"
         )
-    return Settings(s, **checked)
+    return Settings(s, tuning, starts)
 
 
 class Networks:
     """Networks of the one-shot model, trained as stage tune of HardCoRe-NAS trains them; none is trained twice."""
 
     def __init__(self, s: hardcore_nas.Settings, checkpoint: Checkpoint, run: StageRun) -> None:
-        self._s, self._run = s, run
+        self._s = s
         self.device, self.data = s.runtime.start(), loader.read(split.OUT)
         run.dataset(str(split.OUT / "splits.parquet"), "training", pictures=len(self.data.items("train")))
         self.model = OneShot(s.space, len(self.data.classes))
