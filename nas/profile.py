@@ -1,6 +1,6 @@
-"""Put a profile over params.yaml: `python -m nas.profile imagenet`.
+"""Put a profile over params.yaml: `python -m nas.profile imagenet`, or that of a pipeline: `python -m nas.profile paper tf_nas`.
 
-A profile (profiles/<name>.yaml) lists only what differs. Comments and order of params.yaml stay.
+A profile (profiles/<name>.yaml, beside params.yaml) lists only what differs. Comments and order of params.yaml stay.
 """
 
 import sys
@@ -12,6 +12,7 @@ from ruamel.yaml.comments import CommentedMap
 from nas.params import FILE, ParamsError, read_all
 
 FOLDER = Path("profiles")
+PIPELINES = Path("pipelines")
 # replaced, not merged: another choice has other keys
 WHOLE = ("split.data", "recipe.distillation", "latency.backend", "transfer.augmentation")
 
@@ -51,13 +52,19 @@ def _merge(params: CommentedMap, profile: CommentedMap, path: Path, prefix: str)
     return changed
 
 
-def main(name: str) -> None:
+def main(name: str, pipeline: str = "") -> None:
+    folder = PIPELINES / pipeline if pipeline else Path()
+    if not (folder / FILE).is_file():
+        there = sorted(p.parent.name for p in PIPELINES.glob(f"*/{FILE}") if (p.parent / FOLDER).is_dir())
+        sys.exit(f"error: there is no pipeline {pipeline!r}; there are {there}")
     try:
-        changed = apply(name)
+        changed = apply(name, folder / FILE, folder / FOLDER)
     except ParamsError as error:
         sys.exit(f"error: {error}")
-    print(f"params.yaml: {', '.join(changed) or 'nothing'} changed; `git diff params.yaml` shows it, `dvc repro` runs what depends on it")
+    file = folder / FILE
+    print(f"{file}: {', '.join(changed) or 'nothing'} changed; `git diff {file}` shows it, `dvc repro` runs what depends on it")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:] or sys.exit(f"usage: python -m nas.profile NAME; there are {sorted(p.stem for p in FOLDER.glob('*.yaml'))}"))
+    there = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    main(*sys.argv[1:3] or sys.exit(f"usage: python -m nas.profile NAME [PIPELINE]; of the main pipeline there are {there}"))

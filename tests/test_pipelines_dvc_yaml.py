@@ -1,10 +1,11 @@
-"""pipelines/*/dvc.yaml: what `test_dvc_yaml` checks of the main one, for pipelines whose stages are matrices.
+"""pipelines/*/dvc.yaml: what `test_dvc_yaml` checks of the main one, for pipelines whose stages are matrices or build on each other.
 
 Matrices are expanded here, without DVC: a stage is once there for each combination. Sections of a pipeline's params.yaml are
 fields of the object that its `common.read` returns; which of them a stage reads is seen from the text of its functions.
 """
 
 import ast
+import dataclasses
 import importlib
 import itertools
 import re
@@ -46,6 +47,16 @@ def filled(entry: object, known: dict) -> object:
     return re.sub(r"\$\{([^}]*)\}", lambda m: str(value(known, m[1])), entry)
 
 
+def known(pipeline: str) -> dict:
+    """What ${...} may name: the params.yaml beside the file, and what `vars` takes from others."""
+    found = {}
+    for entry in FOUND[pipeline].get("vars", []):
+        file, _, names = entry.partition(":")
+        other = yaml.safe_load((ROOT / "pipelines" / pipeline / file).read_text())
+        found |= {name: other[name] for name in names.split(",")}
+    return found | PARAMS[pipeline]
+
+
 def expanded(pipeline: str) -> dict[str, dict]:
     """Every stage that DVC runs by its address within the file, e.g. `train@uniform-0`."""
     found = {}
@@ -53,7 +64,7 @@ def expanded(pipeline: str) -> dict[str, dict]:
         matrix = {key: value(PARAMS[pipeline], values[2:-1]) for key, values in entry.get("matrix", {}).items()}
         for chosen in itertools.product(*matrix.values()):
             name = stage + ("@" + "-".join(map(str, chosen)) if matrix else "")
-            found[name] = filled(entry, PARAMS[pipeline] | {"item": dict(zip(matrix, chosen))})
+            found[name] = filled(entry, known(pipeline) | {"item": dict(zip(matrix, chosen))})
     return found
 
 
@@ -82,10 +93,11 @@ class Reads(Needed):
             given = {n.arg for n in everything if isinstance(n, ast.arg) and n.annotation and "Settings" in ast.unparse(n.annotation)}
             made = [n for n in everything if isinstance(n, ast.Assign) and ast.unparse(n.value) == "common.read()"]
             self.keys |= self.fields(everything, given | {ast.unparse(t) for n in made for t in n.targets})
+            self.keys |= {n.attr for n in everything if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "common.read()"}
 
     def fields(self, nodes: list[ast.AST], names: set[str]) -> set[str]:
         """`s.train.epochs` -> train.epochs, `s.train` and `s.train.method()` -> train, for each s among the names."""
-        kinds = self._settings.__annotations__
+        kinds = {field.name: field.type for field in dataclasses.fields(self._settings)}
         found = {}
         for n in nodes:
             if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id in names and n.attr in kinds:
@@ -98,11 +110,19 @@ class Reads(Needed):
         return set(found.values())
 
 
-def listed(pipeline: str, stage: str) -> list[str]:
-    """The parameters that dvc.yaml names for a stage; all are in the file beside it."""
-    ((file, found),) = [item for entry in FOUND[pipeline]["stages"][stage]["params"] for item in entry.items()]
-    assert file == f"pipelines/{pipeline}/params.yaml"
-    return [re.sub(r"\.\$\{item\..*", "", key) for key in found]  # `losses.${item.distillation}` is one of losses
+def listed(pipeline: str, stage: str) -> dict[str, list[str]]:
+    """The parameters that dvc.yaml names for a stage, by their file: the one beside it, or one of a pipeline that it builds on."""
+    files: dict[str, list[str]] = {}
+    for entry in FOUND[pipeline]["stages"][stage]["params"]:
+        for file, found in entry.items() if isinstance(entry, dict) else [("params.yaml", [entry])]:
+            files.setdefault(file, []).extend(re.sub(r"\.\$\{item\..*", "", key) for key in found)  # of `losses.${item.x}` losses
+    return files
+
+
+def own(pipeline: str, stage: str) -> tuple[set[str], list[str]]:
+    """Keys of the pipeline's own params.yaml: those that the stage reads, and those that dvc.yaml names."""
+    read = {key for key in Reads(pipeline, stage).keys if key.split(".")[0] in PARAMS[pipeline]}
+    return read, listed(pipeline, stage).get(f"pipelines/{pipeline}/params.yaml", [])
 
 
 def within(key: str, whole: str) -> bool:
@@ -136,8 +156,8 @@ def test_the_rule_finds_what_is_known(stage, included, excluded):
 @every_stage
 def test_params_are_those_that_the_stage_reads(pipeline, stage):
     """None is missing, which would leave results stale, and none is too many, which would run the stage for nothing."""
-    read, found = Reads(pipeline, stage).keys, listed(pipeline, stage)
-    assert read and not {key for key in read if not any(within(key, whole) for whole in found)}
+    read, found = own(pipeline, stage)
+    assert not {key for key in read if not any(within(key, whole) for whole in found)}
     assert not {whole for whole in found if not any(within(key, whole) or within(whole, key) for key in read)}
 
 
@@ -160,7 +180,7 @@ def test_the_keys_found_are_those_known(stage, included, excluded):
 @every_stage
 def test_search_spaces_are_dependencies(pipeline, stage):
     """A space is read from the file that its parameter names, so that file counts, not its name alone."""
-    named = {f"${{{key}}}" for key in Reads(pipeline, stage).keys if key.endswith("space")}
+    named = {f"${{{key}}}" for key in own(pipeline, stage)[0] if key.endswith("space")}
     assert named <= set(FOUND[pipeline]["stages"][stage]["deps"])
 
 
@@ -170,8 +190,9 @@ def test_params_and_placeholders_exist(pipeline):
     for stage in FOUND[pipeline]["stages"]:
         assert listed(pipeline, stage)
     for entry in expanded(pipeline).values():
-        for key in entry["params"][0][f"pipelines/{pipeline}/params.yaml"]:
-            value(PARAMS[pipeline], key)
+        for file, names in ((f, n) for params in entry["params"] if isinstance(params, dict) for f, n in params.items()):
+            for key in names:
+                value(yaml.safe_load((ROOT / file).read_text()), key)
     code = {dep for entry in expanded(pipeline).values() for dep in entry["deps"] if "outputs" not in Path(dep).parts}
     assert code and not {dep for dep in code if not (ROOT / dep).exists()}
 
@@ -211,8 +232,10 @@ def test_no_file_is_an_output_twice(pipeline):
 
 @every_pipeline
 def test_what_a_stage_depends_on_is_made_by_another(pipeline):
-    """Every ...outputs/... among the dependencies is an output of another stage, here or in the main pipeline, or holds some."""
-    made = {Path(p): name for name, entry in expanded(pipeline).items() for p in outputs(entry)}
+    """Every ...outputs/... among the dependencies is an output of another stage of any pipeline, or holds some."""
+    others = [other for other in PIPELINES if other != pipeline]
+    made = {Path(p): f"{other}:{name}" for other in others for name, entry in expanded(other).items() for p in outputs(entry)}
+    made |= {Path(p): name for name, entry in expanded(pipeline).items() for p in outputs(entry)}
     made |= {Path(p): f"dvc.yaml:{stage}" for stage in DVC for p in main_outputs(stage)}
     for name, entry in expanded(pipeline).items():
         for dep in (Path(d) for d in entry["deps"] if "outputs" in Path(d).parts):

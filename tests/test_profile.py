@@ -153,3 +153,15 @@ def test_the_command_changes_the_file_and_says_what(file, monkeypatch, capsys):
     assert params.read_all()["train"]["epochs"] == 2
     with pytest.raises(SystemExit, match="no profile 'x'"):
         profile.main("x")
+
+
+def test_other_pipelines_have_profiles_of_their_own(tmp_path, monkeypatch, capsys):
+    """The second word of the command is the pipeline; one that there is not is told with those that there are."""
+    shutil.copytree(ROOT / "pipelines/tf_nas/profiles", tmp_path / "pipelines/tf_nas/profiles")
+    shutil.copy(ROOT / "pipelines/tf_nas/params.yaml", tmp_path / "pipelines/tf_nas")
+    monkeypatch.chdir(tmp_path)
+    profile.main("smoke", "tf_nas")
+    assert "pipelines/tf_nas/params.yaml: " in capsys.readouterr().out
+    assert params.read_all(Path("pipelines/tf_nas/params.yaml"))["train"]["how"]["epochs"] == 1
+    with pytest.raises(SystemExit, match=r"no pipeline 'x'; there are \['tf_nas'\]"):
+        profile.main("smoke", "x")

@@ -83,6 +83,7 @@ class Tune(params.Section):
 class Settings(pipeline.Settings):
     """All of pipelines/hardcore_nas/params.yaml."""
 
+    seed: int
     space: Space
     runtime: Runtime
     evaluation: Evaluation
@@ -183,6 +184,9 @@ class Trainer:
             self._checkpoint.save({**state, **kept}, f"{name}.pt")
             self._run.log({f"{self._stage}/{name}/loss": mean}, state["epoch"])
 
-        fit(network, loss, pictures, how, f"{PIPELINE.parameters}: {place}, {name}", self._s.runtime, self._device, state, on_epoch)
+        try:
+            fit(network, loss, pictures, how, f"{self._stage}: {name}", self._s.runtime, self._device, state, on_epoch)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}; the key is {PIPELINE.parameters}: {place}.learning_rate") from None
         network.eval()
         return Trained(tuple(kept["losses"]), kept["seconds"])

@@ -141,8 +141,8 @@ def _balanced(r: Results) -> Claim:
         "Networks found from the most even point within a share of the way from the fastest network to the target (A), and from the "
         f"fastest network itself (B), by the trained one-shot model; {r.start:.0%} is the start of `pipelines/hardcore_nas`, 100% the "
         "paper's. Top-1 on test pictures after fine-tuning, as in Equation 27; top-1 and loss on the pictures of the search, by the "
-        "one-shot model's weights; in pairs of the same target and seed. Here a gradient is taken of every choice, drawn or not, at what "
-        "was drawn for the others: the fastest network is left all the same.",
+        "one-shot model's weights; in pairs of the same target and seed. Here a gradient is taken of every choice, drawn or not, at "
+        "what was drawn for the others: the fastest network is left all the same.",
         tuple(c for start in balanced for c in _against(r, start, 0.0)),
         "+8.3 % of the top-1, the mean over targets of 35, 40, 45, 50 and 55 ms",
         "starts",

@@ -3,7 +3,7 @@
 All networks are measured in the same rounds, on pictures as the data set has them: a network that makes them smaller does so
 within its time. Batch norm is folded. The stage chooses nothing.
 
-params   params.yaml: seed, space, recipe, evaluation, train, search; pipelines/methods/params.yaml: baselines, oneshot, report;
+params   params.yaml: seed, space, recipe, evaluation, train, search; pipelines/methods/params.yaml: baselines, report;
          pipelines/tf_nas/params.yaml and pipelines/hardcore_nas/params.yaml: what their trainings are
 reads    outputs/split/, the networks of every method, what their searches measured
 writes   report/networks.csv   method, network, latency_ms (a batch), noise (how far two measurements differ, a fraction), mflops,

@@ -35,7 +35,7 @@ def main() -> None:
             choice, target_ms = chosen(entry), entry["target_latency_ms"]
             start = {"name": entry["name"], "target_latency_ms": target_ms, "bounds_reached": bound(table, choice, target_ms)}
             found.append((start, choice))
-        surveyed = Surveyed(s.space, s.latency.widths)
+        surveyed = Surveyed(s.space, s.latency.step)
         derive(found, s.latency, surveyed, table, s.seed, common.PIPELINE, run, checkpoint, out)
 
 

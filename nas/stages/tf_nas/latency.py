@@ -18,7 +18,7 @@ from nas.stages.tf_nas import common
 def main() -> None:
     s = common.read()
     with common.PIPELINE.stage("latency", s.sections("seed", "space", "latency")) as (run, checkpoint, out):
-        surveyed = Surveyed(s.space, s.latency.widths)
+        surveyed = Surveyed(s.space, s.latency.step)
         classes = main_pipeline.counted(main_pipeline.CLASSES)
         found = survey(s.latency, surveyed, classes, s.seed, s.latency.backend.start(), checkpoint)
         write(found, surveyed, found.table.range_ms(), common.PIPELINE, run, out)

@@ -52,7 +52,7 @@ def main() -> None:
     s = common.read()
     own = s.tf_nas
     with common.PIPELINE.stage("devices", s.sections("devices") | {"tf_nas.latency": own.latency}) as (run, checkpoint, out):
-        searches, surveyed = common.Searches(own, checkpoint, run), Surveyed(own.space, own.latency.widths)
+        searches, surveyed = common.Searches(own, checkpoint, run), Surveyed(own.space, own.latency.step)
         first = Device(own.latency, searches.table, read_json(JUDGED)["p90_relative_error"], searches.target_ms)
         second = surveyed_device(own, surveyed, s.devices.threads, searches.table.classes, checkpoint)
         second.table.save(out / "table.json")

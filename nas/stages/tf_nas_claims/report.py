@@ -136,7 +136,7 @@ def facts(s: common.Settings, table: LatencyTable, r: Results) -> dict[str, str]
         "early stopping": f"{s.stopping.early_stopping.layers:.0%} of the layers keep their order of operations for "
         f"{s.stopping.early_stopping.epochs} epochs",
         "training of a derived network": f"epochs: {p.train.how.epochs}",
-        "seeds": "; ".join(f"{name} {_listed(getattr(s, name).seeds)}" for name in ("trade_off", "collapse", "stopping")),
+        "seeds": f"trade_off {_listed(s.trade_off.seeds)}; collapse {_listed(s.collapse.seeds)}; stopping {_listed(s.stopping.seeds)}",
     }
 
 

@@ -17,7 +17,7 @@ from tests.differentiable.tf_nas.tiny import TINY, random_choice
 from tests.latency.test_latency_survey import FIXED, SAVED, Memory, Toy
 
 CPU = Torch(runtime="torch", device="cpu", threads=1, channels_last=True)
-SETTINGS = Latency(backend=CPU, batch=1, repetitions=4, limit_s=1e6, fitted=4, networks=8, widths=3)
+SETTINGS = Latency(backend=CPU, batch=1, repetitions=4, limit_s=1e6, fitted=4, networks=8, step=4)
 
 
 class Device(Toy):
@@ -29,7 +29,7 @@ class Device(Toy):
 @pytest.fixture(scope="module")
 def found():
     device = Device()
-    return survey(SETTINGS, Surveyed(TINY, SETTINGS.widths), 5, 0, device, Memory(), device.clock)
+    return survey(SETTINGS, Surveyed(TINY, SETTINGS.step), 5, 0, device, Memory(), device.clock)
 
 
 def test_the_table_is_exact(found):
@@ -43,7 +43,7 @@ def test_the_table_is_exact(found):
 
 def test_networks_to_judge_are_judged(found):
     """On the noiseless device without error."""
-    rows = judged_on(found, Surveyed(TINY, SETTINGS.widths))
+    rows = judged_on(found, Surveyed(TINY, SETTINGS.step))
     assert len(rows) == SETTINGS.networks
     names = ("predicted_latency_ms", "first_latency_ms", "second_latency_ms", "mflops")
     figures = judge.figures(*(rows[name].to_numpy() for name in names))
@@ -53,9 +53,9 @@ def test_networks_to_judge_are_judged(found):
 def test_a_resumed_survey_goes_on(found):
     """Rounds that are kept are not taken again, and the table is the same."""
     memory, device = Memory(), Device()
-    survey(SETTINGS, Surveyed(TINY, SETTINGS.widths), 5, 0, device, memory, device.clock)
+    survey(SETTINGS, Surveyed(TINY, SETTINGS.step), 5, 0, device, memory, device.clock)
     again = Device()
-    table = survey(SETTINGS, Surveyed(TINY, SETTINGS.widths), 5, 0, again, memory, again.clock).table
+    table = survey(SETTINGS, Surveyed(TINY, SETTINGS.step), 5, 0, again, memory, again.clock).table
     assert again.calls < device.calls / 10
     widths = TINY.start_widths()
     np.testing.assert_allclose(table.latencies_ms(widths), found.table.latencies_ms(widths), rtol=1e-9)
@@ -91,7 +91,8 @@ def test_folded_pieces_add_up_to_a_network():
     assert found == whole - scales and isinstance(piece_module(TINY.middle(), 5, chain[1]), InvertedResidual) and chain[0] == Given("first")
 
 
-def test_measured_widths_are_even():
-    """Both ends, whole numbers, none twice."""
-    assert measured_widths(8, 16, 3) == [8, 12, 16]
-    assert measured_widths(8, 9, 5) == [8, 9]
+def test_measured_widths_hold_every_stair():
+    """Both ends; where a group is full, and one channel beyond."""
+    assert measured_widths(8, 16, 4) == [8, 9, 12, 13, 16]
+    assert measured_widths(10, 15, 4) == [10, 12, 13, 15]
+    assert measured_widths(8, 9, 16) == [8, 9]
