@@ -31,7 +31,7 @@ class Results:
 
 def judge(r: Results) -> list[Claim]:
     """All claims, in the order of the page."""
-    return [_hard(r), _near(r), _measured(r), _one_more(r), _programmes(r), _balanced(r), _room(r), *_tuning(r), _order(r)]
+    return [_hard(r), _near(r), _measured(r), _one_more(r), _programmes(r), _balanced(r), *_room(r), *_tuning(r), _order(r)]
 
 
 def _listed(r: Results) -> list[str]:
@@ -150,9 +150,9 @@ def _balanced(r: Results) -> Claim:
     )
 
 
-def _room(r: Results) -> Claim:
+def _room(r: Results) -> list[Claim]:
     others = sorted(set(r.starts["start"]) - {0.0, r.start})
-    return Claim(
+    claim = Claim(
         "room to change",
         "beyond the paper, whose start is the most even point within all of the target",
         "A balanced start that leaves some of the target unused finds better networks: at the target, alpha can change only against alpha, "
@@ -161,6 +161,7 @@ def _room(r: Results) -> Claim:
         tuple(c for other in others for c in _against(r, r.start, other)),
         figure="starts",
     )
+    return [claim] if others else []
 
 
 def _tuning(r: Results) -> list[Claim]:
@@ -169,7 +170,7 @@ def _tuning(r: Results) -> list[Claim]:
     few, many = lengths[0], lengths[-1]
     (scratch,) = by[FRESH].index.unique("epochs")
     fresh, short, long = by[FRESH, scratch], by[TUNED, few], by[TUNED, many]
-    gain = short - fresh
+    gains = ", ".join(f"{gain:+.2f}" for gain in short - fresh)
     every = r.targets.set_index("name")
     told = "the heaviest network's answers and the one-shot model's weights"
     return [
@@ -190,8 +191,8 @@ def _tuning(r: Results) -> list[Claim]:
             ),
             "75.4, 75.9, 76.6, 77.0, 77.4, 78.1 % after 10 epochs, 75.3, 75.8, 76.4, 77.1, 77.6, 78.0 from fresh weights",
             "figure_8",
-            f"After {few} epochs {(short > fresh).sum()} of {len(short)} networks are better. The fastest gains {gain.iloc[0]:+.2f} "
-            f"points, the slowest {gain.iloc[-1]:+.2f}; the paper says that slower networks gain less. With the one-shot model's weights "
+            f"After {few} epochs {(short > fresh).sum()} of {len(short)} networks are better. They gain {gains} "
+            "points, from the fastest on; the paper says that slower networks gain less. With the one-shot model's weights "
             f"as they are the networks have {', '.join(f'{top1:.1f}' for top1 in by[TUNED, 0])} %.",
         ),
         Claim(
