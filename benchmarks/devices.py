@@ -18,15 +18,16 @@ import typer
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 
-from nas import encoding, params, space
 from nas.cost import flops, parameters
 from nas.data.vision import models
-from nas.latency.choice import Torch
+from nas.latency.backends.config import Torch
 from nas.latency.modules import network
-from nas.latency.rounds import Program, measure
-from nas.progress import progress
-from nas.space import Arch, SearchSpace
-from nas.spaces import networks as published
+from nas.latency.timing import Program, measure
+from nas.runtime import params
+from nas.runtime.progress import progress
+from nas.spaces import encoding, mbconv
+from nas.spaces.mbconv import Arch, SearchSpace
+from nas.spaces.published import networks as published
 
 FAMILY, TESTED = Path("outputs/search/family.json"), Path("outputs/report/family.csv")
 CLASSES = Path("outputs/split/metrics.json")
@@ -88,7 +89,7 @@ def family() -> list[Row]:
     if not FAMILY.is_file():
         print(f"no {FAMILY}: `dvc repro search` makes it; the others follow")
         return []
-    classes, searched = json.loads(CLASSES.read_text())["classes"], space.load(str(params.value("space")))
+    classes, searched = json.loads(CLASSES.read_text())["classes"], mbconv.load(str(params.value("space")))
     tested = pd.read_csv(TESTED).set_index("name")["top1_test"].to_dict() if TESTED.is_file() else {}
     return [
         ours(entry["name"], searched, encoding.from_json(entry["arch"]), classes, tested.get(entry["name"]))
@@ -98,7 +99,7 @@ def family() -> list[Row]:
 
 def of_the_paper() -> list[Row]:
     """Published architectures, with 1000 classes."""
-    paper = space.load(Path(space.__file__).parent / "spaces" / "attentive_nas.yaml")
+    paper = mbconv.load(Path(mbconv.__file__).parent / "spaces" / "attentive_nas.yaml")
     return [ours(n.name, paper, n.arch, 1000) for n in published() if n.name in PUBLISHED]
 
 

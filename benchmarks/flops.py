@@ -5,13 +5,13 @@ from functools import partial
 import numpy as np
 
 from benchmarks.timing import best_of, machine, show
-from nas import encoding, spaces
 from nas.cost import flops
-from nas.space import load
+from nas.spaces import encoding, published
+from nas.spaces.mbconv import load
 
 
 def measure(name: str, classes: int) -> None:
-    space = load(spaces.FOLDER / f"{name}.yaml")
+    space = load(published.FOLDER / f"{name}.yaml")
     table = flops.table(space, classes)
     figures = {"table from shapes": f"{best_of(lambda: flops.table(space, classes), 5) * 1e3:.1f} ms"}
     for n, times in ((1, 50), (10_000, 20), (1_000_000, 3)):

@@ -13,8 +13,9 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp, nnls
 
 from benchmarks.timing import machine, show
+from nas.cost.latency_hardcore_nas import Latency, running
 from nas.differentiable.hardcore_nas.frank_wolfe import Settings, begin, project, search
-from nas.differentiable.hardcore_nas.relaxed import Latency, Point, running
+from nas.differentiable.hardcore_nas.relaxed import Point
 from nas.differentiable.hardcore_nas.start import balanced, lightest
 
 SHAPE = (5, 4, 12)  # stages, blocks, configurations

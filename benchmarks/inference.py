@@ -20,14 +20,15 @@ from torch.fx.experimental.optimization import fuse
 from torch.utils.flop_counter import FlopCounterMode
 
 import nas
-from nas import bundle, space, spaces
 from nas.data.vision import models
-from nas.export import formats
+from nas.export import bundle, formats
 from nas.export.card import device
 from nas.export.graph import to_onnx
-from nas.fold import fold
-from nas.published_networks import SPACE
-from nas.supernet.extract import MBConv, Network
+from nas.models.extract import MBConv, Network
+from nas.models.fuse import fold
+from nas.models.published import SPACE
+from nas.spaces import mbconv
+from nas.spaces import published as spaces
 
 BATCH = 32
 TURNS = 15
@@ -164,7 +165,7 @@ def onnx_file(network: Network, name: str, folder: Path) -> Path:
         dataset="ImageNet",
         classes=tuple(map(str, range(1000))),
         pictures=bundle.Preparation(side=network.resolution, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
-        architecture=bundle.Architecture.of(space.load(SPACE), spaces.published(name)),
+        architecture=bundle.Architecture.of(mbconv.load(SPACE), spaces.published(name)),
     )
     program = formats.trace(bundle.Classifier(fold(network), described).eval())
     path = folder / formats.ONNX

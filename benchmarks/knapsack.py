@@ -8,7 +8,7 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array, kron
 
 from benchmarks.timing import machine, show
-from nas.differentiable import knapsack
+from nas.differentiable.hardcore_nas import knapsack
 
 BLOCKS, CHOICES = 20, 12  # the paper's space
 TIMES = 2000

@@ -1,6 +1,6 @@
 """Latency table of a space: `python -m benchmarks.latency [space] [torch|onnxruntime] [seconds]`; one thread, one picture a call.
 
-How well the table tells networks that nothing was fitted on; see `nas.latency.judge.figures`. The default is AttentiveNAS's own
+How well the table tells networks that nothing was fitted on; see `nas.latency.validation.figures`. The default is AttentiveNAS's own
 space, for which the paper's 1,000 classes are taken, in four minutes.
 """
 
@@ -10,11 +10,12 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
-from nas import params, space
-from nas.checkpoint import Checkpoint
 from nas.cost import flops
-from nas.latency import judge
-from nas.latency.survey import Settings, judged_on, survey, validation
+from nas.latency import validation as judge
+from nas.latency.profiler import Settings, judged_on, survey, validation
+from nas.runtime import params
+from nas.runtime.checkpoint import Checkpoint
+from nas.spaces import mbconv
 
 BACKENDS = {
     "torch": {"runtime": "torch", "device": "cpu", "threads": 1, "channels_last": True},
@@ -29,7 +30,7 @@ def main(name: str = "attentive_nas", backend: str = "torch", seconds: str = "24
         "batch": 1,
         "limit_s": float(seconds),
     }
-    p, searched = params.check({"latency": section}, "latency", Settings), space.load(f"nas/spaces/{name}.yaml")
+    p, searched = params.check({"latency": section}, "latency", Settings), mbconv.load(f"nas/spaces/{name}.yaml")
     with TemporaryDirectory() as folder, Checkpoint(Path(folder), "latency", "0" * 16) as checkpoint:
         found = survey(p, searched, CLASSES, 0, p.backend.start(), checkpoint)
     judged = judged_on(validation(found, flops.table(searched, CLASSES)))

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 
 import nas
-from nas import encoding, space
 from nas.cost import flops
 from nas.cost.table import CostTable
-from nas.sampling.flops import ExactSampler
+from nas.sampling.exact import ExactSampler
 from nas.search.predictor import Forest
-from nas.space import Arch, SearchSpace
+from nas.spaces import encoding, mbconv
+from nas.spaces.mbconv import Arch, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Oracle:
 
 def load_table(name: str, classes: int) -> CostTable:
     """MFLOPs over a search space of the package."""
-    return flops.table(space.load(Path(nas.__file__).parent / "spaces" / f"{name}.yaml"), classes)
+    return flops.table(mbconv.load(Path(nas.__file__).parent / "spaces" / f"{name}.yaml"), classes)
 
 
 def build(table: CostTable, structure: Structure, seed: int) -> Oracle:

@@ -13,8 +13,8 @@ import sklearn
 from sklearn.ensemble import RandomForestRegressor
 
 import nas
-from nas import encoding, space
 from nas.search.predictor import Forest
+from nas.spaces import encoding, mbconv
 
 
 def median_ms(call: Callable[[], object], repeats: int) -> float:
@@ -28,7 +28,7 @@ def median_ms(call: Callable[[], object], repeats: int) -> float:
 
 
 def main() -> None:
-    paper = space.load(Path(nas.__file__).parent / "spaces" / "attentive_nas.yaml")
+    paper = mbconv.load(Path(nas.__file__).parent / "spaces" / "attentive_nas.yaml")
     rng = np.random.default_rng(0)
     rows, asked = encoding.random_rows(paper, 512, rng), encoding.random_rows(paper, 1_000_000, rng)
     top1 = 60 + ((rows - rows.mean(0)) / np.maximum(rows.std(0), 1)) @ rng.random(rows.shape[1]) + rng.normal(0, 0.3, len(rows))

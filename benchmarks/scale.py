@@ -3,7 +3,7 @@
 python -m benchmarks.scale            images/s of supernet training, sub-networks/s of evaluation, time of a gradient exchange,
                                       on the default space; the variants take turns, medians
 python -m benchmarks.scale budget [PROFILE] [TRAINING] [EVALUATION]
-                                      FLOPs, bytes and hours of profiles/PROFILE.yaml on ImageNet, for GPUs that reach so many
+                                      FLOPs, bytes and hours of presets/PROFILE.yaml on ImageNet, for GPUs that reach so many
                                       TFLOP/s in training (bf16) and in evaluation (fp32); see docs/scale.md
 """
 
@@ -23,17 +23,18 @@ import torch
 from PIL import Image
 
 from benchmarks.timing import best_of, machine, show
-from nas import distributed, encoding, params, profile, space
 from nas.cost import flops
 from nas.data.loader import DataSet, EvaluationBatches, TrainingBatches
 from nas.data.sets import ArrayPictures, FolderPictures
 from nas.data.splits import Parts
-from nas.distributed import Launcher
 from nas.evaluation.evaluate import Scorer
+from nas.models.supernet import Supernet
+from nas.runtime import distributed, params, presets
+from nas.runtime.distributed import Launcher
 from nas.sampling.attentive import BestUp
 from nas.sampling.uniform import Unconstrained
-from nas.supernet.network import Supernet
-from nas.training import loop
+from nas.spaces import encoding, mbconv
+from nas.training import trainer
 from nas.training.recipe import Recipe, Runtime
 
 TURNS = 3
@@ -65,7 +66,7 @@ def training(supernet: Supernet, data: DataSet, recipe: Recipe, runtime: Runtime
     """Images a second over all processes, the first epoch left out."""
     ends = []
     batches = TrainingBatches(data, data.items("train"), recipe.batch, recipe.augmentation, 0, share=distributed.share(recipe.batch))
-    loop.train(
+    trainer.train(
         supernet, batches, BestUp(Unconstrained(supernet.space), 3), EPOCHS, 0, "train", recipe, runtime, torch.device("cpu"),
         Forgets(), lambda: (0.0, 0.0), lambda _: ends.append(time.perf_counter()),
     )  # fmt: skip
@@ -108,7 +109,7 @@ def turn(threads: int) -> None:
     pictures = ArrayPictures(pixels, np.arange(n) % CLASSES, names)
     data = DataSet("noise", "Noise", pictures, names, (0.5,) * 3, (0.3,) * 3, SIDE, Parts(np.repeat("train", n)), False)
     torch.manual_seed(0)
-    supernet = Supernet(space.load(SPACE), CLASSES, recipe.zero_init)
+    supernet = Supernet(mbconv.load(SPACE), CLASSES, recipe.zero_init)
     sys.stdout, shown = sys.stderr, sys.stdout
     found = {"training": training(supernet, data, recipe, runtime)}
     torch.set_num_threads(1)
@@ -148,7 +149,7 @@ def compare() -> None:
 def weights(name: str, classes: int) -> int:
     """Parameters of a supernet."""
     with torch.device("meta"):
-        return sum(p.numel() for p in Supernet(space.load(name), classes).parameters())
+        return sum(p.numel() for p in Supernet(mbconv.load(name), classes).parameters())
 
 
 @dataclass(frozen=True)
@@ -166,13 +167,13 @@ def merged(name: str) -> dict:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "params.yaml"
         shutil.copyfile(params.FILE, file)
-        profile.apply(name, file)
+        presets.apply(name, file)
         return params.read_all(file)
 
 
 def forward(p: dict) -> dict[str, float]:
     """MFLOPs (multiply-accumulates) of one picture, forward."""
-    table = flops.table(space.load(p["space"]), 1000)
+    table = flops.table(mbconv.load(p["space"]), 1000)
     drawn = table.costs(encoding.random_rows(table.space, 100_000, np.random.default_rng(0))).mean()
     return {"smallest": table.smallest, "drawn": float(drawn), "largest": table.largest}
 

@@ -14,16 +14,16 @@ import numpy as np
 
 from benchmarks import oracle, timing
 from nas.cost.table import CostTable
-from nas.reports.style import BLUE, CYCLE, GREEN, GREY, ORANGE, PURPLE, Chart, Series, picture, save
-from nas.sampling.flops import ExactSampler
+from nas.plots.style import BLUE, CYCLE, GREEN, GREY, ORANGE, PURPLE, Chart, Series, picture, save
+from nas.sampling.exact import ExactSampler
 from nas.sampling.uniform import Unconstrained
-from nas.search import evolution, guided, nsga2
-from nas.search.evaluated import Evaluated
+from nas.search import bayesian, evolution, nsga2
+from nas.search.archive import Evaluated
 from nas.search.family import hypervolume
-from nas.search.methods import Method, search
+from nas.search.operators import Method, search
 from nas.search.problem import Problem, of_score, of_table
 from nas.search.spread import Spread
-from nas.space import Arch
+from nas.spaces.mbconv import Arch
 
 CHANCE = 0.1  # percent
 COLOURS = {
@@ -44,7 +44,7 @@ class Scale:
     classes: int
     evolution: evolution.Settings
     nsga2: nsga2.Settings
-    guided: guided.Settings
+    guided: bayesian.Settings
     early: int  # evaluations after which predictor-guided search is to be where evolution ends
     shown: tuple[int, ...]  # evaluations, of the table
 
@@ -60,7 +60,7 @@ SCALES = (
         classes=1000,
         evolution=evolution.Settings(population=512, mutants=128, crossovers=128, rounds=20, mutation_probability=0.2, bucket=10.0),
         nsga2=nsga2.Settings(evaluations=5632, population=128, offspring=128, crossover_probability=0.9, mutation_probability=0.05),
-        guided=guided.Settings(evaluations=5632, start=64, batch=32),
+        guided=bayesian.Settings(evaluations=5632, start=64, batch=32),
         early=1500,
         shown=(256, 512, 1000, 1500, 3000, 5632),
     ),
@@ -69,7 +69,7 @@ SCALES = (
         classes=26,
         evolution=evolution.Settings(population=96, mutants=32, crossovers=32, rounds=6, mutation_probability=0.2, bucket=0.03),
         nsga2=nsga2.Settings(evaluations=480, population=32, offspring=32, crossover_probability=0.9, mutation_probability=0.05),
-        guided=guided.Settings(evaluations=480, start=64, batch=32),
+        guided=bayesian.Settings(evaluations=480, start=64, batch=32),
         early=240,
         shown=(96, 160, 240, 360, 480),
     ),
@@ -102,7 +102,7 @@ def methods(scale: Scale, table: CostTable) -> dict[str, Method]:
         evolution.Evolution(scale.evolution, uniform),
         evolution.Evolution(scale.evolution, spread),
         nsga2.Nsga2(scale.nsga2, spread),
-        guided.Guided(scale.guided, spread),
+        bayesian.Guided(scale.guided, spread),
         evolution.RandomSearch(scale.evaluations, 256, uniform),
         evolution.RandomSearch(scale.evaluations, 256, spread),
     )

@@ -15,11 +15,11 @@ from functools import partial
 import numpy as np
 import torch
 
-from nas import space
-from nas.space import Arch
-from nas.supernet.extract import Network, extract
-from nas.supernet.layers import Regularisation
-from nas.supernet.network import Supernet
+from nas.models.extract import Network, extract
+from nas.models.layers import Regularisation
+from nas.models.supernet import Supernet
+from nas.spaces import mbconv
+from nas.spaces.mbconv import Arch
 from nas.training.losses import KL, kl_divergence, label_loss
 from nas.training.recipe import Runtime
 from nas.training.sandwich import sandwich_step
@@ -31,10 +31,10 @@ RUNTIME = Runtime(device="cpu", threads=2, evaluators=1, workers=0, precision="f
 def main(threads: int = 2) -> None:
     torch.set_num_threads(threads)
     print(f"torch {torch.__version__}, {threads} threads, {platform.processor() or platform.machine()}")
-    code = "import time; t = time.perf_counter(); import nas, nas.space; print(time.perf_counter() - t)"
+    code = "import time; t = time.perf_counter(); import nas, nas.spaces.mbconv; print(time.perf_counter() - t)"
     seconds = [float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(5)]
-    print(f"import nas and nas.space: {statistics.median(seconds):.2f} s")
-    paper = space.load("nas/spaces/attentive_nas.yaml")
+    print(f"import nas and nas.spaces.mbconv: {statistics.median(seconds):.2f} s")
+    paper = mbconv.load("nas/spaces/attentive_nas.yaml")
     supernet = Supernet(paper, 1000)
     rng = np.random.default_rng(0)
 
@@ -82,7 +82,7 @@ def _plain_step(networks: list[Network], images: torch.Tensor, labels: torch.Ten
         kl_divergence(network(images), teacher).backward()
 
 
-def _pin(paper: space.SearchSpace, side: int) -> space.SearchSpace:
+def _pin(paper: mbconv.SearchSpace, side: int) -> mbconv.SearchSpace:
     return replace(paper, resolutions=(side,))
 
 

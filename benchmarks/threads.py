@@ -19,15 +19,15 @@ def measure(threads: int) -> None:
     import numpy as np
     import torch
 
-    from nas import space
-    from nas.supernet.layers import Regularisation
-    from nas.supernet.network import Supernet
+    from nas.models.layers import Regularisation
+    from nas.models.supernet import Supernet
+    from nas.spaces import mbconv
     from nas.training.losses import KL
     from nas.training.recipe import Runtime
     from nas.training.sandwich import sandwich_step
 
     torch.set_num_threads(threads)
-    searched, rng = space.load("nas/spaces/glyphs.yaml"), np.random.default_rng(0)
+    searched, rng = mbconv.load("nas/spaces/glyphs.yaml"), np.random.default_rng(0)
     supernet, labels = Supernet(searched, 34), torch.randint(34, (BATCH,))
     archs = [[searched.random(rng) for _ in range(2)] for _ in range(STEPS)]
     for channels_last in (True, False):

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from benchmarks.timing import machine, show
-from nas.differentiable.rows import InvertedResidual, Row, Squeeze, start_weights
-from nas.fold import fold
-from nas.latency.choice import Torch
+from nas.latency.backends.config import Torch
+from nas.models.blocks import InvertedResidual, start_weights
+from nas.models.fuse import fold
+from nas.spaces.rows import Row, Squeeze
 
 HIDDEN = (32, 33, 40, 48, 49, 56, 64, 65, 72, 80, 81, 96)
 CHANNELS, SIDE, BATCH = 16, 12, 32  # in and out, pixels, pictures

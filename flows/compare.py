@@ -34,9 +34,9 @@ from flows.stages import (
     run_stage,
     table,
 )
-from nas import provenance
+from nas.runtime import processes
 
-PIPELINE = "pipelines/strategies/dvc.yaml"
+PIPELINE = "studies/strategies/dvc.yaml"
 
 
 def run_all(stages: list[Stage], rows: list[Row], at_once: int, settings: Settings) -> dict[str, Exception]:
@@ -91,7 +91,7 @@ def compare(
     Raises:
         StageFailed: if any stage did, when all that do not depend on it are done.
     """
-    provenance.require_git()
+    processes.require_git()
     targets = addresses(targets or [], pipeline)
     if overrides:
         run_experiment(targets, overrides, force, key="compare")

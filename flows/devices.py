@@ -29,7 +29,7 @@ from prefect.deployments import run_deployment
 from prefect.runtime import flow_run
 
 from flows.stages import Commands, Overrides, StageFailed, changes, numbers, remote_set
-from nas import provenance
+from nas.runtime import processes
 
 STAGE = "latency"
 TABLE, METRICS = "outputs/latency/table.json", "outputs/latency/metrics.json"
@@ -54,7 +54,7 @@ def measure(name: str, overrides: Overrides | None = None) -> str:
         StageFailed: if dvc fails.
     """
     check(name)
-    provenance.require_git()
+    processes.require_git()
     experiment = f"{STAGE}-{name}-{flow_run.name}-{flow_run.run_count}"
     changed = [word for key, value in (overrides or {}).items() for word in ("--set-param", f"{key}={_word(value)}")]
     Commands().dvc("--wait-for-lock", "exp", "run", "--temp", "--single-item", "--force", "--name", experiment, *changed, STAGE)

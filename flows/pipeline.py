@@ -1,4 +1,4 @@
-"""A pipeline as a Prefect flow, the main one or one of pipelines/: one task a stage, each a `dvc repro --single-item`.
+"""A pipeline as a Prefect flow, the main one or one of pipelines/ or studies/: one task a stage, each a `dvc repro --single-item`.
 
 With overrides the whole pipeline is one `dvc exp run --temp`: it runs in a copy, so params.yaml and the outputs
 here stay as they are, and `dvc exp show` lists the result. With a DVC remote, a stage pulls what it needs and
@@ -30,10 +30,10 @@ from flows.stages import (
     run_stage,
     table,
 )
-from nas import provenance
+from nas.runtime import processes
 
 MAIN = "main"
-FOLDER = Path("pipelines")
+FOLDERS = (Path("pipelines"), Path("studies"))
 
 
 def dvc_file(name: str) -> str:
@@ -42,7 +42,9 @@ def dvc_file(name: str) -> str:
     Raises:
         ValueError: for a name that there is not.
     """
-    files = {MAIN: Path("dvc.yaml")} | {file.parent.name: file for file in sorted(FOLDER.glob("*/dvc.yaml"))}
+    files = {MAIN: Path("dvc.yaml")} | {
+        file.parent.name: file for file in sorted(f for folder in FOLDERS for f in folder.glob("*/dvc.yaml"))
+    }
     if name not in files:
         raise ValueError(f"there is no pipeline {name!r}; there are {list(files)}")
     return str(files[name])
@@ -64,13 +66,13 @@ def pipeline(
             runs as an experiment beside the workspace.
         force: run the stages even if they are up to date.
         share: pull from and push to the DVC remote, where one is configured (an experiment is not shared).
-        name: of the pipeline: "main", or a folder of pipelines/, e.g. "tf_nas".
+        name: of the pipeline: "main", or a folder of pipelines/ or studies/, e.g. "tf_nas".
 
     Raises:
         ValueError: for a pipeline or a stage that there is not.
         StageFailed: if a stage did.
     """
-    provenance.require_git()
+    processes.require_git()
     targets = addresses(targets or [], dvc_file(name))
     if overrides:
         run_experiment(targets, overrides, force, key="pipeline")
@@ -92,7 +94,7 @@ def main(
     change: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Parameter to change, in an experiment.")] = None,
     force: Annotated[bool, typer.Option(help="Run stages even if they are up to date.")] = False,
     share: Annotated[bool, typer.Option(help="Pull from and push to the DVC remote, where one is configured.")] = True,
-    name: Annotated[str, typer.Option(help="Of the pipeline: main, or a folder of pipelines/, e.g. tf_nas.")] = MAIN,
+    name: Annotated[str, typer.Option(help="Of the pipeline: main, or a folder of pipelines/ or studies/, e.g. tf_nas.")] = MAIN,
 ) -> None:
     """Run a pipeline under Prefect; without a server one is started for as long as it takes."""
     overrides = changes(change)

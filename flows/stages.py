@@ -46,10 +46,11 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
-from nas import provenance
+from nas.runtime import processes
+from nas.tracking import provenance
 
 # No start_new_session for the child: a worker cancels by signalling the process group.
-DVC = "import sys; from nas.provenance import die_with_parent; die_with_parent(); from dvc.cli import main; sys.exit(main(sys.argv[1:]))"
+DVC = "import sys; from nas.tracking.provenance import die_with_parent; die_with_parent(); from dvc.cli import main; sys.exit(main(sys.argv[1:]))"
 LAST_LINES = 20  # of a failed command, in the error
 LIMIT, GPU = "trainings", "gpu"
 COMPUTE = ("runtime", "latency")  # sections of params.yaml: a stage that reads one runs networks on the device
@@ -180,7 +181,7 @@ class Commands:
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(provenance.__file__).parents[1]), os.environ.get("PYTHONPATH")])),
             "NAS_PIPELINE": str(flow_run.id),
-            "NAS_PIPELINE_OWNER": provenance.process_token(),
+            "NAS_PIPELINE_OWNER": processes.process_token(),
             "PREFECT__FLOW_RUN_ID": str(flow_run.id),
         }
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace", "env": environment}

@@ -15,7 +15,7 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 # Idle OpenMP threads that spin stall a training step when another process shares the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-_LAZY = {"load": ("nas.bundle", "load"), "published": ("nas.published_networks", "network")}  # torch is loaded by their first use only
+_LAZY = {"load": ("nas.export.bundle", "load"), "published": ("nas.models.published", "network")}  # torch is loaded by their first use only
 
 
 def __getattr__(name: str) -> object:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nas.space import SearchSpace, StageSpace
+from nas.spaces.mbconv import SearchSpace, StageSpace
 
 
 @pytest.fixture
@@ -47,10 +47,9 @@ def bundled(tiny_space, easy_set, tmp_path_factory):
     """A folder with a small network and all its formats, batch-norm statistics away from their start. Not to be changed: copy it."""
     import torch
 
-    from nas import bundle
     from nas.evaluation.evaluate import calibrate
-    from nas.export import formats
-    from nas.supernet.extract import Network
+    from nas.export import bundle, formats
+    from nas.models.extract import Network
 
     arch = tiny_space.largest()
     with torch.random.fork_rng():

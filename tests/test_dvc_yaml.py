@@ -1,10 +1,10 @@
 """dvc.yaml: one name a stage, and every file and parameter that decides a stage's results among its dependencies.
 
 Which code a stage needs is read off its text. All of the stage's own file counts. Of another file in
-nas/stages (common.py, other stages) only the functions and classes that it names count, and what those
+nas/stages and studies (runner.py, other stages) only the functions and classes that it names count, and what those
 name in turn; a constant, such as another stage's output folder, makes no dependency. Every other module
 of nas counts whole, with what it imports. Left out are modules that decide no result (`DECIDE_NOTHING`), and
-`common.stage`, `user_errors` and `check_all`, which only surround a stage: MLflow run, lock, errors.
+`runner.stage`, `user_errors` and `check_all`, which only surround a stage: MLflow run, lock, errors.
 """
 
 import ast
@@ -16,16 +16,25 @@ import pytest
 import yaml
 from dvc_data.hashfile.meta import Meta
 
-from nas.params import Section
+from nas.runtime.params import Section
 
 ROOT = Path(__file__).parents[1]
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
-# nas.documents reads a file or refuses it; nas.distributed lets several processes do what one would
-DECIDE_NOTHING = {"nas", "nas.tracking", "nas.provenance", "nas.progress", "nas.documents", "nas.distributed"}
-SURROUND = {("nas.stages.common", "stage"), ("nas.stages.errors", "user_errors"), ("nas.stages.check", "check_all")}
+# nas.runtime.io reads a file or refuses it. nas.runtime.distributed decides results: each process has batch-norm statistics of its own.
+DECIDE_NOTHING = {
+    "nas",
+    "nas.runtime.io",
+    "nas.runtime.processes",
+    "nas.runtime.progress",
+    "nas.runtime.torchrun",
+    "nas.tracking.outbox",
+    "nas.tracking.provenance",
+    "nas.tracking.session",
+}
+SURROUND = {("nas.stages.runner", "stage"), ("nas.stages.errors", "user_errors"), ("nas.stages.check", "check_all")}
 PROCESSES = {"launcher.processes", "launcher.nodes"}  # each has batch norm of its own in training; a search is the same on any number
-SHARED = ("recipe", "runtime", "evaluation")  # what common.shared() returns, in this order
+SHARED = ("recipe", "runtime", "evaluation")  # what runner.shared() returns, in this order
 
 
 def path(module: str) -> Path | None:
@@ -40,18 +49,18 @@ def tree(module: str) -> ast.Module:
 
 
 def names(node: ast.AST) -> dict[str, str]:
-    """What each imported name below a node stands for: `nas.data.loader` or `nas.checkpoint.save_weights`."""
+    """What each imported name below a node stands for: `nas.data.loader` or `nas.runtime.checkpoint.save_weights`."""
     found = {}
     for n in ast.walk(node):
         if isinstance(n, ast.Import):
             found |= {alias.asname or alias.name: alias.name for alias in n.names}
         elif isinstance(n, ast.ImportFrom):
             found |= {alias.asname or alias.name: f"{n.module}.{alias.name}" for alias in n.names}
-    return {k: v for k, v in found.items() if v.split(".")[0] == "nas"}
+    return {k: v for k, v in found.items() if v.split(".")[0] in ("nas", "studies")}
 
 
 def split(full: str) -> tuple[str, str | None]:
-    """`nas.checkpoint.save_weights` -> (nas.checkpoint, save_weights); a module -> (module, None)."""
+    """`nas.runtime.checkpoint.save_weights` -> (nas.runtime.checkpoint, save_weights); a module -> (module, None)."""
     if path(full):
         return full, None
     module, _, name = full.rpartition(".")
@@ -64,7 +73,7 @@ class Needed:
     def __init__(self, stage: str) -> None:
         self.modules: set[str] = set()
         self._seen: set[tuple[str, str | None]] = set()
-        self.whole(f"nas.stages.{stage}")
+        self.whole(stage)
 
     def whole(self, module: str) -> None:
         if (module, None) in self._seen or module in DECIDE_NOTHING:
@@ -102,7 +111,7 @@ class Needed:
         while not path(split(full)[0]):  # a class's attribute
             full = full.rpartition(".")[0]
         module, name = split(full)
-        if not module.startswith("nas.stages"):
+        if not module.startswith(("nas.stages", "studies")):
             self.whole(module)
         elif name:
             self.named(module, name)
@@ -124,7 +133,7 @@ def outputs(stage: str) -> list[str]:
 @pytest.mark.parametrize("stage", DVC)
 def test_every_module_that_decides_results_is_a_dependency(stage):
     """By the rule above."""
-    needed = {module: path(module) for module in Needed(stage).modules}
+    needed = {module: path(module) for module in Needed(f"nas.stages.{stage}").modules}
     missing = {module for module, file in needed.items() if not covered(file, DVC[stage]["deps"])}
     assert not missing
 
@@ -132,16 +141,24 @@ def test_every_module_that_decides_results_is_a_dependency(stage):
 @pytest.mark.parametrize(
     ("stage", "included", "excluded"),
     [
-        ("train", {"nas.sampling.attentive", "nas.supernet.layers", "nas.cost.count", "nas.stages.common"}, {"nas.stages.split"}),
-        ("fit_predictor", {"nas.search.predictor", "nas.space", "nas.seeding"}, {"nas.supernet.network", "nas.training.loop"}),
-        ("transfer", {"nas.stages.search", "nas.supernet.extract", "nas.training.recipe"}, {"nas.search.evolution"}),
-        ("export", {"nas.bundle", "nas.export.graph", "nas.fold", "nas.data.sets"}, {"nas.search.evolution", "nas.stages.search"}),
-        ("split", {"nas.data.embedded", "nas.data.splits"}, {"nas.stages.common", "nas.data.loader"}),
+        ("train", {"nas.sampling.attentive", "nas.models.layers", "nas.sampling.count", "nas.stages.runner"}, {"nas.stages.split"}),
+        (
+            "fit_predictor",
+            {"nas.search.predictor", "nas.spaces.mbconv", "nas.runtime.seeding"},
+            {"nas.models.supernet", "nas.training.trainer"},
+        ),
+        ("transfer", {"nas.stages.search", "nas.models.extract", "nas.training.recipe"}, {"nas.search.evolution"}),
+        (
+            "export",
+            {"nas.export.bundle", "nas.export.graph", "nas.models.fuse", "nas.data.sets"},
+            {"nas.search.evolution", "nas.stages.search"},
+        ),
+        ("split", {"nas.data.embedded", "nas.data.splits"}, {"nas.stages.runner", "nas.data.loader"}),
     ],
 )
 def test_the_rule_finds_what_is_known(stage, included, excluded):
     """The collection itself, against some dependencies known from reading the stages."""
-    found = Needed(stage).modules
+    found = Needed(f"nas.stages.{stage}").modules
     assert included <= found and not excluded & found
 
 
@@ -197,14 +214,14 @@ def keys(found: object) -> set[str]:
     return set(found if isinstance(found, dict) else ()).union(*map(keys, inner))
 
 
-@pytest.mark.parametrize("file", ["params.yaml", *(f"profiles/{p.name}" for p in (ROOT / "profiles").glob("*.yaml"))])
+@pytest.mark.parametrize("file", ["params.yaml", *(f"presets/{p.name}" for p in (ROOT / "presets").glob("*.yaml"))])
 def test_no_parameter_has_a_name_that_the_run_cache_passes_over(file):
     """DVC leaves `size` and `nfiles` out of its run cache's key, of parameters too: a changed one would bring back stale outputs."""
     assert not keys(yaml.safe_load((ROOT / file).read_text())) & {Meta.PARAM_SIZE, Meta.PARAM_NFILES}
 
 
 def read_sections(stage: str) -> set[str]:
-    """Sections that a stage's file reads, and those of common.shared() that it gives a name."""
+    """Sections that a stage's file reads, and those of runner.shared() that it gives a name."""
     module, found = tree(f"nas.stages.{stage}"), set()
     for n in ast.walk(module):
         if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and isinstance(n.func.value, ast.Name):
@@ -212,8 +229,8 @@ def read_sections(stage: str) -> set[str]:
             if call in (("params", "read"), ("params", "value")):
                 key, *model = (ast.unparse(a) for a in n.args)
                 found |= {ast.literal_eval(key)} if not model else part(stage, ast.literal_eval(key), model[0])
-            found |= {("common", "seed"): {"seed"}, ("common", "search_space"): {"space"}}.get(call, set())
-        if isinstance(n, ast.Assign) and ast.unparse(n.value) == "common.shared()":
+            found |= {("runner", "seed"): {"seed"}, ("runner", "search_space"): {"space"}}.get(call, set())
+        if isinstance(n, ast.Assign) and ast.unparse(n.value) == "runner.shared()":
             found |= {section for section, target in zip(SHARED, n.targets[0].elts, strict=True) if target.id != "_"}
     return found
 

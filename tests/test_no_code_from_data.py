@@ -24,21 +24,22 @@ import pytest
 import torch
 
 import nas
-from nas import encoding, params, profile, space, spaces
-from nas.bundle import BundleError
-from nas.checkpoint import Checkpoint, CheckpointError, load_weights
 from nas.cost import latency
 from nas.cost.latency import Entry, LatencyTable, LatencyTableError, distinct
 from nas.data import loader, sets
 from nas.data.sets import PictureError, Source
-from nas.documents import DocumentError, read_table
-from nas.encoding import ArchitectureError
-from nas.import_checkpoint import find_pictures
-from nas.params import ParamsError
-from nas.published_networks import WeightsError, read_weights
-from nas.search.evaluated import Cache
+from nas.export.bundle import BundleError
+from nas.export.import_checkpoint import find_pictures
+from nas.models.published import WeightsError, read_weights
+from nas.runtime import params, presets
+from nas.runtime.checkpoint import Checkpoint, CheckpointError, load_weights
+from nas.runtime.io import DocumentError, read_table
+from nas.runtime.params import ParamsError
+from nas.search.archive import Cache
 from nas.search.predictor import Forest, PredictorError
-from nas.space import SpaceError
+from nas.spaces import encoding, mbconv, published
+from nas.spaces.encoding import ArchitectureError
+from nas.spaces.mbconv import SpaceError
 from nas.stages import latency as latency_stage
 from nas.stages.split import Split, divide
 
@@ -209,7 +210,7 @@ def places(tiny_space, bundled, divided, tmp_path) -> dict[str, tuple[Path, type
     shutil.copytree(divided, folder / "split")
     for name in ("description", "weights"):
         shutil.copytree(bundled, folder / name)
-    for name in ("pictures", "imagenet", "stanford_cars/devkit", "stanford_cars/cars_train", "profiles"):
+    for name in ("pictures", "imagenet", "stanford_cars/devkit", "stanford_cars/cars_train", "presets"):
         (folder / name).mkdir(parents=True)
     for i in range(40):
         (folder / "pictures" / f"{i}.jpg").touch()
@@ -241,9 +242,9 @@ def places(tiny_space, bundled, divided, tmp_path) -> dict[str, tuple[Path, type
         "bundle's description": (folder / "description" / "bundle.json", BundleError, lambda: nas.load(folder / "description")),
         "bundle's weights": (folder / "weights" / "weights.safetensors", BundleError, lambda: nas.load(folder / "weights")),
         "bundle": (folder / "model.pt", BundleError, lambda: nas.load(folder / "model.pt")),
-        "space": (folder / "space.yaml", SpaceError, lambda: space.load(folder / "space.yaml")),
+        "space": (folder / "space.yaml", SpaceError, lambda: mbconv.load(folder / "space.yaml")),
         "params.yaml": (folder / "params.yaml", ParamsError, lambda: params.read_all(folder / "params.yaml")),
-        "profile": (folder / "evil.yaml", ParamsError, lambda: profile.apply("evil", folder / "good.yaml", folder)),
+        "profile": (folder / "evil.yaml", ParamsError, lambda: presets.apply("evil", folder / "good.yaml", folder)),
         "ImageNet's classes": (folder / "imagenet" / "meta.bin", FileNotFoundError, torchvision("imagenet")),
         "cars' labels": (folder / "stanford_cars" / "devkit" / "cars_train_annos.mat", FileNotFoundError, torchvision("stanford_cars")),
         "CIFAR-10": (folder / "cifar-10-batches-py" / "data_batch_1", FileNotFoundError, torchvision("cifar10")),
@@ -312,7 +313,7 @@ def test_a_bundle_that_would_take_all_memory_is_refused(bundled, tmp_path):
     folder = Path(shutil.copytree(bundled, tmp_path / "easy-a0"))
     described = json.loads((folder / "bundle.json").read_text())
     for stage in described["architecture"]["stages"]:
-        stage |= {"width": space.LARGEST, "depth": 400}
+        stage |= {"width": mbconv.LARGEST, "depth": 400}
     (folder / "bundle.json").write_text(json.dumps(described))
     with pytest.raises(BundleError, match=r"numbers, bundle\.json describes \d{12}"):
         nas.load(folder)
@@ -324,7 +325,7 @@ def test_a_bundle_that_would_take_all_memory_is_refused(bundled, tmp_path):
 
 def test_a_family_cannot_lead_elsewhere(tmp_path):
     """Names in family.json are names of files beside it."""
-    arch = encoding.to_json(space.load(spaces.FOLDER / "smoke.yaml").smallest())
+    arch = encoding.to_json(mbconv.load(published.FOLDER / "smoke.yaml").smallest())
     for name in ("../evil", "/evil", "", "..", "a/b"):
         entry = {"name": name, "arch": arch, "mflops": 1, "parameters": 1, "top1_search": 1, "top1_monitor": 1}
         (tmp_path / "family.json").write_text(json.dumps([entry]))

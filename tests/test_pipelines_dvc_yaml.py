@@ -16,17 +16,25 @@ import pytest
 import yaml
 from dvc_data.hashfile.meta import Meta
 
-from nas.params import Section
+from nas.runtime.params import Section
 from tests.test_dvc_yaml import DVC, ROOT, Needed, covered, keys, path, paths
 from tests.test_dvc_yaml import outputs as main_outputs
 
-PIPELINES = sorted(p.parent.name for p in (ROOT / "pipelines").glob("*/dvc.yaml"))
+FOLDERS = {
+    p.parent.name: p.parent.relative_to(ROOT) for parent in ("pipelines", "studies") for p in sorted((ROOT / parent).glob("*/dvc.yaml"))
+}
+PIPELINES = list(FOLDERS)
 KINDS = ("outs", "metrics", "plots")
-FOUND = {p: yaml.safe_load((ROOT / "pipelines" / p / "dvc.yaml").read_text()) for p in PIPELINES}
-PARAMS = {p: yaml.safe_load((ROOT / "pipelines" / p / "params.yaml").read_text()) for p in PIPELINES}
+FOUND = {p: yaml.safe_load((ROOT / FOLDERS[p] / "dvc.yaml").read_text()) for p in PIPELINES}
+PARAMS = {p: yaml.safe_load((ROOT / FOLDERS[p] / "params.yaml").read_text()) for p in PIPELINES}
 STAGES = [(p, stage) for p in PIPELINES for stage in FOUND[p]["stages"]]
 every_pipeline = pytest.mark.parametrize("pipeline", PIPELINES)
 every_stage = pytest.mark.parametrize(("pipeline", "stage"), STAGES)
+
+
+def package(pipeline: str) -> str:
+    """Where its stages are: nas.stages.tf_nas, studies.methods."""
+    return f"studies.{pipeline}" if FOLDERS[pipeline].parts[0] == "studies" else f"nas.stages.{pipeline}"
 
 
 def value(found: dict, key: str) -> object:
@@ -52,7 +60,7 @@ def known(pipeline: str) -> dict:
     found = {}
     for entry in FOUND[pipeline].get("vars", []):
         file, _, names = entry.partition(":")
-        other = yaml.safe_load((ROOT / "pipelines" / pipeline / file).read_text())
+        other = yaml.safe_load((ROOT / FOLDERS[pipeline] / file).read_text())
         found |= {name: other[name] for name in names.split(",")}
     return found | PARAMS[pipeline]
 
@@ -83,17 +91,17 @@ class Reads(Needed):
 
     def __init__(self, pipeline: str, stage: str) -> None:
         self.keys: set[str] = set()
-        self._settings = importlib.import_module(f"nas.stages.{pipeline}.common").Settings
-        super().__init__(f"{pipeline}.{stage}")
+        self._settings = importlib.import_module(f"{package(pipeline)}.config").Settings
+        super().__init__(f"{package(pipeline)}.{stage}")
 
     def follow(self, node: ast.AST, known: dict[str, str]) -> None:
         super().follow(node, known)
         for function in (n for n in ast.walk(node) if isinstance(n, ast.FunctionDef)):
             everything = list(ast.walk(function))
             given = {n.arg for n in everything if isinstance(n, ast.arg) and n.annotation and "Settings" in ast.unparse(n.annotation)}
-            made = [n for n in everything if isinstance(n, ast.Assign) and ast.unparse(n.value) == "common.read()"]
+            made = [n for n in everything if isinstance(n, ast.Assign) and ast.unparse(n.value) == "config.read()"]
             self.keys |= self.fields(everything, given | {ast.unparse(t) for n in made for t in n.targets})
-            self.keys |= {n.attr for n in everything if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "common.read()"}
+            self.keys |= {n.attr for n in everything if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "config.read()"}
 
     def fields(self, nodes: list[ast.AST], names: set[str]) -> set[str]:
         """`s.train.epochs` -> train.epochs, `s.train` and `s.train.method()` -> train, for each s among the names."""
@@ -122,7 +130,7 @@ def listed(pipeline: str, stage: str) -> dict[str, list[str]]:
 def own(pipeline: str, stage: str) -> tuple[set[str], list[str]]:
     """Keys of the pipeline's own params.yaml: those that the stage reads, and those that dvc.yaml names."""
     read = {key for key in Reads(pipeline, stage).keys if key.split(".")[0] in PARAMS[pipeline]}
-    return read, listed(pipeline, stage).get(f"pipelines/{pipeline}/params.yaml", [])
+    return read, listed(pipeline, stage).get(f"{FOLDERS[pipeline]}/params.yaml", [])
 
 
 def within(key: str, whole: str) -> bool:
@@ -132,7 +140,7 @@ def within(key: str, whole: str) -> bool:
 @every_stage
 def test_every_module_that_decides_results_is_a_dependency(pipeline, stage):
     """By the rule of `test_dvc_yaml`."""
-    needed = {module: path(module) for module in Needed(f"{pipeline}.{stage}").modules}
+    needed = {module: path(module) for module in Needed(f"{package(pipeline)}.{stage}").modules}
     deps = FOUND[pipeline]["stages"][stage]["deps"]
     assert not {module for module, file in needed.items() if not covered(file, deps)}
 
@@ -140,16 +148,24 @@ def test_every_module_that_decides_results_is_a_dependency(pipeline, stage):
 @pytest.mark.parametrize(
     ("stage", "included", "excluded"),
     [
-        ("pretrain", {"nas.stages.pretrain", "nas.search.predictor", "nas.training.loop"}, {"nas.stages.strategies.train", "nas.transfer"}),
-        ("wide", {"nas.stages.strategies.train", "nas.search.evolution"}, {"nas.transfer", "nas.stages.split"}),
-        ("distill", {"nas.stages.strategies.train", "nas.training.losses"}, {"nas.transfer", "nas.search.guided"}),
-        ("scratch", {"nas.transfer", "nas.supernet.extract"}, {"nas.reports.claims", "nas.stages.pretrain"}),
-        ("report", {"nas.reports.claims", "nas.sampling.study", "nas.spaces"}, {"nas.transfer", "nas.stages.strategies.train"}),
+        (
+            "pretrain",
+            {"nas.stages.pretrain", "nas.search.predictor", "nas.training.trainer"},
+            {"studies.strategies.train", "nas.training.finetune"},
+        ),
+        ("wide", {"studies.strategies.train", "nas.search.evolution"}, {"nas.training.finetune", "nas.stages.split"}),
+        ("distill", {"studies.strategies.train", "nas.training.losses"}, {"nas.training.finetune", "nas.search.bayesian"}),
+        ("scratch", {"nas.training.finetune", "nas.models.extract"}, {"studies.strategies.claims", "nas.stages.pretrain"}),
+        (
+            "report",
+            {"studies.strategies.claims", "nas.sampling.trials", "nas.spaces.published"},
+            {"nas.training.finetune", "studies.strategies.train"},
+        ),
     ],
 )
 def test_the_rule_finds_what_is_known(stage, included, excluded):
     """The collection itself, against some dependencies of the comparison known from reading its stages."""
-    found = Needed(f"strategies.{stage}").modules
+    found = Needed(f"studies.strategies.{stage}").modules
     assert included <= found and not excluded & found
 
 
@@ -207,18 +223,18 @@ def test_no_parameter_has_a_name_that_the_run_cache_passes_over(pipeline):
 def test_stage_file_command_and_folder_share_a_name(pipeline, stage):
     """nas/stages/<pipeline>/<stage>.py, `python -m` of it with the matrix's values in order, from the project's root."""
     entry = FOUND[pipeline]["stages"][stage]
-    assert (ROOT / "nas" / "stages" / pipeline / f"{stage}.py").is_file()
-    words = [f"python -m nas.stages.{pipeline}.{stage}", *(f"${{item.{key}}}" for key in entry.get("matrix", {}))]
+    assert (ROOT / package(pipeline).replace(".", "/") / f"{stage}.py").is_file()
+    words = [f"python -m {package(pipeline)}.{stage}", *(f"${{item.{key}}}" for key in entry.get("matrix", {}))]
     assert entry["cmd"] == " ".join(words) and entry["wdir"] == "../.."
     folder = "-".join(f"${{item.{key}}}" for key in entry.get("matrix", {}))
-    found = [p for p in outputs(entry) if p.split("/")[0] != "docs" and p != f"pipelines/{pipeline}/outputs/summary.json"]
-    assert found and {Path(p).parent for p in found} == {Path("pipelines", pipeline, "outputs", stage, folder)}
+    found = [p for p in outputs(entry) if p.split("/")[0] != "docs" and p != f"{FOLDERS[pipeline]}/outputs/summary.json"]
+    assert found and {Path(p).parent for p in found} == {Path(FOLDERS[pipeline], "outputs", stage, folder)}
 
 
 @every_pipeline
 def test_every_stage_file_is_in_dvc_yaml(pipeline):
     """A file to be run that DVC does not know would never run."""
-    files = {p.stem for p in (ROOT / "nas" / "stages" / pipeline).glob("*.py") if "__main__" in p.read_text()}
+    files = {p.stem for p in (ROOT / package(pipeline).replace(".", "/")).glob("*.py") if "__main__" in p.read_text()}
     assert files == set(FOUND[pipeline]["stages"])
 
 
@@ -257,5 +273,5 @@ def test_git_keeps_what_dvc_does_not(pipeline):
 def test_what_is_plotted_is_an_output(pipeline):
     """Files of the plots that are defined for the whole pipeline, by paths from dvc.yaml's folder."""
     made = {p for entry in expanded(pipeline).values() for p in outputs(entry)}
-    drawn = {f"pipelines/{pipeline}/{file}" for plot in FOUND[pipeline].get("plots", []) for d in plot.values() for file in d["y"]}
+    drawn = {f"{FOLDERS[pipeline]}/{file}" for plot in FOUND[pipeline].get("plots", []) for d in plot.values() for file in d["y"]}
     assert drawn <= made

@@ -11,7 +11,7 @@ from math import ceil
 import numpy as np
 
 from nas.cost.table import CostTable
-from nas.space import SearchSpace, StageArch, StageSpace, hidden_width, make_divisible
+from nas.spaces.mbconv import SearchSpace, StageArch, StageSpace, hidden_width, make_divisible
 
 MFLOP = 1_000_000  # multiply-accumulates
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from nas.cost.flops import stage_sides
 from nas.cost.table import CostTable
-from nas.documents import is_file, read_json, short
-from nas.space import Arch, SearchSpace
+from nas.runtime.io import is_file, read_json, short
+from nas.spaces.mbconv import Arch, SearchSpace
 
 FORMAT = "latency table 1"
 LONGEST_MS = 1e9  # eleven days: a sum of such is finite

@@ -11,7 +11,7 @@ import numpy as np
 
 from nas.cost.flops import conv_macs
 from nas.cost.table import CostTable
-from nas.space import SearchSpace, StageArch, StageSpace, hidden_width, make_divisible
+from nas.spaces.mbconv import SearchSpace, StageArch, StageSpace, hidden_width, make_divisible
 
 
 def table(space: SearchSpace, classes: int) -> CostTable:

@@ -10,8 +10,8 @@ from functools import cached_property
 
 import numpy as np
 
-from nas import encoding
-from nas.space import Arch, SearchSpace
+from nas.spaces import encoding
+from nas.spaces.mbconv import Arch, SearchSpace
 
 AT_ONCE = 10_000  # rows; their working arrays stay in cache
 

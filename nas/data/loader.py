@@ -28,8 +28,8 @@ from nas.data.decoding import Broken, PictureError
 from nas.data.sets import EMBEDDED, ArrayPictures, Pictures, Source, fit, open_set
 from nas.data.splits import Parts
 from nas.data.vision import transforms
-from nas.documents import DocumentError, read_json, read_table, short
-from nas.params import Section
+from nas.runtime.io import DocumentError, read_json, read_table, short
+from nas.runtime.params import Section
 
 AGAIN = "divide the pictures anew: dvc repro --force split"
 

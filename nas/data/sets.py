@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from nas.data import decoding, embedded, listing
 from nas.data.decoding import Broken, PictureError
 from nas.data.listing import SUFFIXES, Paths
-from nas.params import Section
+from nas.runtime.params import Section
 
 EMBEDDED = (*embedded.ALPHABETS, "digits")
 CENTRE = 224 / 256  # part of a photograph's shorter side that is looked at in evaluation

@@ -10,13 +10,13 @@ from threading import Lock
 import torch
 from torch import Tensor, nn
 
-from nas import distributed
 from nas.data.loader import Batch, EvaluationBatches
-from nas.parallel import side_by_side
-from nas.space import Arch
-from nas.supernet.extract import Network, extract
-from nas.supernet.layers import resize
-from nas.supernet.network import Supernet
+from nas.models.extract import Network, extract
+from nas.models.layers import resize
+from nas.models.supernet import Supernet
+from nas.runtime import distributed
+from nas.runtime.threads import side_by_side
+from nas.spaces.mbconv import Arch
 
 KEEP_BYTES = 2**29  # of resized pictures on the device, for each part and resolution
 

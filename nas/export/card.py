@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.bundle import DESCRIPTION, WEIGHTS, Description
 from nas.data.sets import CENTRE
+from nas.export.bundle import DESCRIPTION, WEIGHTS, Description
 from nas.export.formats import INT8, ONNX, PT2
 from nas.export.graph import OPSET
 from nas.export.parity import Parity
@@ -137,7 +137,7 @@ def card(
             "## Files",
             "",
             f"`{DESCRIPTION}`: classes, architecture, preparation of pictures. `{WEIGHTS}`: the network with its batch norms, for "
-            f"`nas.load` and for fine-tuning (`nas.bundle.load(FOLDER, folded=False)`). `{PT2}`, `{ONNX}`, `{INT8}`: the same, folded.",
+            f"`nas.load` and for fine-tuning (`nas.export.bundle.load(FOLDER, folded=False)`). `{PT2}`, `{ONNX}`, `{INT8}`: the same, folded.",
             "",
         ]
     )

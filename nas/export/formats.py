@@ -23,7 +23,7 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from torch.export import Dim, ExportedProgram
 
-from nas.bundle import Classifier
+from nas.export.bundle import Classifier
 from nas.export.graph import INPUT, to_onnx
 
 PT2, ONNX, INT8 = "model.pt2", "model.onnx", "model.int8.onnx"

@@ -2,7 +2,7 @@
 
 torch.onnx.export takes some ten seconds a network and writes other bytes each time; a classifier needs fifteen
 operators, so they are translated here, in milliseconds, the same program always to the same bytes. Whatever is
-added to `nas.supernet.extract.Network` needs an entry in `_NODES`; an operator without one is refused.
+added to `nas.models.extract.Network` needs an entry in `_NODES`; an operator without one is refused.
 """
 
 import operator

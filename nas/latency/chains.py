@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from nas.cost.flops import stage_sides
 from nas.cost.latency import Block, Head, Piece, Stem, distinct
-from nas.space import SearchSpace
+from nas.spaces.mbconv import SearchSpace
 
 
 def chains(space: SearchSpace) -> list[tuple[Piece, ...]]:

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.cost.latency import Block, Piece, Stem
-from nas.fold import fold
-from nas.space import Arch, SearchSpace
-from nas.supernet.extract import MBConv, Network
+from nas.models.extract import MBConv, Network
+from nas.models.fuse import fold
+from nas.spaces.mbconv import Arch, SearchSpace
 
 
 class StemModule(nn.Module):

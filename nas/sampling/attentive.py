@@ -13,10 +13,10 @@ from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 
-from nas import encoding
 from nas.cost.table import CostTable
-from nas.pareto import best_front, worst_front
-from nas.space import Arch
+from nas.evaluation.metrics import best_front, worst_front
+from nas.spaces import encoding
+from nas.spaces.mbconv import Arch
 
 Propose = Callable[[int, np.random.Generator], list[Arch]]  # k architectures: Unconstrained, UnderTarget
 Score = Callable[[list[Arch]], Sequence[float]]  # higher is better, e.g. minus the losses on this batch

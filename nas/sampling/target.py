@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from nas import encoding
-from nas.space import Arch
+from nas.spaces import encoding
+from nas.spaces.mbconv import Arch
 
 AT_ONCE = 4096  # architectures proposed together; keeps the working arrays in cache
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas import encoding
 from nas.cost.table import CostTable
 from nas.sampling.target import AT_ONCE, Buckets, Drawn, Prior, reject
-from nas.space import Arch, SearchSpace
+from nas.spaces import encoding
+from nas.spaces.mbconv import Arch, SearchSpace
 
 
 @dataclass(frozen=True)

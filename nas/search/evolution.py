@@ -14,11 +14,11 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from nas import encoding
-from nas.params import Section
-from nas.search.evaluated import Evaluated, keys
-from nas.search.methods import Draw, children, first, mutants, unseen
+from nas.runtime.params import Section
+from nas.search.archive import Evaluated, keys
+from nas.search.operators import Draw, children, first, mutants, unseen
 from nas.search.problem import Problem
+from nas.spaces import encoding
 
 
 class Settings(Section):
@@ -45,7 +45,7 @@ class Evolution:
     name: ClassVar[str] = "evolution"
 
     def propose(self, problem: Problem, so_far: Evaluated | None, number: int, rng: np.random.Generator) -> np.ndarray:
-        """See `nas.search.methods.Method`; a round that finds too few new architectures proposes those."""
+        """See `nas.search.operators.Method`; a round that finds too few new architectures proposes those."""
         s = self.settings
         if so_far is None:
             return first(problem, self.draw, s.population, rng)
@@ -89,7 +89,7 @@ class RandomSearch:
     name: ClassVar[str] = "random search"
 
     def propose(self, problem: Problem, so_far: Evaluated | None, number: int, rng: np.random.Generator) -> np.ndarray:
-        """See `nas.search.methods.Method`; if the draws stop yielding new architectures there are fewer than asked for."""
+        """See `nas.search.operators.Method`; if the draws stop yielding new architectures there are fewer than asked for."""
         if so_far is None:
             return first(problem, self.draw, min(self.block, self.evaluations), rng)
         size = min(self.block, self.evaluations - len(so_far))

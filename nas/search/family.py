@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from nas import pareto
-from nas.search.evaluated import Evaluated
+from nas.evaluation import metrics
+from nas.search.archive import Evaluated
 from nas.search.problem import Problem
-from nas.space import Arch
+from nas.spaces.mbconv import Arch
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def family(evaluated: Evaluated, prefix: str, size: int) -> list[Member]:
     """
     if size < 1:
         raise ValueError(f"params.yaml: search.members: {size}: a family has at least one member")
-    front = evaluated[pareto.best_front(evaluated.cost, evaluated.score)]  # cost ascending
+    front = evaluated[metrics.best_front(evaluated.cost, evaluated.score)]  # cost ascending
     return _members(front[_spread(front.cost, size)], prefix)
 
 
@@ -99,7 +99,7 @@ def hypervolume(cost: np.ndarray, top1: np.ndarray, largest_cost: float, chance:
         largest_cost: of the space's largest network, MFLOPs.
         chance: top-1 of guessing, percent, 100 / classes.
     """
-    return pareto.hypervolume(np.asarray(cost) / largest_cost, np.asarray(top1) / 100, 1.0, chance / 100)
+    return metrics.hypervolume(np.asarray(cost) / largest_cost, np.asarray(top1) / 100, 1.0, chance / 100)
 
 
 def figures(cost: np.ndarray, top1: np.ndarray, ends: tuple[float, float], chance: float) -> dict[str, float]:

@@ -11,10 +11,10 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from nas import pareto
-from nas.params import Section
-from nas.search.evaluated import Evaluated, keys
-from nas.search.methods import Draw, children, first, mutants, unseen
+from nas.evaluation import metrics
+from nas.runtime.params import Section
+from nas.search.archive import Evaluated, keys
+from nas.search.operators import Draw, children, first, mutants, unseen
 from nas.search.problem import Problem
 
 
@@ -37,7 +37,7 @@ class Nsga2:
     name: ClassVar[str] = "nsga2"
 
     def propose(self, problem: Problem, so_far: Evaluated | None, number: int, rng: np.random.Generator) -> np.ndarray:
-        """See `nas.search.methods.Method`; a round that finds too few new architectures proposes those."""
+        """See `nas.search.operators.Method`; a round that finds too few new architectures proposes those."""
         s = self.settings
         if so_far is None:
             return first(problem, self.draw, min(s.population, s.evaluations), rng)
@@ -65,10 +65,10 @@ def best(losses: np.ndarray, n: int, beyond: np.ndarray | None = None) -> np.nda
     within, without = np.flatnonzero(beyond == 0), np.flatnonzero(beyond > 0)
     order = without[np.argsort(beyond[without], kind="stable")]
     if len(within):
-        rank = pareto.ranks(losses[within], enough=n)
+        rank = metrics.ranks(losses[within], enough=n)
         lonely = np.zeros(len(within))
         for number in np.unique(rank):
             at = np.flatnonzero(rank == number)
-            lonely[at] = pareto.crowding(losses[within[at]])
+            lonely[at] = metrics.crowding(losses[within[at]])
         order = np.append(within[np.lexsort((-lonely, rank))], order)
     return order[:n]

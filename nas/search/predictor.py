@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 from scipy import stats
 
-from nas.documents import short
+from nas.runtime.io import short
 
 MOST_GENES = 1_000_000  # in a file
 MOST_DEEP = 10_000  # levels of a tree in a file: more would be walked for hours
@@ -47,7 +47,7 @@ class Forest:
         """Fit to measured sub-networks.
 
         Args:
-            rows: architectures, (n, genes), see `nas.encoding.to_rows`.
+            rows: architectures, (n, genes), see `nas.spaces.encoding.to_rows`.
             top1: their accuracy, (n,), percent.
             trees: number of trees.
             max_depth: of each tree.

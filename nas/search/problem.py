@@ -12,10 +12,10 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from nas import pareto
 from nas.cost.table import CostTable
-from nas.search.evaluated import Evaluated
-from nas.space import SearchSpace
+from nas.evaluation import metrics
+from nas.search.archive import Evaluated
+from nas.spaces.mbconv import SearchSpace
 
 OfRows = Callable[[np.ndarray], np.ndarray]  # rows (n, genes) -> (n,)
 
@@ -128,7 +128,7 @@ class Problem:
                 f"none of {len(evaluated)} evaluated architectures keeps the bounds; {self.score.name} was {scores.min():g} to "
                 f"{scores.max():g}, {self.score.low:g} to {self.score.high:g} is asked for; widen search.bounds in params.yaml"
             )
-        front = within[pareto.front(self.losses(evaluated.rows[within], scores[within]))]
+        front = within[metrics.front(self.losses(evaluated.rows[within], scores[within]))]
         return front[np.argsort(evaluated.cost[front], kind="stable")]
 
     def hypervolume(self, evaluated: Evaluated, reference: Sequence[float], scale: Sequence[float]) -> float:
@@ -146,7 +146,7 @@ class Problem:
             return 0.0
         scale, signs = np.asarray(scale, dtype=np.float64), np.where([o.larger_is_better for o in self.objectives], -1.0, 1.0)
         losses = self.losses(evaluated.rows[within], evaluated.score[within])
-        return pareto.volume(losses / scale, signs * np.asarray(reference, dtype=np.float64) / scale)
+        return metrics.volume(losses / scale, signs * np.asarray(reference, dtype=np.float64) / scale)
 
     def to_frame(self, evaluated: Evaluated) -> pd.DataFrame:
         """One column a gene, then the objectives and constraints by their names, `round`, `front`: whether it is in the Pareto set."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.space import Arch
+from nas.spaces.mbconv import Arch
 
 Between = Callable[[float, float, int, np.random.Generator], list[Arch]]  # n architectures that cost low to high; ValueError: none does
 
@@ -18,7 +18,7 @@ class Spread:
     """A draw of architectures for which each of several strata of cost gets as many, or one more or less.
 
     Args:
-        between: draws within a stratum, e.g. with `nas.sampling.flops.ExactSampler.draw_between`.
+        between: draws within a stratum, e.g. with `nas.sampling.exact.ExactSampler.draw_between`.
         low: the least cost.
         high: the greatest cost.
         strata: intervals of the same width between them; those without any architecture are passed over.

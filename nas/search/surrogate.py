@@ -21,8 +21,8 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 from scipy.spatial.distance import squareform
 
-from nas import encoding
-from nas.space import SearchSpace
+from nas.spaces import encoding
+from nas.spaces.mbconv import SearchSpace
 
 LEARNED_FROM = 256  # architectures drawn for `_learn`, which has few numbers to find; the covariance takes them all
 ITERATIONS = 12  # of it; more change no prediction by much

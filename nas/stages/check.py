@@ -3,8 +3,9 @@
 from importlib import import_module
 from pathlib import Path
 
-from nas import params, tracking
+from nas.runtime import params
 from nas.sampling.attentive import parse
+from nas.tracking import session
 
 STAGES = ("split", "pretrain", "fit_predictor", "train", "latency", "search", "export", "transfer", "report")
 
@@ -15,12 +16,12 @@ def check_all() -> None:
     Raises:
         ParamsError, SpaceError, FileNotFoundError: for the first mistake; names the key.
     """
-    common = import_module("nas.stages.common")  # which imports this module
-    distributed = import_module("nas.distributed")  # which loads torch
+    common = import_module("nas.stages.runner")  # which imports this module
+    distributed = import_module("nas.runtime.distributed")  # which loads torch
     common.seed()
     space = common.search_space()
     recipe, _, _ = common.shared()
-    sections = {name: section(name) for name in STAGES} | {"tracking": tracking.Settings, "launcher": distributed.Launcher}
+    sections = {name: section(name) for name in STAGES} | {"tracking": session.Settings, "launcher": distributed.Launcher}
     known = {"seed", "space", "recipe", "runtime", "evaluation", *sections}
     found = params.read_all()
     if unknown := sorted(set(found) - known):

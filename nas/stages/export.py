@@ -21,23 +21,24 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from nas import bundle, encoding, params, seeding
-from nas.checkpoint import load_weights
 from nas.data import loader
 from nas.data.sets import fit
-from nas.export import card, formats
+from nas.export import bundle, card, formats
 from nas.export.formats import INT8, ONNX, PT2
 from nas.export.parity import Parity, compare, logits
-from nas.progress import progress
-from nas.space import SearchSpace
-from nas.stages import common, split
+from nas.models.extract import Network
+from nas.runtime import params, seeding
+from nas.runtime.checkpoint import load_weights
+from nas.runtime.progress import progress
+from nas.spaces import encoding
+from nas.spaces.mbconv import SearchSpace
+from nas.stages import runner, split
 from nas.stages.errors import user_errors
-from nas.supernet.extract import Network
-from nas.tracking import StageRun
+from nas.tracking.session import StageRun
 
-OUT = common.OUTPUTS / "export"
+OUT = runner.OUTPUTS / "export"
 FAMILY = OUT / bundle.FAMILY
-SEARCHED = common.OUTPUTS / "search"
+SEARCHED = runner.OUTPUTS / "search"
 FOLDED_LIMIT = 1e-3  # on a logit's difference between the folded network and the one with batch norms: rounding, in another order
 CALLS = 20  # of each runtime, for the latency on the card
 
@@ -53,10 +54,10 @@ class Export(params.Section):
 
 def main() -> None:
     p = params.read("export", Export)
-    _, runtime, evaluation = common.shared()
-    seed, space = common.seed(), common.search_space()
+    _, runtime, evaluation = runner.shared()
+    seed, space = runner.seed(), runner.search_space()
     sections = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "export": p}
-    with common.stage("export", sections) as (run, _):
+    with runner.stage("export", sections) as (run, _):
         runtime.start()
         data = loader.read(split.OUT)
         rows = encoding.read_family(SEARCHED / "family.json")
@@ -213,7 +214,7 @@ def register(rows: list[dict], data: loader.DataSet, run: StageRun) -> None:
 
 def finish(metrics: dict[str, float], run: StageRun) -> None:
     """metrics.json and MLflow; `common.finish` rounds to six places, too few for differences of logits."""
-    common.write_json(OUT / "metrics.json", metrics)
+    runner.write_json(OUT / "metrics.json", metrics)
     run.summary(metrics, "export")
     print("export: " + ", ".join(f"{key} {value:g}" for key, value in metrics.items()), flush=True)
 

@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from nas import params, seeding
-from nas.documents import read_table
+from nas.runtime import params, seeding
+from nas.runtime.io import read_table
 from nas.search.predictor import Forest, kendall_tau
-from nas.stages import common
+from nas.stages import runner
 from nas.stages.errors import user_errors
 
-OUT = common.OUTPUTS / "fit_predictor"
-MEASURED = common.OUTPUTS / "pretrain" / "measured.parquet"
+OUT = runner.OUTPUTS / "fit_predictor"
+MEASURED = runner.OUTPUTS / "pretrain" / "measured.parquet"
 
 
 class FitPredictor(params.Section):
@@ -32,8 +32,8 @@ class FitPredictor(params.Section):
 
 def main() -> None:
     p = params.read("fit_predictor", FitPredictor)
-    seed, space = common.seed(), common.search_space()
-    with common.stage("fit_predictor", {"seed": seed, "space": space.name, "fit_predictor": p}) as (run, _):
+    seed, space = runner.seed(), runner.search_space()
+    with runner.stage("fit_predictor", {"seed": seed, "space": space.name, "fit_predictor": p}) as (run, _):
         measured = read_table(MEASURED, "dvc repro --force pretrain", columns=[*(g.name for g in space.genes), "mflops", "top1"])
         run.dataset(MEASURED.as_posix(), "fitting", subnetworks=len(measured))
         rows = measured[[g.name for g in space.genes]].to_numpy()
@@ -55,7 +55,7 @@ def main() -> None:
             "kendall_tau_flops": kendall_tau(tested["mflops"], tested["measured"]),
             "subnetworks": len(rows),
         }
-        common.finish("fit_predictor", metrics, run)
+        runner.finish("fit_predictor", metrics, run)
 
 
 if __name__ == "__main__":

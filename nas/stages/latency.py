@@ -7,33 +7,33 @@ measurements: no two runs give the same bytes, and a table of one device says no
 params   params.yaml: seed, space, latency
 reads    outputs/split/metrics.json       (the number of classes)
 writes   outputs/latency/table.json       `nas.cost.latency.load_cost_table` makes a cost of it, in ms
-         outputs/latency/validation.csv   raw measurements of whole networks: see `nas.latency.survey.validation`
+         outputs/latency/validation.csv   raw measurements of whole networks: see `nas.latency.profiler.validation`
          outputs/latency/validation.png   predicted against measured
-         outputs/latency/metrics.json     `nas.latency.judge.figures` on networks that nothing was fitted on; the range of
+         outputs/latency/metrics.json     `nas.latency.validation.figures` on networks that nothing was fitted on; the range of
                                           latencies; networks; seconds
 """
 
 from pathlib import Path
 
-from nas import params
 from nas.cost import flops
-from nas.documents import DocumentError, read_json, short
-from nas.latency import judge
-from nas.latency.survey import Settings as Latency
-from nas.latency.survey import judged_on, survey, validation
-from nas.reports import latency as drawing
-from nas.reports import style
-from nas.stages import common
+from nas.latency import validation as judge
+from nas.latency.profiler import Settings as Latency
+from nas.latency.profiler import judged_on, survey, validation
+from nas.plots import latency as drawing
+from nas.plots import style
+from nas.runtime import params
+from nas.runtime.io import DocumentError, read_json, short
+from nas.stages import runner
 from nas.stages.errors import user_errors
 
-OUT = common.OUTPUTS / "latency"
-CLASSES = common.OUTPUTS / "split" / "metrics.json"
+OUT = runner.OUTPUTS / "latency"
+CLASSES = runner.OUTPUTS / "split" / "metrics.json"
 
 
 def main() -> None:
     p = params.read("latency", Latency)
-    seed, space = common.seed(), common.search_space()
-    with common.stage("latency", {"seed": seed, "space": space.name, "latency": p}) as (run, checkpoint):
+    seed, space = runner.seed(), runner.search_space()
+    with runner.stage("latency", {"seed": seed, "space": space.name, "latency": p}) as (run, checkpoint):
         classes = counted(CLASSES)
         found = survey(p, space, classes, seed, p.backend.start(), checkpoint)
         rows = validation(found, flops.table(space, classes))
@@ -51,7 +51,7 @@ def main() -> None:
             "networks": len(judged),
             "seconds": found.table.setting["seconds"],
         }
-        common.finish("latency", metrics, run)
+        runner.finish("latency", metrics, run)
 
 
 def counted(path: Path) -> int:

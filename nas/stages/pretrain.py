@@ -17,22 +17,23 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from nas import distributed, encoding, params, seeding
-from nas.checkpoint import Checkpoint, need_space, save_weights
 from nas.cost import flops
 from nas.data import loader
-from nas.distributed import FirstSaves
 from nas.evaluation.evaluate import Scorer
-from nas.progress import progress
+from nas.runtime import distributed, params, seeding
+from nas.runtime.checkpoint import Checkpoint, need_space, save_weights
+from nas.runtime.distributed import FirstSaves
+from nas.runtime.progress import progress
 from nas.sampling.attentive import Uniform
 from nas.sampling.uniform import Unconstrained
-from nas.space import SearchSpace
-from nas.stages import common, split
+from nas.spaces import encoding
+from nas.spaces.mbconv import SearchSpace
+from nas.stages import runner, split
 from nas.stages.check import check_all
 from nas.stages.errors import user_errors
-from nas.training import loop
+from nas.training import trainer
 
-OUT = common.OUTPUTS / "pretrain"
+OUT = runner.OUTPUTS / "pretrain"
 SAVE_EVERY = 16  # sub-networks measured between two checkpoints
 
 
@@ -45,19 +46,19 @@ class Pretrain(params.Section):
 
 def main() -> None:
     p = params.read("pretrain", Pretrain)
-    recipe, runtime, evaluation = common.shared()
-    seed, space = common.seed(), common.search_space()
+    recipe, runtime, evaluation = runner.shared()
+    seed, space = runner.seed(), runner.search_space()
     sections = {"seed": seed, "space": space.name, "recipe": recipe, "runtime": runtime, "evaluation": evaluation, "pretrain": p}
-    with common.stage("pretrain", sections) as (run, checkpoint):
+    with runner.stage("pretrain", sections) as (run, checkpoint):
         device = runtime.start()
         data = loader.read(split.OUT)
-        supernet = common.new_supernet(space, len(data.classes), seed, recipe.zero_init)
+        supernet = runner.new_supernet(space, len(data.classes), seed, recipe.zero_init)
         need_space(OUT, 8 * sum(t.nbytes for t in supernet.parameters()), "stage pretrain")
         run.dataset("outputs/split/splits.parquet", "training", pictures=len(data.items("train")))
         parts = ("train", "search") if data.search_in_training else ("train",)
-        batches = common.training_batches(data, data.items(*parts), recipe, runtime, device, seed)
-        monitor = common.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
-        trained = loop.train(
+        batches = runner.training_batches(data, data.items(*parts), recipe, runtime, device, seed)
+        monitor = runner.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
+        trained = trainer.train(
             supernet,
             batches,
             Uniform(Unconstrained(space)),
@@ -68,11 +69,11 @@ def main() -> None:
             runtime,
             device,
             checkpoint,
-            lambda: common.ends(monitor),
-            common.curves(run, "pretrain", data, recipe),
+            lambda: runner.ends(monitor),
+            runner.curves(run, "pretrain", data, recipe),
         )
         rows = distinct_rows(space, p.subnetworks, seed)
-        top1 = measure(rows, common.scorer(supernet, data, "predictor", evaluation, runtime, device, seed), checkpoint)
+        top1 = measure(rows, runner.scorer(supernet, data, "predictor", evaluation, runtime, device, seed), checkpoint)
         if distributed.first():
             save_weights(OUT / "weights.safetensors", supernet)
             pd.DataFrame(asdict(row) for row in trained.history).to_csv(OUT / "history.csv", index=False)
@@ -81,7 +82,7 @@ def main() -> None:
             measured["top1"] = top1
             measured.to_parquet(OUT / "measured.parquet", index=False)
             run.table(measured, "measured.json")
-            common.finish("pretrain", trained.metrics() | data.broken.metrics(), run)
+            runner.finish("pretrain", trained.metrics() | data.broken.metrics(), run)
 
 
 def distinct_rows(space: SearchSpace, n: int, seed: int) -> np.ndarray:

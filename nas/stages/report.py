@@ -18,21 +18,22 @@ import pandas as pd
 import yaml
 from pydantic import ConfigDict, Field
 
-from nas import encoding, params, seeding
-from nas.checkpoint import load_weights
 from nas.cost import flops
 from nas.data import loader
-from nas.documents import read_table
-from nas.reports import curves, page, pareto, predictor, sampling, style
-from nas.reports import search as progress_chart
-from nas.reports import transfer as transfer_chart
-from nas.sampling.study import trials_study
-from nas.stages import common, fit_predictor, search, split
+from nas.plots import curves, page, pareto, predictor, sampling, style
+from nas.plots import search as progress_chart
+from nas.plots import transfer as transfer_chart
+from nas.runtime import params, seeding
+from nas.runtime.checkpoint import load_weights
+from nas.runtime.io import read_table
+from nas.sampling.trials import trials_study
+from nas.spaces import encoding
+from nas.stages import fit_predictor, runner, search, split
 from nas.stages import transfer as transfer_stage
 from nas.stages.errors import user_errors
 from nas.stages.train import Train
 
-OUT = common.OUTPUTS / "report"
+OUT = runner.OUTPUTS / "report"
 
 
 class Report(params.Section):
@@ -51,22 +52,22 @@ class SearchCosts(params.Section):
 
 def main() -> None:
     p, trained, searched = params.read("report", Report), params.read("train", Train), params.read("search", SearchCosts)
-    _, runtime, evaluation = common.shared()
-    seed, space = common.seed(), common.search_space()
+    _, runtime, evaluation = runner.shared()
+    seed, space = runner.seed(), runner.search_space()
     sections = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "report": p}
-    with common.stage("report", sections, trained.strategy) as (run, _):
+    with runner.stage("report", sections, trained.strategy) as (run, _):
         device = runtime.start()
         data = loader.read(split.OUT)
         run.dataset("outputs/split/splits.parquet", "test", pictures=len(data.items("test")))
-        supernet = common.new_supernet(space, len(data.classes), seed).to(device)
+        supernet = runner.new_supernet(space, len(data.classes), seed).to(device)
         load_weights(search.TRAINED / "weights.safetensors", supernet)
-        test = common.scorer(supernet, data, "test", evaluation, runtime, device, seed)
+        test = runner.scorer(supernet, data, "test", evaluation, runtime, device, seed)
         table = flops.table(space, len(data.classes))
 
         family = pd.DataFrame(encoding.read_family(search.OUT / "family.json"))
         networks = [search.load_member(entry, space, len(data.classes)) for entry in family.to_dict("records")]
         family["top1_test"] = [test.top1_of(network.to(device)) for network in networks]
-        smallest, largest = common.ends(test)
+        smallest, largest = runner.ends(test)
         rows = encoding.to_rows([space.smallest(), space.largest()])
         known = search.tables(space, len(data.classes), searched.latency_table)
         ends = pd.DataFrame({name: each.costs(rows) for name, each in known.items()} | {"top1_test": [smallest, largest]})
@@ -86,8 +87,8 @@ def main() -> None:
             ends=ends,
             evaluated=read_table(search.OUT / "evaluated.parquet", "dvc repro --force search"),
             predictions=read_table(fit_predictor.OUT / "predictions.parquet", "dvc repro --force fit_predictor"),
-            pretrain=read_table(common.OUTPUTS / "pretrain" / "history.csv", "dvc repro --force pretrain"),
-            train=read_table(common.OUTPUTS / "train" / "history.csv", "dvc repro --force train"),
+            pretrain=read_table(runner.OUTPUTS / "pretrain" / "history.csv", "dvc repro --force pretrain"),
+            train=read_table(runner.OUTPUTS / "train" / "history.csv", "dvc repro --force train"),
             transfer=read_table(transfer_stage.OUT / "results.parquet", "dvc repro --force transfer"),
             trials=trials,
             params=yaml.safe_dump({k: v for k, v in params.read_all().items() if k != "tracking"}, sort_keys=False),
@@ -102,7 +103,7 @@ def main() -> None:
         run.table(family.drop(columns="arch"), "family.json")
         run.front(family.assign(top1=family["top1_test"]).to_dict("records"))
         metrics = {f"top1_{name.rpartition('-')[2]}": value for name, value in zip(family["name"], family["top1_test"])}
-        common.finish("report", metrics | {"top1_smallest": smallest, "top1_largest": largest}, run)
+        runner.finish("report", metrics | {"top1_smallest": smallest, "top1_largest": largest}, run)
         run.close_pipeline()
 
 

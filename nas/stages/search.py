@@ -25,32 +25,34 @@ import pandas as pd
 import torch
 from pydantic import Field, model_validator
 
-from nas import distributed, encoding, params, provenance
-from nas.checkpoint import Checkpoint, load_weights, save_weights
 from nas.cost import flops, latency, parameters
 from nas.cost.table import CostTable
 from nas.data import loader
 from nas.evaluation.evaluate import Scorer
-from nas.progress import progress
-from nas.sampling.flops import ExactSampler
+from nas.models.extract import Network
+from nas.runtime import distributed, params, processes
+from nas.runtime.checkpoint import Checkpoint, load_weights, save_weights
+from nas.runtime.progress import progress
+from nas.sampling.exact import ExactSampler
 from nas.sampling.uniform import Unconstrained
-from nas.search import evolution, guided, nsga2
-from nas.search.evaluated import Cache, Evaluated
+from nas.search import bayesian, evolution, nsga2
+from nas.search.archive import Cache, Evaluated
 from nas.search.family import Member, family, family_within, figures, hypervolume
-from nas.search.methods import Draw, Method, Score, search
+from nas.search.operators import Draw, Method, Score, search
 from nas.search.predictor import Forest
 from nas.search.problem import Problem, of_score, of_table
 from nas.search.spread import Spread
-from nas.space import Arch, SearchSpace
-from nas.stages import common, split
+from nas.spaces import encoding
+from nas.spaces.mbconv import Arch, SearchSpace
+from nas.stages import runner, split
 from nas.stages.check import check_all
 from nas.stages.errors import user_errors
-from nas.supernet.extract import Network
-from nas.tracking import StageRun
+from nas.tracking import provenance
+from nas.tracking.session import StageRun
 
-OUT = common.OUTPUTS / "search"
-TRAINED = common.OUTPUTS / "train"
-PREDICTOR = common.OUTPUTS / "fit_predictor" / "forest.npz"
+OUT = runner.OUTPUTS / "search"
+TRAINED = runner.OUTPUTS / "train"
+PREDICTOR = runner.OUTPUTS / "fit_predictor" / "forest.npz"
 SCORES = ".checkpoints/scores"  # below the project's root
 BUCKETS = 64  # of the exact samplers that draw first architectures
 BLOCK = 64  # architectures that random search evaluates in a round
@@ -95,7 +97,7 @@ class Search(params.Section):
     first: Literal["spread", "uniform"]  # the first architectures: evenly over the cost, or as they come
     evolution: evolution.Settings
     nsga2: nsga2.Settings
-    guided: guided.Settings
+    guided: bayesian.Settings
     random: Random
     baseline: bool  # random search with as many evaluations beside it
 
@@ -110,20 +112,20 @@ class Search(params.Section):
 
 def main() -> None:
     p = params.read("search", Search)
-    _, runtime, evaluation = common.shared()
-    seed, space = common.seed(), common.search_space()
+    _, runtime, evaluation = runner.shared()
+    seed, space = runner.seed(), runner.search_space()
     sections = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "search": p}
-    with common.stage("search", sections) as (run, checkpoint):
+    with runner.stage("search", sections) as (run, checkpoint):
         data = loader.read(split.OUT)
         known = tables(space, len(data.classes), p.latency_table)
         problem = stated(p, known)
         device = runtime.start()
-        supernet = common.new_supernet(space, len(data.classes), seed).to(device)
+        supernet = runner.new_supernet(space, len(data.classes), seed).to(device)
         weights = TRAINED / ("early.safetensors" if p.weights == "early" else "weights.safetensors")
         load_weights(weights, supernet)
         run.dataset("outputs/split/splits.parquet", "search", pictures=len(data.items("search")))
         if p.score == "measured":
-            score, cache = common.scorer(supernet, data, "search", evaluation, runtime, device, seed).each, scores(str(weights), p)
+            score, cache = runner.scorer(supernet, data, "search", evaluation, runtime, device, seed).each, scores(str(weights), p)
         else:
             score, cache = predicted, Cache()
         area = volume(problem, known, 100 / len(data.classes))
@@ -140,14 +142,14 @@ def main() -> None:
         else:
             members = family_within(problem, best, data.key, p.targets)
         load_weights(TRAINED / "weights.safetensors", supernet)
-        final = common.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
+        final = runner.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
         rows = [row(member, known, final) for member in progress(members, "search: family calibrated", len(members))]
         if distributed.first():
-            common.write_json(OUT / "family.json", rows)
+            runner.write_json(OUT / "family.json", rows)
         metrics = found_figures(p, found, known["mflops"], 100 / len(data.classes))
         if p.costs != ("mflops",):
             metrics["hypervolume_objectives"] = area(best)
-        common.finish("search", metrics | {"family": len(members)}, run)
+        runner.finish("search", metrics | {"family": len(members)}, run)
 
 
 def found_figures(p: Search, found: dict[str, Evaluated], mflops: CostTable, chance: float) -> dict[str, float]:
@@ -219,12 +221,12 @@ def scores(weights: str, p: Search) -> Cache:
 
 def kept_scores(weights: str, p: Search) -> Cache:
     """The file of `scores`, named after all that a score depends on."""
-    others = ("nas/search", "nas/stages/search.py", "nas/sampling", "nas/pareto.py", "nas/cost", p.latency_table)
+    others = ("nas/search", "nas/stages/search.py", "nas/sampling", "nas/evaluation/metrics.py", "nas/cost", p.latency_table)
     others += ("outputs/fit_predictor", "outputs/train")
     deps = {path: md5 for path, md5 in provenance.inputs("search").items() if path == weights or not path.startswith(others)}
     sections = {name: params.read_all()[name] for name in ("seed", "space", "runtime", "evaluation")}
     key = hashlib.sha256(json.dumps([deps, sections], sort_keys=True).encode()).hexdigest()
-    folder = provenance.project_root() / SCORES
+    folder = processes.project_root() / SCORES
     folder.mkdir(parents=True, exist_ok=True)
     return Cache(key, folder / f"{key[:16]}.jsonl")
 
@@ -264,7 +266,7 @@ def searches(
     methods = {
         "evolution": evolution.Evolution(p.evolution, first),
         "nsga2": nsga2.Nsga2(p.nsga2, first),
-        "guided": guided.Guided(p.guided, first),
+        "guided": bayesian.Guided(p.guided, first),
         "random": evolution.RandomSearch(p.random.evaluations, BLOCK, anywhere),
     }
     found = {p.method: searched(p.method, methods[p.method])}
@@ -304,7 +306,7 @@ def row(member: Member, known: dict[str, CostTable], final: Scorer) -> dict:
     }
 
 
-def load_member(entry: dict, searched: common.SearchSpace, classes: int) -> Network:
+def load_member(entry: dict, searched: runner.SearchSpace, classes: int) -> Network:
     """The calibrated network of an entry of family.json, in eval mode on the CPU."""
     network = Network(searched, encoding.from_json(entry["arch"]), classes)
     load_weights(OUT / "family" / f"{entry['name']}.safetensors", network)

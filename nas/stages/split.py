@@ -20,14 +20,15 @@ import numpy as np
 import pandas as pd
 from pydantic import ConfigDict, Field
 
-from nas import params, tracking
 from nas.data import sets
 from nas.data.decoding import Broken
 from nas.data.splits import BROKEN, Parts, split_parts
-from nas.params import ParamsError, Section
-from nas.progress import progress
+from nas.runtime import params
+from nas.runtime.params import ParamsError, Section
+from nas.runtime.progress import progress
 from nas.stages.check import check_all
 from nas.stages.errors import user_errors
+from nas.tracking import session
 
 OUT = Path("outputs/split")
 
@@ -60,7 +61,7 @@ def main() -> None:
     check_all()
     p, seed = params.read("split", Split), params.value("seed")
     weights = params.read("search", SearchWeights)
-    with tracking.stage_run("split", {"seed": seed, "split": p, "search": weights}) as run:
+    with session.stage_run("split", {"seed": seed, "split": p, "search": weights}) as run:
         metrics = prepare()
         run.summary(metrics, "split")
         print("split: " + ", ".join(f"{key} {value}" for key, value in metrics.items()))

@@ -15,23 +15,23 @@ from typing import Annotated, Literal, Self
 import pandas as pd
 from pydantic import Field, model_validator
 
-from nas import distributed, params, seeding
-from nas.checkpoint import need_space, save_weights
 from nas.cost import flops
 from nas.cost.table import CostTable
 from nas.data import loader
+from nas.runtime import distributed, params, seeding
+from nas.runtime.checkpoint import need_space, save_weights
 from nas.sampling.attentive import Strategy, Uniform, parse, strategy
-from nas.sampling.flops import ExactSampler, FactorisedSampler
+from nas.sampling.exact import ExactSampler, FactorisedSampler
 from nas.sampling.target import UnderTarget
 from nas.sampling.uniform import Unconstrained
 from nas.search.predictor import Forest
-from nas.stages import common, split
+from nas.stages import runner, split
 from nas.stages.check import check_all
 from nas.stages.errors import user_errors
-from nas.training import loop
+from nas.training import trainer
 
-OUT = common.OUTPUTS / "train"
-FOREST = common.OUTPUTS / "fit_predictor" / "forest.npz"
+OUT = runner.OUTPUTS / "train"
+FOREST = runner.OUTPUTS / "fit_predictor" / "forest.npz"
 
 
 class Train(params.Section):
@@ -54,27 +54,27 @@ class Train(params.Section):
 
 def main() -> None:
     p = params.read("train", Train)
-    recipe, runtime, evaluation = common.shared()
-    seed, space = common.seed(), common.search_space()
+    recipe, runtime, evaluation = runner.shared()
+    seed, space = runner.seed(), runner.search_space()
     sections = {"seed": seed, "space": space.name, "recipe": recipe, "runtime": runtime, "evaluation": evaluation, "train": p}
-    with common.stage("train", sections, p.strategy) as (run, checkpoint):
+    with runner.stage("train", sections, p.strategy) as (run, checkpoint):
         device = runtime.start()
         data = loader.read(split.OUT)
-        supernet = common.new_supernet(space, len(data.classes), seed, recipe.zero_init)
+        supernet = runner.new_supernet(space, len(data.classes), seed, recipe.zero_init)
         need_space(OUT, 10 * sum(t.nbytes for t in supernet.parameters()), "stage train")
         parts = ("train", "predictor", "search") if data.search_in_training else ("train", "predictor")
         items = data.items(*parts)
         run.dataset("outputs/split/splits.parquet", "training", pictures=len(items))
-        batches = common.training_batches(data, items, recipe, runtime, device, seed)
-        monitor = common.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
-        log = common.curves(run, "train", data, recipe)
+        batches = runner.training_batches(data, items, recipe, runtime, device, seed)
+        monitor = runner.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
+        log = runner.curves(run, "train", data, recipe)
 
-        def on_epoch(row: loop.Epoch) -> None:
+        def on_epoch(row: trainer.Epoch) -> None:
             log(row)
             if row.epoch == p.search_epoch and distributed.first():
                 save_weights(checkpoint.folder / "early.safetensors", supernet)
 
-        trained = loop.train(
+        trained = trainer.train(
             supernet,
             batches,
             sampling(p, flops.table(space, len(data.classes)), seed),
@@ -85,14 +85,14 @@ def main() -> None:
             runtime,
             device,
             checkpoint,
-            lambda: common.ends(monitor),
+            lambda: runner.ends(monitor),
             on_epoch,
         )
         if distributed.first():
             save_weights(OUT / "weights.safetensors", supernet)
             shutil.copyfile(checkpoint.folder / "early.safetensors", OUT / "early.safetensors")
             pd.DataFrame(asdict(row) for row in trained.history).to_csv(OUT / "history.csv", index=False)
-            common.finish("train", trained.metrics() | data.broken.metrics(), run)
+            runner.finish("train", trained.metrics() | data.broken.metrics(), run)
 
 
 def sampling(p: Train, table: CostTable, seed: int) -> Strategy:

@@ -21,17 +21,18 @@ import torch
 from pydantic import Field, field_validator
 from sklearn.model_selection import train_test_split
 
-from nas import encoding, params
-from nas.checkpoint import Checkpoint, save_weights
 from nas.data import loader
 from nas.evaluation.evaluate import calibrate, top1
-from nas.progress import progress
-from nas.stages import common, search, split
+from nas.models.extract import Network
+from nas.runtime import params
+from nas.runtime.checkpoint import Checkpoint, save_weights
+from nas.runtime.progress import progress
+from nas.spaces import encoding
+from nas.stages import runner, search, split
 from nas.stages.errors import user_errors
-from nas.supernet.extract import Network
-from nas.transfer import FineTuning, Try, fine_tune, new_classifier
+from nas.training.finetune import FineTuning, Try, fine_tune, new_classifier
 
-OUT = common.OUTPUTS / "transfer"
+OUT = runner.OUTPUTS / "transfer"
 
 
 class Transfer(params.Section):
@@ -57,10 +58,10 @@ class Transfer(params.Section):
 
 def main() -> None:
     p = params.read("transfer", Transfer)
-    _, runtime, evaluation = common.shared()
-    seed, space = common.seed(), common.search_space()
+    _, runtime, evaluation = runner.shared()
+    seed, space = runner.seed(), runner.search_space()
     sections = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "transfer": p}
-    with common.stage("transfer", sections) as (run, checkpoint):
+    with runner.stage("transfer", sections) as (run, checkpoint):
         device = runtime.start()
         main_set, *sets = loader.keys(split.OUT)
         source = loader.read(split.OUT, main_set)
@@ -98,7 +99,7 @@ def main() -> None:
         results["best"] = results["best"].astype(bool)
         results.to_parquet(OUT / "results.parquet", index=False)
         run.table(results, "results.json")
-        common.finish("transfer", metrics, run)
+        runner.finish("transfer", metrics, run)
 
 
 def spread(entries: list[dict], n: int) -> list[dict]:
@@ -126,9 +127,9 @@ class Tuner:
         self,
         p: Transfer,
         seed: int,
-        runtime: common.Runtime,
+        runtime: runner.Runtime,
         device: torch.device,
-        evaluation: common.Evaluation,
+        evaluation: runner.Evaluation,
         checkpoint: Checkpoint,
     ) -> None:
         self.p, self.how, self.seed, self.runtime, self.device = p, p.fine_tuning, seed, runtime, device
@@ -164,7 +165,7 @@ class Tuner:
 
         fine_tune(network, batches, setting, self.how, self.seed, self.runtime, self.device, resumed, on_epoch)
         most = self.evaluation.batch * self.evaluation.calibration_batches
-        n = common.whole_batches(min(len(fit), most), self.evaluation.batch)
+        n = runner.whole_batches(min(len(fit), most), self.evaluation.batch)
         known = loader.EvaluationBatches(data, np.random.default_rng(self.seed).permutation(fit)[:n], self.evaluation.batch)
         calibrate(network, (b.images.to(self.device, memory_format=self.runtime.memory_format) for b in known))
         test = loader.EvaluationBatches(data, held_out, self.evaluation.batch)

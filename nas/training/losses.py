@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from nas.params import Section
+from nas.runtime.params import Section
 
 LARGEST = 60.0  # a ratio without a clip is taken for e^60 = 1e26 at most: float32 ends at 3e38, sums and gradients must fit too
 NOUGHT = 1e-20  # a smaller alpha is 0 in float32

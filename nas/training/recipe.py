@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from nas.data.loader import Augmentation
-from nas.params import Section
+from nas.runtime.params import Section
 from nas.training.losses import DistillationLoss
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]

@@ -14,10 +14,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from nas.parallel import side_by_side
-from nas.space import Arch
-from nas.supernet.layers import Regularisation
-from nas.supernet.network import Supernet
+from nas.models.layers import Regularisation
+from nas.models.supernet import Supernet
+from nas.runtime.threads import side_by_side
+from nas.spaces.mbconv import Arch
 from nas.training.losses import Distillation, label_loss
 from nas.training.recipe import Runtime
 

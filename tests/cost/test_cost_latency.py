@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas import encoding
 from nas.cost import latency
 from nas.cost.latency import Block, Entry, Head, LatencyTable, Stem, distinct, load, load_cost_table, pieces
-from nas.sampling.flops import ExactSampler
-from nas.space import Arch, StageArch
+from nas.sampling.exact import ExactSampler
+from nas.spaces import encoding
+from nas.spaces.mbconv import Arch, StageArch
 
 
 @pytest.fixture(scope="module")

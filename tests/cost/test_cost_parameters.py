@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from nas import encoding, spaces
 from nas.cost import parameters
-from nas.space import Arch, SearchSpace, StageArch, StageSpace, load
-from nas.supernet.extract import Network
+from nas.models.extract import Network
+from nas.spaces import encoding, published
+from nas.spaces.mbconv import Arch, SearchSpace, StageArch, StageSpace, load
 
-PAPER = load(spaces.FOLDER / "attentive_nas.yaml")
+PAPER = load(published.FOLDER / "attentive_nas.yaml")
 
 
 def counted(space: SearchSpace, arch: Arch, classes: int) -> int:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas import encoding
-from nas.cost.count import Counter
 from nas.cost.table import CostTable
+from nas.sampling.count import Counter
+from nas.spaces import encoding
 
 
 def random_table(space, seed: int, whole: bool) -> CostTable:

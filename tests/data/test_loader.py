@@ -14,7 +14,7 @@ from nas.data.loader import Augmentation, AutoAugment, DataSet, EvaluationBatche
 from nas.data.sets import ArrayPictures, FolderPictures, PictureError
 from nas.data.splits import Parts
 from nas.data.vision import transforms
-from nas.params import ParamsError, check
+from nas.runtime.params import ParamsError, check
 from nas.stages.split import Split, divide
 
 PLAIN = Augmentation(crop_scale=(1.0, 1.0), flip=False, policy="none")

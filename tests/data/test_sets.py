@@ -14,8 +14,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from nas.data import sets
-from nas.params import ParamsError
-from nas.params import check as check_params
+from nas.runtime.params import ParamsError
+from nas.runtime.params import check as check_params
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from nas.data.loader import EvaluationBatches
 from nas.evaluation.evaluate import Scorer, calibrate, top1
-from nas.space import SearchSpace
-from nas.stages.common import whole_batches
-from nas.supernet.extract import extract
-from nas.supernet.network import Supernet
+from nas.models.extract import extract
+from nas.models.supernet import Supernet
+from nas.spaces.mbconv import SearchSpace
+from nas.stages.runner import whole_batches
 
 CPU = torch.device("cpu")
 

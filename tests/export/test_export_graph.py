@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nas.export.graph import INPUT, OPSET, to_onnx
-from nas.supernet.layers import resize
+from nas.models.layers import resize
 
 
 class Wrapped(nn.Module):

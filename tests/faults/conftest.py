@@ -92,14 +92,14 @@ def project(tmp_path_factory) -> Project:
     found = Project(tmp_path_factory.mktemp("faults") / "project")
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
     for name in listed.stdout.splitlines():
-        made = name.endswith("dvc.lock") or re.match(r"(pipelines/\w+/)?outputs/|docs/", name)
+        made = name.endswith("dvc.lock") or re.match(r"((pipelines|studies)/\w+/)?outputs/|docs/", name)
         if (ROOT / name).is_file() and not made:
             (found.folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, found.folder / name)
     found.run("git", "init", "--quiet")
     found.run("git", "add", "--all")
     found.run("git", "commit", "--quiet", "--message", "start")
-    found.run(sys.executable, "-m", "nas.profile", "smoke")
+    found.run(sys.executable, "-m", "nas.runtime.presets", "smoke")
     for stage in STAGES:
         began = time.monotonic()
         found.finish(stage)

@@ -17,9 +17,10 @@ from types import SimpleNamespace
 
 import torch
 
-from nas.latency import choice, survey
-from nas.latency.backend import TorchBackend
-from nas.latency.rounds import HostClock
+from nas.latency import profiler
+from nas.latency.backends import config
+from nas.latency.backends.torch_backend import TorchBackend
+from nas.latency.timing import HostClock
 from nas.stages import export
 from nas.stages.errors import user_errors
 
@@ -57,9 +58,9 @@ class MadeUp(TorchBackend):
 def made_up_clocks() -> None:
     """In the stages that measure time: latency and export."""
     passing = Passing()
-    choice.Torch.start = lambda p: MadeUp(torch.device(p.device), p.threads, p.channels_last, passing=passing)
-    survey.measure = partial(survey.measure, now=passing)
-    survey.datetime = SimpleNamespace(now=lambda zone: datetime(2026, 1, 1, tzinfo=UTC))
+    config.Torch.start = lambda p: MadeUp(torch.device(p.device), p.threads, p.channels_last, passing=passing)
+    profiler.measure = partial(profiler.measure, now=passing)
+    profiler.datetime = SimpleNamespace(now=lambda zone: datetime(2026, 1, 1, tzinfo=UTC))
 
     def counted() -> float:
         passing.now += 2.0**-10

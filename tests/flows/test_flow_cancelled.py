@@ -14,11 +14,12 @@ import pytest
 STEPS = 40
 STAGE = f"""
 import os, pathlib, time
+from nas.runtime import processes
 from nas import provenance, tracking
-from nas.checkpoint import Checkpoint
+from nas.runtime.checkpoint import Checkpoint
 
 pathlib.Path("pid").write_text(str(os.getpid()))
-with tracking.stage_run("train", {{}}) as run, Checkpoint(provenance.project_root(), "train", provenance.fingerprint("train")) as kept:
+with tracking.stage_run("train", {{}}) as run, Checkpoint(processes.project_root(), "train", provenance.fingerprint("train")) as kept:
     state = kept.load() or {{"done": 0, "number": 1}}
     for step in range(state["done"], {STEPS}):
         time.sleep(0 if pathlib.Path("go").exists() else 0.5)

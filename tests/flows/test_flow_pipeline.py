@@ -235,7 +235,7 @@ def test_stages_that_run_networks_are_known(monkeypatch):
     monkeypatch.chdir(Path(stages.__file__).parents[1])
     plain = {stage.address for stage in stages.plan([]) if not stage.computes}
     assert plain == {"split", "fit_predictor"}
-    compared = stages.plan(["pipelines/strategies/dvc.yaml"])
+    compared = stages.plan(["studies/strategies/dvc.yaml"])
     assert all(stage.computes for stage in compared if ":train@" in stage.address or ":pretrain@" in stage.address)
 
 

@@ -23,21 +23,23 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from nas import bundle, documents, encoding, params, space, spaces
 from nas.cost import latency
 from nas.cost.latency import Entry, LatencyTable, LatencyTableError, distinct
-from nas.encoding import ArchitectureError
-from nas.params import ParamsError
+from nas.export import bundle
+from nas.runtime import io, params
+from nas.runtime.params import ParamsError
 from nas.search.predictor import Forest, PredictorError
-from nas.space import SpaceError
-from nas.stages import check, common
+from nas.spaces import encoding, mbconv, published
+from nas.spaces.encoding import ArchitectureError
+from nas.spaces.mbconv import SpaceError
+from nas.stages import check, runner
 from nas.training.recipe import Recipe, Runtime
 
 ROOT = Path(__file__).parents[2]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 SECTIONS = {name: check.section(name) for name in check.STAGES}
-SECTIONS |= {"recipe": Recipe, "runtime": Runtime, "evaluation": common.Evaluation}
-PAPER = space.load(spaces.FOLDER / "attentive_nas.yaml")
+SECTIONS |= {"recipe": Recipe, "runtime": Runtime, "evaluation": runner.Evaluation}
+PAPER = mbconv.load(published.FOLDER / "attentive_nas.yaml")
 SHARE = 40  # of what `make test-slow` tries, one in so many in `make test`
 STUCK_S = 20  # seconds after which one file counts as never read
 STEPS = 97  # ways to go on from a place, at most
@@ -171,7 +173,7 @@ def a_section(path: Path) -> None:
 
 def in_memory(path: Path) -> None:
     """`params.check` on what a file holds, read by json, which is quicker than YAML."""
-    found = documents.read_json(path, ParamsError)
+    found = io.read_json(path, ParamsError)
     if isinstance(found, dict):
         for name in found:
             if name in SECTIONS:
@@ -190,13 +192,13 @@ def all_of_it(path: Path) -> None:
 
 def a_space(path: Path) -> None:
     """A space that is taken has members."""
-    found = space.load(path)
+    found = mbconv.load(path)
     assert found.size >= 1 and found.largest() in found and found.random(np.random.default_rng(0)) in found
 
 
 def an_architecture(path: Path) -> None:
     """One that is taken is whole numbers, which a space takes or refuses, and comes back from JSON."""
-    arch = encoding.from_json(documents.read_json(path, ArchitectureError))
+    arch = encoding.from_json(io.read_json(path, ArchitectureError))
     assert encoding.from_json(json.loads(json.dumps(encoding.to_json(arch)))) == arch
     assert arch in PAPER or isinstance(hash(arch), int)
 
@@ -207,7 +209,7 @@ def a_family(path: Path) -> None:
         assert (path.parent / f"{entry['name']}.safetensors").parent == path.parent
 
 
-def a_table(tiny_space: space.SearchSpace) -> Callable[[Path], None]:
+def a_table(tiny_space: mbconv.SearchSpace) -> Callable[[Path], None]:
     """A table that is taken has a finite cost for everything."""
 
     def read(path: Path) -> None:
@@ -228,7 +230,7 @@ def readers(tiny_space, tmp_path_factory) -> dict[str, Reader]:
     """By the name of what is read."""
     folder = tmp_path_factory.mktemp("valid")
     rng = np.random.default_rng(0)
-    by_space = [json.dumps(yaml.safe_load((spaces.FOLDER / f"{name}.yaml").read_text())) for name in ("smoke", "glyphs")]
+    by_space = [json.dumps(yaml.safe_load((published.FOLDER / f"{name}.yaml").read_text())) for name in ("smoke", "glyphs")]
     by_section = [json.dumps({name: PARAMS[name]}) for name in SECTIONS]
     arch = encoding.to_json(PAPER.random(rng))
     member = {"name": "a0", "arch": arch, "mflops": 1.5, "parameters": 9, "top1_search": 90.0, "top1_monitor": 91.0}
@@ -239,7 +241,7 @@ def readers(tiny_space, tmp_path_factory) -> dict[str, Reader]:
     prepared = bundle.Preparation(side=20, mean=(0.5,) * 3, std=(0.2,) * 3)
     described = {"name": "a", "dataset": "A", "classes": ("x", "y"), "pictures": prepared, "architecture": architecture}
     description = bundle._Written(**described, weights_sha256="0").model_dump_json()
-    blocks = (spaces.FOLDER / "smoke.yaml").read_bytes()
+    blocks = (published.FOLDER / "smoke.yaml").read_bytes()
     return {
         "sections of params.yaml": Reader(in_memory, st.one_of(*map(changed, by_section)).map(dumped), (ParamsError,), 30_000),
         "params.yaml": Reader(
@@ -351,7 +353,7 @@ MERGED = "a: &a {x: 1}\n" + "".join(f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)
         ("a: !!int ''", "a value does not fit its type (IndexError"),
         ("a: 0x" + "f" * 5000, "a number of thousands of digits: whole numbers have at most 63 bits"),
         ('a: "\\ud800"', "holds a NUL or half a character"),
-        ("# " + "x" * documents.LARGEST_YAML, "bytes, at most 262144 are read"),
+        ("# " + "x" * io.LARGEST_YAML, "bytes, at most 262144 are read"),
     ],
 )
 def test_what_is_refused_of_yaml(tmp_path, text, told):
@@ -393,8 +395,8 @@ def test_what_is_refused_of_json(tmp_path, text, told):
     """As of YAML."""
     path = tmp_path / "table.json"
     path.write_text(text)
-    with pytest.raises(documents.DocumentError) as error:
-        documents.read_json(path)
+    with pytest.raises(io.DocumentError) as error:
+        io.read_json(path)
     assert "table.json" in str(error.value) and told in str(error.value)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 FAULTS = """
 import resource, torch
-from nas.latency.choice import Torch
+from nas.latency.backends.config import Torch
 Torch(runtime="torch", device="cpu", threads=1, channels_last=True).start()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from nas.cost.latency import Piece, pieces
-from nas.latency.backend import processor
-from nas.latency.choice import OnnxRuntime, Torch
+from nas.latency.backends.config import OnnxRuntime, Torch
+from nas.latency.backends.torch_backend import processor
 from nas.latency.modules import module, network
-from nas.space import Arch, StageArch
-from nas.supernet.extract import Network
+from nas.models.extract import Network
+from nas.spaces.mbconv import Arch, StageArch
 
 ARCH = Arch(20, 8, (StageArch(16, 2, 5, 1), StageArch(24, 3, 3, 2)), 32)
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare, kstest
 
-from nas import encoding, spaces
 from nas.cost import flops
-from nas.pareto import best_front
+from nas.evaluation.metrics import best_front
 from nas.sampling.attentive import BestUp, FromSet, Uniform, WorstUp, best, pareto_set, parse, strategy
-from nas.sampling.flops import ExactSampler
+from nas.sampling.exact import ExactSampler
 from nas.sampling.target import UnderTarget
 from nas.sampling.uniform import Unconstrained
-from nas.space import load
+from nas.spaces import encoding, published
+from nas.spaces.mbconv import load
 
 NAMES = ("uniform", "bestup-3-loss", "worstup-3-loss", "bestup-50-acc", "worstup-50-acc", "bestup-1k-acc", "worstup-1k-acc")
 
@@ -103,7 +103,7 @@ def test_a_million_set_is_that_of_all_that_was_drawn(name, sign):
 
     For the worst set, dominating is costing as much or more and being as bad or worse.
     """
-    table = flops.table(load(spaces.FOLDER / "attentive_nas.yaml"), classes=1000)
+    table = flops.table(load(published.FOLDER / "attentive_nas.yaml"), classes=1000)
     weights = 100_000 // np.array(table.space.largest().genes) * np.arange(1, 32)
     mix = np.random.default_rng(1).integers(1_000_000, size=31)
     costs, values = [], []

@@ -5,13 +5,13 @@ from itertools import product
 import numpy as np
 import pytest
 
-from nas import encoding
 from nas.search import evolution
-from nas.search.evaluated import Evaluated
+from nas.search.archive import Evaluated
 from nas.search.evolution import Evolution, RandomSearch, Settings
-from nas.search.methods import search
+from nas.search.operators import search
 from nas.search.problem import Objective, Problem, of_score
-from nas.space import Arch, SearchSpace, StageSpace
+from nas.spaces import encoding
+from nas.spaces.mbconv import Arch, SearchSpace, StageSpace
 
 SPACE = SearchSpace(
     name="toy",

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.search import family
-from nas.search.evaluated import Evaluated
-from nas.space import Arch, StageArch
+from nas.search.archive import Evaluated
+from nas.spaces.mbconv import Arch, StageArch
 
 
 def evaluated(cost: list[float], score: list[float]) -> Evaluated:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.search.evaluated import Cache, keys
+from nas.search.archive import Cache, keys
 
 ROW = np.array([192, 16, 8])
 

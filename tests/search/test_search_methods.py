@@ -5,17 +5,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from nas import encoding, pareto
 from nas.cost import flops, parameters
 from nas.cost.table import CostTable
-from nas.sampling.flops import ExactSampler
+from nas.evaluation import metrics
+from nas.sampling.exact import ExactSampler
 from nas.sampling.uniform import Unconstrained
-from nas.search import evolution, guided, nsga2
-from nas.search.evaluated import Cache, Evaluated
-from nas.search.methods import Method, search
+from nas.search import bayesian, evolution, nsga2
+from nas.search.archive import Cache, Evaluated
+from nas.search.operators import Method, search
 from nas.search.problem import Objective, Problem, of_score, of_table
 from nas.search.spread import Spread
-from nas.space import Arch, SearchSpace
+from nas.spaces import encoding
+from nas.spaces.mbconv import Arch, SearchSpace
 
 
 @dataclass
@@ -79,7 +80,7 @@ def method(name: str, problem: Problem, spread: Spread, evaluations: int) -> Met
         sizes = {"population": 40, "offspring": 40, "crossover_probability": 0.9, "mutation_probability": 0.1}
         return nsga2.Nsga2(nsga2.Settings(evaluations=evaluations, **sizes), spread)
     if name == "guided":
-        return guided.Guided(guided.Settings(evaluations=evaluations, start=40, batch=40), spread)
+        return bayesian.Guided(bayesian.Settings(evaluations=evaluations, start=40, batch=40), spread)
     return evolution.RandomSearch(evaluations, 64, Unconstrained(problem.space))
 
 
@@ -87,7 +88,7 @@ def true_front(problem: Problem, rows: np.ndarray) -> set[tuple[float, ...]]:
     """The points of the Pareto set of everything that keeps the bounds."""
     scores = Oracle(problem.space).top1(rows)
     losses = problem.losses(rows, scores)[problem.allowed(rows) & problem.score.within(scores)]
-    return set(map(tuple, losses[pareto.front(losses)]))
+    return set(map(tuple, losses[metrics.front(losses)]))
 
 
 def found_front(problem: Problem, evaluated: Evaluated) -> set[tuple[float, ...]]:
@@ -242,10 +243,10 @@ def test_the_most_promising_by_hand(tiny_space, problem):
     little_more = Arch.from_genes([*cheap.genes[:-1], cheap.genes[-1] + 1])  # the second stage's expansion, 3 instead of 2
     rows = encoding.to_rows([cheap, dear, little_more])
     # nothing to gain at 59; 70 at the greatest budget only; 70 at nearly every budget, after which the second adds nothing
-    order = guided.most_promising(problem, so_far, rows, np.array([59.0, 70.0, 70.0]), np.zeros(3), 2)
+    order = bayesian.most_promising(problem, so_far, rows, np.array([59.0, 70.0, 70.0]), np.zeros(3), 2)
     assert order[0] == 2
     # 71 for the dearest is worth its while once everything else is bought
-    order = guided.most_promising(problem, so_far, rows, np.array([59.0, 71.0, 70.0]), np.zeros(3), 9)
+    order = bayesian.most_promising(problem, so_far, rows, np.array([59.0, 71.0, 70.0]), np.zeros(3), 9)
     assert order.tolist() == [2, 1, 0]
 
 
@@ -255,5 +256,5 @@ def test_uncertainty_promises(tiny_space, problem):
     so_far = Evaluated(rows[:1], problem.cost(rows[:1]), np.array([80.0]), np.zeros(1, int))
     cheap = encoding.to_rows([tiny_space.smallest()])
     so_far = so_far + Evaluated(cheap, problem.cost(cheap), np.array([60.0]), np.zeros(1, int))
-    order = guided.most_promising(problem, so_far, rows, np.array([79.0, 79.0]), np.array([0.1, 2.0]), 2)
+    order = bayesian.most_promising(problem, so_far, rows, np.array([79.0, 79.0]), np.array([0.1, 2.0]), 2)
     assert order.tolist() == [1, 0]

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.ensemble import RandomForestRegressor
 
-from nas import encoding, space
 from nas.search.predictor import Forest, kendall_tau
+from nas.spaces import encoding, mbconv
 
-PAPER = space.load(Path(space.__file__).parent / "spaces" / "attentive_nas.yaml")
+PAPER = mbconv.load(Path(mbconv.__file__).parent / "attentive_nas.yaml")
 
 
 def top1_of(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas import encoding
 from nas.cost import flops, parameters
-from nas.search.evaluated import Evaluated
+from nas.search.archive import Evaluated
 from nas.search.family import family_within, hypervolume
 from nas.search.problem import Objective, Problem, of_score, of_table
+from nas.spaces import encoding
 
 
 def resolution(rows: np.ndarray) -> np.ndarray:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from nas import encoding
 from nas.cost import flops
-from nas.sampling.flops import ExactSampler
+from nas.sampling.exact import ExactSampler
 from nas.search.spread import Spread
+from nas.spaces import encoding
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from scipy.optimize import approx_fprime
 from scipy.stats import multivariate_normal
 
-from nas import encoding
 from nas.search import surrogate
 from nas.search.predictor import Forest
 from nas.search.surrogate import Surrogate
+from nas.spaces import encoding
 
 
 @pytest.fixture(scope="module")

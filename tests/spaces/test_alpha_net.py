@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from nas import space, spaces
 from nas.cost import flops
-from nas.sampling.flops import ExactSampler
-from nas.supernet.network import Supernet
+from nas.models.supernet import Supernet
+from nas.sampling.exact import ExactSampler
+from nas.spaces import mbconv, published
 
-ALPHA = space.load(spaces.FOLDER / "alpha_net.yaml")
-ATTENTIVE = space.load(spaces.FOLDER / "attentive_nas.yaml")
+ALPHA = mbconv.load(published.FOLDER / "alpha_net.yaml")
+ATTENTIVE = mbconv.load(published.FOLDER / "attentive_nas.yaml")
 TABLE = flops.table(ALPHA, classes=1000)
 
 
@@ -39,7 +39,7 @@ def test_ends_of_alpha_net():
     assert TABLE.cost(ALPHA.largest()) == TABLE.largest == pytest.approx(1939.336, abs=5e-4)
 
 
-@pytest.mark.parametrize("network", spaces.networks(), ids=lambda network: network.name)
+@pytest.mark.parametrize("network", published.networks(), ids=lambda network: network.name)
 def test_published_networks_are_in_the_alpha_net_space(network):
     """All of both families are (none has width 120 in MBConv-5), at their published cost."""
     assert network.arch in ALPHA

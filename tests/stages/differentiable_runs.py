@@ -4,14 +4,14 @@ from pathlib import Path
 
 import yaml
 
-from nas import profile
+from nas.runtime import presets
 from tests.stages.test_pipeline import dvc, small_copy
 
 
 def small_run(folder: Path, pipeline: str) -> str:
     """Copy the project into the folder and run the pipeline with the profile smoke; what dvc printed."""
     small_copy(folder)
-    profile.apply("smoke", folder / f"pipelines/{pipeline}/params.yaml", folder / f"pipelines/{pipeline}/profiles")
+    presets.apply("smoke", folder / f"pipelines/{pipeline}/params.yaml", folder / f"pipelines/{pipeline}/presets")
     return dvc(folder, "repro", f"pipelines/{pipeline}/dvc.yaml").stdout
 
 

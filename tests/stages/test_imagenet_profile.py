@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 from scipy.io import savemat
 
-from nas import encoding, space
+from nas.spaces import encoding, mbconv
 from tests.stages.test_pipeline import STAGES, dvc, metrics, ran, run, small_copy
 
 pytestmark = pytest.mark.slow
@@ -97,7 +97,7 @@ def food101(root: Path, rng: np.random.Generator) -> None:
 def apply(folder: Path, profile: str) -> None:
     """The profile over the project's own params.yaml, then what is cut down."""
     run(folder, "git", "checkout", "--quiet", "params.yaml")
-    run(folder, sys.executable, "-m", "nas.profile", profile)
+    run(folder, sys.executable, "-m", "nas.runtime.presets", profile)
     file = folder / "params.yaml"
     found = yaml.safe_load(file.read_text())
     for key, value in CUT.items():
@@ -132,7 +132,7 @@ def test_every_stage_of_the_imagenet_profile(project):
     assert described["main"] == "imagenet" and described["transfer"] == ["stanford_cars", "food101"] and described["search_in_training"]
     assert described["sets"]["imagenet"]["side"] == 224 and described["sets"]["imagenet"]["classes"] == ["tench", "goldfish", "crane"]
     assert "pretrain: steps: 2 to do" in printed and "train: steps: 2 to do" in printed
-    paper = space.load(ROOT / "nas" / "spaces" / "attentive_nas.yaml")
+    paper = mbconv.load(ROOT / "nas" / "spaces" / "attentive_nas.yaml")
     family = encoding.read_family(project / "outputs" / "search" / "family.json")
     assert all(encoding.from_json(member["arch"]) in paper and 150 < member["mflops"] < 2000 for member in family)
     assert metrics(project, "search")["evaluations"] == 4 + 2 + 2

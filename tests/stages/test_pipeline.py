@@ -66,14 +66,14 @@ def metrics(folder: Path, stage: str) -> dict[str, float]:
 def small_copy(folder: Path) -> None:
     """The project without what its stages made, under git, with the profile `smoke`."""
     for name in run(ROOT, "git", "ls-files", "-co", "--exclude-standard").stdout.splitlines():
-        made = name.endswith("dvc.lock") or re.match(r"(pipelines/\w+/)?outputs/|docs/", name)
+        made = name.endswith("dvc.lock") or re.match(r"((pipelines|studies)/\w+/)?outputs/|docs/", name)
         if (ROOT / name).is_file() and not made:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     run(folder, "git", "init", "--quiet")
     run(folder, "git", "add", "--all")
     run(folder, "git", "commit", "--quiet", "--message", "start")
-    run(folder, sys.executable, "-m", "nas.profile", "smoke")
+    run(folder, sys.executable, "-m", "nas.runtime.presets", "smoke")
 
 
 @pytest.fixture(scope="module")

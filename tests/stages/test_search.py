@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import yaml
 
-from nas import encoding, params, provenance
 from nas.cost.latency import Entry, LatencyTable, distinct
-from nas.search.evaluated import Evaluated
+from nas.runtime import params
+from nas.search.archive import Evaluated
 from nas.search.family import hypervolume
+from nas.spaces import encoding
 from nas.stages import search
 from nas.stages.search import Search, draws, stated, tables, volume
+from nas.tracking import provenance
 
 
 def section(**changes) -> Search:
@@ -103,7 +105,7 @@ def test_scores_are_kept_by_what_they_were_measured_with(tmp_path, monkeypatch):
     deps = {
         p.latency_table: "t",
         "nas/search": "a",
-        "nas/supernet": "b",
+        "nas/models": "b",
         "outputs/train/weights.safetensors": "c",
         "outputs/train/early.safetensors": "d",
     }
@@ -120,7 +122,7 @@ def test_scores_are_kept_by_what_they_were_measured_with(tmp_path, monkeypatch):
     assert kept() == 50.0 and kept("outputs/train/early.safetensors") is None
     deps["nas/search"] = deps[p.latency_table] = settings["search"] = deps["outputs/train/early.safetensors"] = "other"
     assert kept() == 50.0
-    for changed, key in ((deps, "nas/supernet"), (deps, "outputs/train/weights.safetensors"), (settings, "evaluation")):
+    for changed, key in ((deps, "nas/models"), (deps, "outputs/train/weights.safetensors"), (settings, "evaluation")):
         before, changed[key] = changed[key], "other"
         assert kept() is None
         changed[key] = before

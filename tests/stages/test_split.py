@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from nas.data.sets import PictureError
-from nas.params import ParamsError
+from nas.runtime.params import ParamsError
 from nas.stages import split
 
 PARAMS = {

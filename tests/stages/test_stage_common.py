@@ -2,9 +2,9 @@
 
 import pytest
 
-from nas.stages import common
-from nas.training.loop import Epoch
+from nas.stages import runner
 from nas.training.recipe import Recipe
+from nas.training.trainer import Epoch
 
 
 class Run:
@@ -23,7 +23,7 @@ class Run:
 def told(easy_set, warmup: float, *top1: float) -> Run:
     """Epochs in which the largest network has these accuracies, on 36 pictures of 3 classes."""
     run = Run()
-    on_epoch = common.curves(run, "train", easy_set, Recipe.model_construct(warmup_epochs=warmup))
+    on_epoch = runner.curves(run, "train", easy_set, Recipe.model_construct(warmup_epochs=warmup))
     for i, percent in enumerate(top1, 1):
         on_epoch(Epoch(i, 0.1, 1.0, 1.0, 1.0, percent, percent))
     return run

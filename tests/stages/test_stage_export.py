@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 import nas
-from nas import bundle, encoding
-from nas.checkpoint import CheckpointError, save_weights
-from nas.export import formats
+from nas.export import bundle, formats
 from nas.export.parity import ParityError
+from nas.runtime.checkpoint import CheckpointError, save_weights
+from nas.spaces import encoding
 from nas.stages import export
 
 

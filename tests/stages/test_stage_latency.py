@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from nas import space
 from nas.cost.latency import load, load_cost_table
-from nas.stages import common, latency
-from nas.tracking import SilentRun
+from nas.spaces import mbconv
+from nas.stages import latency, runner
+from nas.tracking.session import SilentRun
 
 ROOT = Path(__file__).parents[2]
 KEYS = {"kendall_tau_latency", "kendall_tau_flops", "kendall_tau_again", "median_relative_error", "p90_relative_error", "bias"}
@@ -44,7 +44,7 @@ def project(tmp_path, monkeypatch) -> Path:
         latency.OUT.mkdir(parents=True)
         yield SilentRun(), Nothing()
 
-    monkeypatch.setattr(common, "stage", stage)
+    monkeypatch.setattr(runner, "stage", stage)
     return tmp_path
 
 
@@ -53,7 +53,7 @@ def test_the_stage_leaves_a_table_and_how_good_it_is(project):
     latency.main()
     metrics = json.loads((latency.OUT / "metrics.json").read_text())
     assert metrics.keys() == KEYS and metrics["networks"] == 8 and metrics["noise_floor"] >= 0
-    searched = space.load(ROOT / "nas/spaces/smoke.yaml")
+    searched = mbconv.load(ROOT / "nas/spaces/smoke.yaml")
     costs = load_cost_table(latency.OUT / "table.json", searched, 7)
     assert costs.unit == "ms"
     assert (costs.smallest, costs.largest) == pytest.approx((metrics["cheapest_latency_ms"], metrics["dearest_latency_ms"]), rel=1e-4)

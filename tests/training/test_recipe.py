@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.data.loader import Augmentation
-from nas.supernet.network import Supernet
+from nas.models.supernet import Supernet
 from nas.training.losses import KL
 from nas.training.recipe import Recipe, Runtime, learning_rate, optimizer
 

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from nas.supernet.layers import Regularisation
-from nas.supernet.network import Supernet
+from nas.models.layers import Regularisation
+from nas.models.supernet import Supernet
 from nas.training.losses import KL, AdaptiveAlpha
 from nas.training.recipe import Runtime
 from nas.training.sandwich import sandwich_step
@@ -47,7 +47,7 @@ def test_gradients_are_the_sum_of_four(supernet, batch, tiny_space, rng, monkeyp
     reference = copy.deepcopy(supernet)
     losses = sandwich_step(supernet, images, labels, lambda _: sampled, regularisation(), SMOOTHING, KL(), RUNTIME)
 
-    for module in ("nas.supernet.layers.part", "nas.supernet.network.part"):  # slices that autograd itself follows
+    for module in ("nas.models.layers.part", "nas.models.supernet.part"):  # slices that autograd itself follows
         monkeypatch.setattr(module, lambda weight, *where: weight[where])
     teacher = reference(images, tiny_space.largest(), regularisation())
     expected = [label(teacher, labels)]

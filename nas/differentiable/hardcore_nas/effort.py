@@ -1,10 +1,10 @@
-"""How much evolution is run over the one-shot model: section `oneshot.evolution` of pipelines/methods/params.yaml."""
+"""How much evolution is run over the one-shot model: section `oneshot.evolution` of studies/methods/params.yaml."""
 
 from typing import Annotated
 
 from pydantic import Field
 
-from nas.params import Section
+from nas.runtime.params import Section
 
 Count = Annotated[int, Field(ge=0)]
 

@@ -12,11 +12,12 @@ from typing import Protocol
 
 import numpy as np
 
+from nas.cost.latency_hardcore_nas import Latency
 from nas.differentiable.hardcore_nas.effort import Settings
 from nas.differentiable.hardcore_nas.gradients import draw
-from nas.differentiable.hardcore_nas.relaxed import Latency, Point, certain
-from nas.differentiable.hardcore_nas.space import Arch, Space
+from nas.differentiable.hardcore_nas.relaxed import Point, certain
 from nas.differentiable.hardcore_nas.start import balanced
+from nas.spaces.hardcore_nas import Arch, Space
 
 TRIES = 200  # proposals for each network that a round is to have, before it makes do with fewer
 ROUNDING = 1e-9  # relative: a sum of latencies in another order is within the target too

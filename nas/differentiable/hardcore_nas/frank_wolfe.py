@@ -2,7 +2,7 @@
 
 HardCoRe-NAS (arXiv:2102.11646), Algorithm 1 and section 3.4. A step moves either alpha or beta a little way to the best
 vertex of the set in which the other one stays and the latency is within the target: a linear programme
-(`nas.differentiable.knapsack`). With the other one fixed that set is convex, so every point is within the target.
+(`nas.differentiable.hardcore_nas.knapsack`). With the other one fixed that set is convex, so every point is within the target.
 Blocks that do not run have no cost and no gradient: they are left out of the programme and stay as they are.
 """
 
@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nas.differentiable import knapsack
-from nas.differentiable.hardcore_nas.relaxed import Latency, Point, certain
-from nas.differentiable.hardcore_nas.space import Arch
+from nas.cost.latency_hardcore_nas import Latency
+from nas.differentiable.hardcore_nas import knapsack
+from nas.differentiable.hardcore_nas.relaxed import Point, certain
+from nas.spaces.hardcore_nas import Arch
 
 Gradients = Callable[[Point, int], Point]  # an estimate at a point, in this step, of the loss by alpha and by beta
 

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.differentiable.hardcore_nas.space import SQUEEZE, Arch, Configuration, Space
-from nas.differentiable.rows import ACTIVATIONS, GATES, HeadLayer, InvertedResidual, RowNetwork, StemLayer, start_weights
-from nas.space import make_divisible
-from nas.supernet.layers import BN_EPS, resize
+from nas.models.blocks import ACTIVATIONS, GATES, HeadLayer, InvertedResidual, RowNetwork, StemLayer, start_weights
+from nas.models.layers import BN_EPS, resize
+from nas.spaces.hardcore_nas import SQUEEZE, Arch, Configuration, Space
+from nas.spaces.mbconv import make_divisible
 
 
 @dataclass(frozen=True, eq=False)

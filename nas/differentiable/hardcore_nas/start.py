@@ -19,8 +19,9 @@ there a gradient tells all about a block whatever is drawn, and the fastest netw
 import numpy as np
 from scipy.special import logsumexp, softmax
 
-from nas.differentiable.hardcore_nas.relaxed import Latency, Point, one_hot
-from nas.differentiable.hardcore_nas.space import Arch
+from nas.cost.latency_hardcore_nas import Latency
+from nas.differentiable.hardcore_nas.relaxed import Point, one_hot
+from nas.spaces.hardcore_nas import Arch
 
 HALVINGS = 60
 STEEPEST = 60  # a power of two: beyond, exp is 0 for all that is slower than the fastest by more than rounding

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from nas import seeding
 from nas.data.loader import TrainingBatches
 from nas.differentiable.hardcore_nas.one_shot import OneShot, Paths
-from nas.params import Section
-from nas.progress import progress
+from nas.runtime import seeding
+from nas.runtime.params import Section
+from nas.runtime.progress import progress
 from nas.training.losses import kl_divergence, label_loss
 from nas.training.recipe import Fraction, Runtime, learning_rate
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from nas.differentiable.tf_nas.latency import LatencyTable
-from nas.differentiable.tf_nas.space import Choice
+from nas.cost.latency_tf_nas import LatencyTable
+from nas.spaces.tf_nas import Choice
 
 Bound = Literal["least", "most"]
 

@@ -21,14 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas import seeding
+from nas.cost.latency_tf_nas import LatencyTable
 from nas.data.loader import Batch, TrainingBatches
-from nas.differentiable.tf_nas.latency import LatencyTable
-from nas.differentiable.tf_nas.method import EarlyStopping, Method
+from nas.differentiable.tf_nas.architecture import Strengths, drawn_path, expected_latency_ms, other_path, soft_mixture
+from nas.differentiable.tf_nas.config import EarlyStopping, Method
 from nas.differentiable.tf_nas.scaling import scale
-from nas.differentiable.tf_nas.space import Choice
-from nas.differentiable.tf_nas.strengths import Strengths, drawn_path, expected_latency_ms, other_path, soft_mixture
 from nas.differentiable.tf_nas.supernet import ChannelSGD, Supernet
+from nas.runtime import seeding
+from nas.spaces.tf_nas import Choice
 from nas.training.recipe import Runtime, learning_rate
 
 

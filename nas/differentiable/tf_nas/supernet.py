@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.differentiable.rows import ACTIVATIONS, GATES, HeadLayer, InvertedResidual, Row, RowNetwork, Squeeze, StemLayer, start_weights
-from nas.differentiable.tf_nas.space import Choice, Space
-from nas.differentiable.tf_nas.strengths import stage_slices
-from nas.supernet.layers import BN_EPS, resize
+from nas.differentiable.tf_nas.architecture import stage_slices
+from nas.models.blocks import ACTIVATIONS, GATES, HeadLayer, InvertedResidual, RowNetwork, StemLayer, start_weights
+from nas.models.layers import BN_EPS, resize
+from nas.spaces.rows import Row, Squeeze
+from nas.spaces.tf_nas import Choice, Space
 
 HIDDEN = {
     "expand": 0,

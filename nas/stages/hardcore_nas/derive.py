@@ -13,27 +13,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.differentiable.hardcore_nas import table
-from nas.differentiable.hardcore_nas.space import Arch, Space
-from nas.differentiable.hardcore_nas.survey import Surveyed
-from nas.documents import read_json
+from nas.cost import latency_hardcore_nas
+from nas.latency.hardcore_nas import Surveyed
+from nas.runtime.io import read_json
+from nas.spaces.hardcore_nas import Arch, Space
 from nas.stages import latency as main_pipeline
-from nas.stages.differentiable.derive import derive
+from nas.stages.derived import derive
 from nas.stages.errors import user_errors
-from nas.stages.hardcore_nas import common
+from nas.stages.hardcore_nas import config
 
-SEARCHED = common.PIPELINE.outputs / "search" / "searched.json"
+SEARCHED = config.PIPELINE.outputs / "search" / "searched.json"
 SEARCHED_KEYS = ("name", "target_latency_ms", "max_violation_ms", "arch")  # that family.json keeps
-FAMILY = common.PIPELINE.outputs / "derive" / "family.json"
+FAMILY = config.PIPELINE.outputs / "derive" / "family.json"
 FAMILY_KEYS = (*SEARCHED_KEYS, "table_latency_ms", "measured_latency_ms", "noise_floor", "mflops", "parameters")
 
 
 def main() -> None:
-    s = common.read()
-    with common.PIPELINE.stage("derive", s.sections("seed", "space", "latency")) as (run, checkpoint, out):
-        found = table.load(common.TABLE, s.space, main_pipeline.counted(main_pipeline.CLASSES))
+    s = config.read()
+    with config.PIPELINE.stage("derive", s.sections("seed", "space", "latency")) as (run, checkpoint, out):
+        found = latency_hardcore_nas.load(config.TABLE, s.space, main_pipeline.counted(main_pipeline.CLASSES))
         searched = networks(SEARCHED, s.space, "search", SEARCHED_KEYS)
-        derive(searched, s.latency, Surveyed(s.space), found, s.seed, common.PIPELINE, run, checkpoint, out)
+        derive(searched, s.latency, Surveyed(s.space), found, s.seed, config.PIPELINE, run, checkpoint, out)
 
 
 def networks(path: Path, space: Space, stage: str, keys: Sequence[str]) -> list[tuple[dict[str, Any], Arch]]:
@@ -49,7 +49,7 @@ def networks(path: Path, space: Space, stage: str, keys: Sequence[str]) -> list[
     try:
         return [({key: entry[key] for key in keys}, space.check(Arch(map(tuple, entry["arch"])))) for entry in entries]
     except (TypeError, KeyError, ValueError) as error:
-        raise common.PIPELINE.damaged(path, error, stage) from None
+        raise config.PIPELINE.damaged(path, error, stage) from None
 
 
 if __name__ == "__main__":

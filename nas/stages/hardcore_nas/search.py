@@ -27,36 +27,38 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nas import seeding
-from nas.checkpoint import Checkpoint, load_weights
+from nas.cost import latency_hardcore_nas
+from nas.cost.latency_hardcore_nas import Latency
 from nas.data import loader
-from nas.differentiable.hardcore_nas import frank_wolfe, table
+from nas.differentiable.hardcore_nas import frank_wolfe
 from nas.differentiable.hardcore_nas.frank_wolfe import State
 from nas.differentiable.hardcore_nas.gradients import DrawnGradients
 from nas.differentiable.hardcore_nas.one_shot import OneShot
-from nas.differentiable.hardcore_nas.relaxed import Latency, Point
-from nas.differentiable.hardcore_nas.space import Space
+from nas.differentiable.hardcore_nas.relaxed import Point
 from nas.differentiable.hardcore_nas.start import balanced
-from nas.documents import read_json
-from nas.progress import progress
+from nas.plots import heatmap
+from nas.runtime import seeding
+from nas.runtime.checkpoint import Checkpoint, load_weights
+from nas.runtime.io import read_json
+from nas.runtime.progress import progress
+from nas.spaces.hardcore_nas import Space
 from nas.stages import split
-from nas.stages.common import write_json
-from nas.stages.differentiable import heat
-from nas.stages.differentiable.pipeline import NAMES, divided, placed
 from nas.stages.errors import user_errors
-from nas.stages.hardcore_nas import common
+from nas.stages.hardcore_nas import config
 from nas.stages.hardcore_nas.train import WEIGHTS
-from nas.tracking import StageRun
+from nas.stages.pipelines import NAMES, divided, placed
+from nas.stages.runner import write_json
+from nas.tracking.session import StageRun
 
-SHARED = common.PIPELINE.outputs / "train" / "metrics.json"
+SHARED = config.PIPELINE.outputs / "train" / "metrics.json"
 
 
 def main() -> None:
-    s = common.read()
-    with common.PIPELINE.stage("search", s.sections("seed", "space", "runtime", "pictures", "search")) as (run, checkpoint, out):
+    s = config.read()
+    with config.PIPELINE.stage("search", s.sections("seed", "space", "runtime", "pictures", "search")) as (run, checkpoint, out):
         device, data = s.runtime.start(), loader.read(split.OUT)
-        latency = table.load(common.TABLE, s.space, len(data.classes)).latency()
-        place = f"{common.PIPELINE.parameters}: search.targets"
+        latency = latency_hardcore_nas.load(config.TABLE, s.space, len(data.classes)).latency()
+        place = f"{config.PIPELINE.parameters}: search.targets"
         targets = sorted(target.ms(*latency.range_ms, place) for target in s.search.targets)
         shared = seconds(read_json(SHARED))
         model = OneShot(s.space, len(data.classes))
@@ -78,10 +80,10 @@ def main() -> None:
         write_json(out / "searched.json", entries)
         pd.DataFrame(rows).to_csv(out / "history.csv", index=False)
         np.savez(out / "strengths.npz", **strengths)
-        heat.draw(maps, "step", out / "strengths.png")
+        heatmap.draw(maps, "step", out / "strengths.png")
         run.artifact(out / "strengths.png")
         metrics["seconds_a_target"] = float(np.mean([metrics[f"{entry['name']}_seconds"] for entry in entries]))
-        common.PIPELINE.finish(out, {**metrics, "seconds_shared": shared}, run)
+        config.PIPELINE.finish(out, {**metrics, "seconds_shared": shared}, run)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +124,7 @@ class Searcher:
 
     def __init__(
         self,
-        s: common.Settings,
+        s: config.Settings,
         model: OneShot,
         latency: Latency,
         data: loader.DataSet,
@@ -177,7 +179,7 @@ class Searcher:
         """Batches for the steps up to the next record, by the number of the first."""
         p, n = self._s.search, self._s.search.every * self._s.search.batch
         chosen = seeding.generator(self._s.seed, "pictures", step).choice(self._items, n, replace=n > len(self._items))
-        batches = common.batches(self._data, chosen, p.batch, "search.batch", self._s, self._device)
+        batches = config.batches(self._data, chosen, p.batch, "search.batch", self._s, self._device)
         return placed(batches.epoch(step), self._s.runtime, self._device)
 
 
@@ -202,23 +204,23 @@ def seconds(found: object) -> float:
     try:
         return float(found["seconds"])
     except (TypeError, KeyError, ValueError) as error:
-        raise common.PIPELINE.damaged(SHARED, error, "train") from None
+        raise config.PIPELINE.damaged(SHARED, error, "train") from None
 
 
-def heat_maps(title: str, space: Space, latency: Latency, found: Search) -> heat.Maps:
+def heat_maps(title: str, space: Space, latency: Latency, found: Search) -> heatmap.Maps:
     """Above the weights of each stage's depths, below those of each block's configurations, from the fastest (Figure 7)."""
     order = latency.blocks_ms.sum((0, 1)).argsort()
     names = [f"{c.expansion} {c.kernel}x{c.kernel}{' se' if c.se else ''}" for c in (space.configurations[i] for i in order)]
     depths = [
-        heat.Map(f"depth of {stage.name}", [str(d) for d in stage.depths], found.beta[:, s][:, np.array(stage.depths) - 1])
+        heatmap.Map(f"depth of {stage.name}", [str(d) for d in stage.depths], found.beta[:, s][:, np.array(stage.depths) - 1])
         for s, stage in enumerate(space.stages)
     ]
     blocks = [
-        heat.Map(f"{stage.name}, block {1 + b}", names, found.alpha[:, s, b][:, order])
+        heatmap.Map(f"{stage.name}, block {1 + b}", names, found.alpha[:, s, b][:, order])
         for s, stage in enumerate(space.stages)
         for b in range(stage.depths[-1])
     ]
-    return heat.Maps(title, [row["step"] for row in found.rows], [depths, blocks])
+    return heatmap.Maps(title, [row["step"] for row in found.rows], [depths, blocks])
 
 
 if __name__ == "__main__":

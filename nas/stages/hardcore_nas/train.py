@@ -19,33 +19,33 @@ import numpy as np
 import pandas as pd
 import torch
 
-from nas import seeding
-from nas.checkpoint import Checkpoint, save_weights
 from nas.data import loader
 from nas.differentiable.hardcore_nas.one_shot import OneShot, extract, sort_channels
 from nas.differentiable.hardcore_nas.training import Loss, heaviest_loss, importance, multi_path_loss
 from nas.evaluation.evaluate import top1
+from nas.runtime import seeding
+from nas.runtime.checkpoint import Checkpoint, save_weights
 from nas.stages import split
-from nas.stages.differentiable.pipeline import divided, placed
 from nas.stages.errors import user_errors
-from nas.stages.hardcore_nas import common
+from nas.stages.hardcore_nas import config
+from nas.stages.pipelines import divided, placed
 
-WEIGHTS = common.PIPELINE.outputs / "train" / "weights.safetensors"
-TEACHER = common.PIPELINE.outputs / "train" / "teacher.safetensors"
+WEIGHTS = config.PIPELINE.outputs / "train" / "weights.safetensors"
+TEACHER = config.PIPELINE.outputs / "train" / "teacher.safetensors"
 
 
 def main() -> None:
-    s = common.read()
+    s = config.read()
     p = s.train
     parameters = s.sections("seed", "space", "runtime", "evaluation", "pictures", "train")
-    with common.PIPELINE.stage("train", parameters) as (run, checkpoint, out):
+    with config.PIPELINE.stage("train", parameters) as (run, checkpoint, out):
         device, data = s.runtime.start(), loader.read(split.OUT)
         items, _ = divided(data, data.items("train"), s.pictures.held_out, s.seed)
         run.dataset(str(split.OUT / "splits.parquet"), "training", pictures=len(items))
         watched = loader.EvaluationBatches(data, data.items("monitor"), s.evaluation.batch, s.runtime.workers)
-        trainer = common.Trainer("train", s, data, device, checkpoint, run)
+        trainer = config.Trainer("train", s, data, device, checkpoint, run)
 
-        with common.drawn(s.seed, "weights"):
+        with config.drawn(s.seed, "weights"):
             model = OneShot(s.space, len(data.classes))
         loss = heaviest_loss(model, p.heaviest.label_smoothing)
         alone = trainer.fit("heaviest", "heaviest", model, loss, items, p.heaviest)
@@ -64,11 +64,11 @@ def main() -> None:
         rows = [*alone.rows(training="heaviest"), *together.rows(training="multi_path")]
         pd.DataFrame(rows).to_csv(out / "history.csv", index=False)
         metrics["seconds"] = alone.seconds + sorting + together.seconds
-        common.PIPELINE.finish(out, metrics, run)
+        config.PIPELINE.finish(out, metrics, run)
 
 
 def sort(
-    model: OneShot, loss: Loss, data: loader.DataSet, items: np.ndarray, s: common.Settings, device: torch.device, checkpoint: Checkpoint
+    model: OneShot, loss: Loss, data: loader.DataSet, items: np.ndarray, s: config.Settings, device: torch.device, checkpoint: Checkpoint
 ) -> float:
     """Sort the model's channels by |weight * gradient| on a share of the pictures; returns the seconds that it took."""
     if (state := checkpoint.load("sorted.pt")) is None:

@@ -15,33 +15,33 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from nas.checkpoint import load_weights, save_weights
 from nas.data import loader
 from nas.differentiable.hardcore_nas.one_shot import OneShot, extract
 from nas.differentiable.hardcore_nas.training import scratch_loss, tuning_loss
-from nas.differentiable.rows import RowNetwork
 from nas.evaluation.evaluate import top1
+from nas.models.blocks import RowNetwork
+from nas.runtime.checkpoint import load_weights, save_weights
 from nas.stages import split
-from nas.stages.common import write_json
-from nas.stages.differentiable.pipeline import placed
 from nas.stages.errors import user_errors
-from nas.stages.hardcore_nas import common
+from nas.stages.hardcore_nas import config
 from nas.stages.hardcore_nas.derive import FAMILY, FAMILY_KEYS, networks
 from nas.stages.hardcore_nas.train import TEACHER, WEIGHTS
+from nas.stages.pipelines import placed
+from nas.stages.runner import write_json
 
-TUNED = common.PIPELINE.outputs / "tune" / "weights.safetensors"
+TUNED = config.PIPELINE.outputs / "tune" / "weights.safetensors"
 
 
 def main() -> None:
-    s = common.read()
+    s = config.read()
     p = s.tune
     parameters = s.sections("seed", "space", "runtime", "evaluation", "pictures", "tune")
-    with common.PIPELINE.stage("tune", parameters) as (run, checkpoint, out):
+    with config.PIPELINE.stage("tune", parameters) as (run, checkpoint, out):
         device, data = s.runtime.start(), loader.read(split.OUT)
         classes, items = len(data.classes), data.items("train")
         run.dataset(str(split.OUT / "splits.parquet"), "training", pictures=len(items))
         test = loader.EvaluationBatches(data, data.items("test"), s.evaluation.batch, s.runtime.workers)
-        trainer = common.Trainer("tune", s, data, device, checkpoint, run)
+        trainer = config.Trainer("tune", s, data, device, checkpoint, run)
         model, teacher = OneShot(s.space, classes), RowNetwork(s.space.plan(s.space.heaviest()), classes)
         load_weights(WEIGHTS, model)
         load_weights(TEACHER, teacher)
@@ -50,7 +50,7 @@ def main() -> None:
         for entry, arch in networks(FAMILY, s.space, "derive", FAMILY_KEYS):
             name = entry["name"]
             network = extract(model, arch)
-            with common.drawn(s.seed, "scratch", name):
+            with config.drawn(s.seed, "scratch", name):
                 fresh = RowNetwork(network.plan, classes)
             loss = tuning_loss(network, teacher, p.tuning.label_smoothing)
             tuning = trainer.fit(f"{name}_tuning", "tuning", network, loss, items, p.tuning)
@@ -70,9 +70,9 @@ def main() -> None:
             seconds.append(tuning.seconds)
         save_weights(TUNED, tuned)
         pd.DataFrame(rows).to_csv(out / "history.csv", index=False)
-        write_json(common.PIPELINE.outputs / "summary.json", summary)
+        write_json(config.PIPELINE.outputs / "summary.json", summary)
         run.front({**entry, "latency_ms": entry["measured_latency_ms"]} for entry in summary)
-        common.PIPELINE.finish(out, {**metrics, "seconds_a_target": float(np.mean(seconds))}, run)
+        config.PIPELINE.finish(out, {**metrics, "seconds_a_target": float(np.mean(seconds))}, run)
         run.close_pipeline()
 
 

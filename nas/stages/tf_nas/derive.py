@@ -11,32 +11,32 @@ writes   derive/family.json     a network: name, target_latency_ms, table_latenc
 
 from typing import Any
 
-from nas.differentiable.rows import Plan
-from nas.differentiable.tf_nas import latency
+from nas.cost import latency_tf_nas
 from nas.differentiable.tf_nas.scaling import bound
-from nas.differentiable.tf_nas.space import Choice, Space
-from nas.differentiable.tf_nas.survey import Surveyed
-from nas.documents import read_json
+from nas.latency.tf_nas import Surveyed
+from nas.runtime.io import read_json
+from nas.spaces.rows import Plan
+from nas.spaces.tf_nas import Choice, Space
 from nas.stages import latency as main_pipeline
-from nas.stages.differentiable.derive import derive
+from nas.stages.derived import derive
 from nas.stages.errors import user_errors
-from nas.stages.tf_nas import common
+from nas.stages.tf_nas import config
 
-SEARCHED = common.PIPELINE.outputs / "search" / "searched.json"
-FAMILY = common.PIPELINE.outputs / "derive" / "family.json"
+SEARCHED = config.PIPELINE.outputs / "search" / "searched.json"
+FAMILY = config.PIPELINE.outputs / "derive" / "family.json"
 
 
 def main() -> None:
-    s = common.read()
-    with common.PIPELINE.stage("derive", s.sections("seed", "space", "latency")) as (run, checkpoint, out):
-        table = latency.load(common.TABLE, s.space, main_pipeline.counted(main_pipeline.CLASSES))
+    s = config.read()
+    with config.PIPELINE.stage("derive", s.sections("seed", "space", "latency")) as (run, checkpoint, out):
+        table = latency_tf_nas.load(config.TABLE, s.space, main_pipeline.counted(main_pipeline.CLASSES))
         found = []
         for entry in read_json(SEARCHED):
             choice, target_ms = chosen(entry), entry["target_latency_ms"]
             start = {"name": entry["name"], "target_latency_ms": target_ms, "bounds_reached": bound(table, choice, target_ms)}
             found.append((start, choice))
         surveyed = Surveyed(s.space, s.latency.step)
-        derive(found, s.latency, surveyed, table, s.seed, common.PIPELINE, run, checkpoint, out)
+        derive(found, s.latency, surveyed, table, s.seed, config.PIPELINE, run, checkpoint, out)
 
 
 def chosen(entry: dict) -> Choice:
@@ -48,7 +48,7 @@ def chosen(entry: dict) -> Choice:
     try:
         return Choice(*(tuple(entry[key]) for key in ("operations", "depths", "widths")))
     except (TypeError, KeyError) as error:
-        raise common.PIPELINE.damaged(SEARCHED, error, "search") from None
+        raise config.PIPELINE.damaged(SEARCHED, error, "search") from None
 
 
 def family(space: Space) -> list[tuple[dict[str, Any], Plan]]:
@@ -57,7 +57,7 @@ def family(space: Space) -> list[tuple[dict[str, Any], Plan]]:
     Raises:
         DocumentError: if the file holds something else.
     """
-    return common.PIPELINE.networks(FAMILY, space.first, "derive")
+    return config.PIPELINE.networks(FAMILY, space.first, "derive")
 
 
 if __name__ == "__main__":

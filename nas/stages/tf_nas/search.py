@@ -20,33 +20,33 @@ import numpy as np
 import pandas as pd
 import torch
 
-from nas import seeding
-from nas.checkpoint import Checkpoint
+from nas.cost import latency_tf_nas
+from nas.cost.latency_tf_nas import LatencyTable
 from nas.data import loader
-from nas.differentiable.rows import RowNetwork
-from nas.differentiable.tf_nas import latency
-from nas.differentiable.tf_nas.latency import LatencyTable
 from nas.differentiable.tf_nas.search import Search, chosen_classes
-from nas.differentiable.tf_nas.space import Space
 from nas.differentiable.tf_nas.supernet import Supernet
-from nas.progress import progress
+from nas.models.blocks import RowNetwork
+from nas.plots import heatmap
+from nas.runtime import seeding
+from nas.runtime.checkpoint import Checkpoint
+from nas.runtime.progress import progress
+from nas.spaces.tf_nas import Space
 from nas.stages import split
-from nas.stages.common import write_json
-from nas.stages.differentiable import heat
-from nas.stages.differentiable.alone import Alone
-from nas.stages.differentiable.pipeline import NAMES, divided
 from nas.stages.errors import user_errors
-from nas.stages.tf_nas import common
-from nas.tracking import StageRun
+from nas.stages.pipelines import NAMES, divided
+from nas.stages.runner import write_json
+from nas.stages.scratch import Alone
+from nas.stages.tf_nas import config
+from nas.tracking.session import StageRun
 
 
 def main() -> None:
-    s = common.read()
+    s = config.read()
     parameters = s.sections("seed", "space", "runtime", "evaluation", "search", "train")
-    with common.PIPELINE.stage("search", parameters) as (run, checkpoint, out):
+    with config.PIPELINE.stage("search", parameters) as (run, checkpoint, out):
         device, data = s.runtime.start(), loader.read(split.OUT)
-        table = latency.load(common.TABLE, s.space, len(data.classes))
-        place = f"{common.PIPELINE.parameters}: search.targets"
+        table = latency_tf_nas.load(config.TABLE, s.space, len(data.classes))
+        place = f"{config.PIPELINE.parameters}: search.targets"
         targets = sorted(target.ms(*table.range_ms(), place) for target in s.search.targets)
         classes = searched_classes(data, s, device, checkpoint)
         run.dataset(str(split.OUT / "splits.parquet"), "search", classes=[data.classes[i] for i in classes])
@@ -66,12 +66,12 @@ def main() -> None:
         write_json(out / "searched.json", entries)
         pd.DataFrame(rows).to_csv(out / "history.csv", index=False)
         save_arrays(out / "strengths.npz", strengths)
-        heat.draw(maps, "epoch", out / "strengths.png")
+        heatmap.draw(maps, "epoch", out / "strengths.png")
         run.artifact(out / "strengths.png")
-        common.PIPELINE.finish(out, metrics, run)
+        config.PIPELINE.finish(out, metrics, run)
 
 
-def heat_maps(title: str, space: Space, operations: Sequence[np.ndarray], sinks: Sequence[Sequence[np.ndarray]]) -> heat.Maps:
+def heat_maps(title: str, space: Space, operations: Sequence[np.ndarray], sinks: Sequence[Sequence[np.ndarray]]) -> heatmap.Maps:
     """Above the weights of each layer's operations, below those of each stage's depths.
 
     Args:
@@ -80,14 +80,14 @@ def heat_maps(title: str, space: Space, operations: Sequence[np.ndarray], sinks:
     """
     names = [operation.name for operation in space.operations]
     layers = [
-        heat.Map(f"stage {place.stage + 1}, layer {place.number + 1}", names, weights)
+        heatmap.Map(f"stage {place.stage + 1}, layer {place.number + 1}", names, weights)
         for place, weights in zip(space.layers, np.stack(operations).swapaxes(0, 1))
     ]
     depths = [
-        heat.Map(f"depth of stage {i + 1}", [str(1 + d) for d in range(len(stage[0]))], np.stack(stage))
+        heatmap.Map(f"depth of stage {i + 1}", [str(1 + d) for d in range(len(stage[0]))], np.stack(stage))
         for i, stage in enumerate(zip(*sinks))
     ]
-    return heat.Maps(title, range(1, 1 + len(operations)), [layers, depths])
+    return heatmap.Maps(title, range(1, 1 + len(operations)), [layers, depths])
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -96,13 +96,13 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez(file, **arrays)
 
 
-def searched_classes(data: loader.DataSet, s: common.Settings, device: torch.device, checkpoint: Checkpoint) -> np.ndarray:
+def searched_classes(data: loader.DataSet, s: config.Settings, device: torch.device, checkpoint: Checkpoint) -> np.ndarray:
     """Classes to search on, ascending: one of each group of those that a trained network finds alike hard; or all."""
     if s.search.classes is None:
         return np.arange(len(data.classes))
     short = s.train.how.model_copy(update={"epochs": s.search.classes.epochs})
     training = s.train.model_copy(update={"how": short})
-    alone = Alone(training, common.PIPELINE, s.seed, s.runtime, s.evaluation, device, checkpoint)
+    alone = Alone(training, config.PIPELINE, s.seed, s.runtime, s.evaluation, device, checkpoint)
     items = data.items("train")
     network = alone.trained("classes", RowNetwork(s.space.middle(), len(data.classes)), data, items)
     answers, labels = alone.answers(network, data, items), data.labels[items]
@@ -134,7 +134,7 @@ class Searcher:
     """Searches for one target after the other; what is done is kept in the stage's checkpoint."""
 
     def __init__(
-        self, s: common.Settings, data: loader.DataSet, table: LatencyTable, device: torch.device, checkpoint: Checkpoint, run: StageRun
+        self, s: config.Settings, data: loader.DataSet, table: LatencyTable, device: torch.device, checkpoint: Checkpoint, run: StageRun
     ) -> None:
         self._s, self._data, self._table, self._device, self._checkpoint, self._run = s, data, table, device, checkpoint, run
         items = data.items("train")

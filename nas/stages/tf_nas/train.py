@@ -10,24 +10,24 @@ writes   train/weights.safetensors   of all networks, calibrated, as <name>.<par
 
 from torch import nn
 
-from nas.checkpoint import save_weights
 from nas.data import loader
-from nas.differentiable.rows import RowNetwork
+from nas.models.blocks import RowNetwork
+from nas.runtime.checkpoint import save_weights
 from nas.stages import split
-from nas.stages.common import write_json
-from nas.stages.differentiable.alone import Alone
 from nas.stages.errors import user_errors
-from nas.stages.tf_nas import common
+from nas.stages.runner import write_json
+from nas.stages.scratch import Alone
+from nas.stages.tf_nas import config
 from nas.stages.tf_nas.derive import family
 
-WEIGHTS = common.PIPELINE.outputs / "train" / "weights.safetensors"
+WEIGHTS = config.PIPELINE.outputs / "train" / "weights.safetensors"
 
 
 def main() -> None:
-    s = common.read()
-    with common.PIPELINE.stage("train", s.sections("seed", "space", "runtime", "evaluation", "train")) as (run, checkpoint, out):
+    s = config.read()
+    with config.PIPELINE.stage("train", s.sections("seed", "space", "runtime", "evaluation", "train")) as (run, checkpoint, out):
         device, data = s.runtime.start(), loader.read(split.OUT)
-        alone = Alone(s.train, common.PIPELINE, s.seed, s.runtime, s.evaluation, device, checkpoint)
+        alone = Alone(s.train, config.PIPELINE, s.seed, s.runtime, s.evaluation, device, checkpoint)
         run.dataset(str(split.OUT / "splits.parquet"), "training", pictures=len(data.items("train")))
         networks, summary, metrics, test = nn.ModuleDict(), [], {}, data.items("test")
         for entry, plan in family(s.space):
@@ -38,9 +38,9 @@ def main() -> None:
             summary.append({key: value for key, value in entry.items() if key not in ("name", "rows")} | {"top1": round(top1, 6)})
             print(f"train {entry['name']}: top-1 {top1:.2f} % on test pictures", flush=True)
         save_weights(WEIGHTS, networks)
-        write_json(common.PIPELINE.outputs / "summary.json", summary)
+        write_json(config.PIPELINE.outputs / "summary.json", summary)
         run.front({**entry, "latency_ms": entry["measured_latency_ms"]} for entry in summary)
-        common.PIPELINE.finish(out, metrics, run)
+        config.PIPELINE.finish(out, metrics, run)
 
 
 if __name__ == "__main__":

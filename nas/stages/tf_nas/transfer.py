@@ -16,23 +16,23 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from nas.checkpoint import load_weights
 from nas.data import loader
-from nas.differentiable.rows import RowNetwork
-from nas.progress import progress
+from nas.models.blocks import RowNetwork
+from nas.runtime.checkpoint import load_weights
+from nas.runtime.progress import progress
 from nas.stages import split
 from nas.stages.errors import user_errors
-from nas.stages.tf_nas import common
+from nas.stages.tf_nas import config
 from nas.stages.tf_nas.derive import family
 from nas.stages.tf_nas.train import WEIGHTS
 from nas.stages.transfer import Tuner, holdout, like, spread
-from nas.transfer import Try
+from nas.training.finetune import Try
 
 
 def main() -> None:
-    s = common.read()
+    s = config.read()
     p = s.transfer
-    with common.PIPELINE.stage("transfer", s.sections("seed", "space", "runtime", "evaluation", "transfer")) as (run, checkpoint, out):
+    with config.PIPELINE.stage("transfer", s.sections("seed", "space", "runtime", "evaluation", "transfer")) as (run, checkpoint, out):
         device = s.runtime.start()
         main_set, *sets = loader.keys(split.OUT)
         source = loader.read(split.OUT, main_set)
@@ -64,7 +64,7 @@ def main() -> None:
             metrics[f"{key}_top1"] = tested
         results.to_csv(out / "results.csv", index=False)
         run.table(results, "results.json")
-        common.PIPELINE.finish(out, metrics, run)
+        config.PIPELINE.finish(out, metrics, run)
         run.close_pipeline()
 
 

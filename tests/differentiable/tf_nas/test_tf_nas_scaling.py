@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.differentiable.tf_nas import space
-from nas.differentiable.tf_nas.latency import Curve, LatencyTable, operators
+from nas.cost.latency_tf_nas import Curve, LatencyTable, operators
 from nas.differentiable.tf_nas.scaling import bound, scale, step
-from nas.differentiable.tf_nas.space import Choice, Space
+from nas.spaces import tf_nas
+from nas.spaces.tf_nas import Choice, Space
 from tests.differentiable.tf_nas.tiny import TINY, random_choice
 
 
@@ -40,11 +40,11 @@ def test_the_target_is_met_to_a_channel(seed, share):
     assert last == found or table.latency_ms(last) > target
 
 
-@pytest.mark.parametrize("name", ["glyphs.yaml", "efficientnet_b0.yaml"])
+@pytest.mark.parametrize("name", ["tf_nas_glyphs.yaml", "tf_nas_efficientnet_b0.yaml"])
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_one_channel_more_in_the_last_stage_crosses_the_target(name, share):
     """In spaces whose last stage has one layer, as the paper's; unless that layer is as wide as it may be."""
-    searched = space.load(space.FOLDER / name)
+    searched = tf_nas.load(tf_nas.FOLDER / name)
     last, most, tested = len(searched.layers) - 1, searched.bounds()[1], 0
     assert searched.layers[last].number == 0
     for seed in range(5):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.data.loader import Augmentation, TrainingBatches
-from nas.differentiable.tf_nas.method import EarlyStopping, Method
+from nas.differentiable.tf_nas.config import EarlyStopping, Method
 from nas.differentiable.tf_nas.scaling import bound, step
 from nas.differentiable.tf_nas.search import Search, chosen_classes, same_operation, settled
 from nas.differentiable.tf_nas.supernet import Supernet

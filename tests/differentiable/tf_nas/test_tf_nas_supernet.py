@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from nas.differentiable.tf_nas.space import Choice
-from nas.differentiable.tf_nas.strengths import Strengths
+from nas.differentiable.tf_nas.architecture import Strengths
 from nas.differentiable.tf_nas.supernet import ChannelSGD, Supernet, important
+from nas.spaces.tf_nas import Choice
 from tests.differentiable.tf_nas.tiny import TINY, random_choice
 
 

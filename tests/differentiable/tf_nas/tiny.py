@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from nas.differentiable.tf_nas.latency import Curve, LatencyTable, operators
-from nas.differentiable.tf_nas.space import Choice, Head, Operation, Space, Stage, Stem
+from nas.cost.latency_tf_nas import Curve, LatencyTable, operators
+from nas.spaces.tf_nas import Choice, Head, Operation, Space, Stage, Stem
 
 TINY = Space(
     name="tiny",

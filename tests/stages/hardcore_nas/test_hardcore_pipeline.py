@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.studies.strategies.test_comparison import ran
 
-from nas.differentiable.hardcore_nas import space, table
-from nas.differentiable.hardcore_nas.space import Arch
+from nas.cost import latency_hardcore_nas
+from nas.spaces import hardcore_nas
+from nas.spaces.hardcore_nas import Arch
 from tests.stages.differentiable_runs import again, hidden_channels, small_run
-from tests.stages.strategies.test_comparison import ran
 from tests.stages.test_pipeline import dvc
 
 pytestmark = pytest.mark.slow
@@ -40,8 +41,8 @@ def test_each_stage_runs_once(finished):
 def test_targets_hold(finished):
     """Each network takes at most its target by the table, which the summary repeats; no step went beyond it."""
     folder, _ = finished
-    glyphs = space.load(folder / "nas/differentiable/spaces/hardcore_glyphs.yaml")
-    measured = table.load(folder / OUTPUTS / "latency/table.json", glyphs, 6)
+    glyphs = hardcore_nas.load(folder / "nas/spaces/hardcore_nas_glyphs.yaml")
+    measured = latency_hardcore_nas.load(folder / OUTPUTS / "latency/table.json", glyphs, 6)
     searched, summary = read(folder, "search/searched.json"), read(folder, "summary.json")
     assert len(summary) == 2
     for found, entry in zip(searched, summary):

@@ -10,40 +10,42 @@ import pandas as pd
 import pytest
 import torch
 
-from nas import profile
-from nas.checkpoint import Checkpoint
-from nas.differentiable.hardcore_nas import space
+from nas.cost.latency_hardcore_nas import Latency
 from nas.differentiable.hardcore_nas.one_shot import OneShot
-from nas.differentiable.hardcore_nas.relaxed import Latency
-from nas.differentiable.hardcore_nas.space import Arch
 from nas.differentiable.hardcore_nas.training import heaviest, heaviest_loss
-from nas.documents import DocumentError
-from nas.params import ParamsError
-from nas.stages.differentiable import heat
-from nas.stages.differentiable.pipeline import Target, divided
-from nas.stages.hardcore_nas import common, derive
+from nas.plots import heatmap
+from nas.runtime import presets
+from nas.runtime.checkpoint import Checkpoint
+from nas.runtime.io import DocumentError
+from nas.runtime.params import ParamsError
+from nas.spaces import hardcore_nas
+from nas.spaces.hardcore_nas import Arch
+from nas.stages.hardcore_nas import config, derive
 from nas.stages.hardcore_nas.search import Search, Searcher, heat_maps, outcome, seconds
 from nas.stages.hardcore_nas.train import sort
-from nas.tracking import SilentRun
+from nas.stages.pipelines import Target, divided
+from nas.tracking.session import SilentRun
 from tests.stages.differentiable_runs import change
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
-GLYPHS = space.load(space.FOLDER / "hardcore_glyphs.yaml")
-SMALL = space.Space.model_validate({**GLYPHS.model_dump(), "name": "small", "resolution": 8, "stages": GLYPHS.model_dump()["stages"][:2]})
+GLYPHS = hardcore_nas.load(hardcore_nas.FOLDER / "hardcore_nas_glyphs.yaml")
+SMALL = hardcore_nas.Space.model_validate(
+    {**GLYPHS.model_dump(), "name": "small", "resolution": 8, "stages": GLYPHS.model_dump()["stages"][:2]}
+)
 
 
 @pytest.fixture
 def file(tmp_path, monkeypatch) -> Path:
     """A copy of the shipped parameters; the current folder is the project's root."""
     monkeypatch.chdir(ROOT)
-    return Path(shutil.copy(common.PIPELINE.parameters, tmp_path / "params.yaml"))
+    return Path(shutil.copy(config.PIPELINE.parameters, tmp_path / "params.yaml"))
 
 
 @pytest.fixture
-def settings(file) -> common.Settings:
+def settings(file) -> config.Settings:
     """Short ones, in a small space."""
-    s = common.read(file)
+    s = config.read(file)
     search = s.search.model_copy(update={"steps": 12, "every": 4, "batch": 3, "rate": 0.2})
     heaviest = s.train.heaviest.model_copy(update={"epochs": 3, "batch": 20})
     return replace(s, space=SMALL, search=search, train=s.train.model_copy(update={"heaviest": heaviest}))
@@ -71,14 +73,14 @@ class Stopping(SilentRun):
 @pytest.mark.parametrize("name", ["paper", "smoke"])
 def test_profiles_fit(file, name):
     """Every key of a profile is one of the parameters, and the result can be read."""
-    profile.apply(name, file, ROOT / common.PIPELINE.folder / "profiles")
-    assert common.read(file).space.name == ("hardcore_nas" if name == "paper" else "hardcore_glyphs")
+    presets.apply(name, file, ROOT / config.PIPELINE.folder / "presets")
+    assert config.read(file).space.name == ("hardcore_nas" if name == "paper" else "hardcore_glyphs")
 
 
 def test_the_papers_settings(file):
     """300 and 100 epochs, 10,000 steps of 0.002, 50 epochs of fine-tuning, a fifth of the pictures for the search."""
-    profile.apply("paper", file, ROOT / common.PIPELINE.folder / "profiles")
-    s = common.read(file)
+    presets.apply("paper", file, ROOT / config.PIPELINE.folder / "presets")
+    s = config.read(file)
     assert (s.train.heaviest.epochs, s.train.multi_path.epochs, s.tune.tuning.epochs) == (300, 100, 50)
     assert (s.train.heaviest.learning_rate, s.train.multi_path.learning_rate, s.tune.tuning.learning_rate) == (0.128, 0.0128, 0.00128)
     assert (s.search.steps, s.search.rate, s.search.momentum, s.pictures.held_out, s.train.sorted_on) == (10_000, 0.002, 0.9, 0.2, 0.1)
@@ -99,7 +101,7 @@ def test_mistakes_are_told(file, keys, value, told):
     """Before any stage runs, with the key."""
     change(file, keys, value)
     with pytest.raises(ParamsError, match=told):
-        common.read(file)
+        config.read(file)
 
 
 def test_impossible_targets_are_refused(latency):
@@ -129,19 +131,19 @@ def test_the_search_has_pictures_of_its_own(easy_set):
 def test_a_batch_that_cannot_be_filled_is_told(easy_set, settings):
     """With the key."""
     with pytest.raises(ParamsError, match=r"tune\.scratch\.batch: 'easy' has 36 pictures for it, a batch cannot have 64"):
-        common.batches(easy_set, easy_set.items("monitor"), 64, "tune.scratch.batch", settings, CPU)
+        config.batches(easy_set, easy_set.items("monitor"), 64, "tune.scratch.batch", settings, CPU)
 
 
-def new_model(settings: common.Settings) -> OneShot:
-    with common.drawn(settings.seed, "weights"):
+def new_model(settings: config.Settings) -> OneShot:
+    with config.drawn(settings.seed, "weights"):
         return OneShot(settings.space, 3)
 
 
-def trained(settings: common.Settings, easy_set, folder: Path, run: SilentRun) -> tuple[OneShot, common.Trained]:
+def trained(settings: config.Settings, easy_set, folder: Path, run: SilentRun) -> tuple[OneShot, config.Trained]:
     """The heaviest network after the training, its state in the folder."""
     model = new_model(settings)
     with Checkpoint(folder, "train", "same") as checkpoint:
-        trainer = common.Trainer("train", settings, easy_set, CPU, checkpoint, run)
+        trainer = config.Trainer("train", settings, easy_set, CPU, checkpoint, run)
         how = settings.train.heaviest
         return model, trainer.fit("heaviest", "heaviest", model, heaviest_loss(model, 0.1), easy_set.items("train"), how)
 
@@ -173,7 +175,7 @@ def test_channels_are_sorted_once(easy_set, settings, tmp_path):
     torch.testing.assert_close(model(images, paths), start(images, paths))
 
 
-def searched(settings: common.Settings, latency: Latency, easy_set, folder: Path, run: SilentRun, target_ms: float) -> Search:
+def searched(settings: config.Settings, latency: Latency, easy_set, folder: Path, run: SilentRun, target_ms: float) -> Search:
     """The search for a target, its state in the folder."""
     with Checkpoint(folder, "search", "same") as checkpoint:
         model = new_model(settings)
@@ -214,13 +216,13 @@ def test_heat_maps_go_from_the_fastest_configuration(latency, tmp_path):
     assert (len(depths), len(blocks), list(found.times)) == (2, 6, [0, 5, 10, 15])
     slowest = latency.blocks_ms.sum((0, 1)).argmax()
     assert np.array_equal(blocks[1].weights[:, -1], alpha[:, 0, 1, slowest])
-    heat.draw([found, found], "step", tmp_path / "strengths.png")
+    heatmap.draw([found, found], "step", tmp_path / "strengths.png")
     assert (tmp_path / "strengths.png").stat().st_size > 10_000
 
 
 def test_history_has_a_row_an_epoch():
     """With what it is the history of."""
-    rows = common.Trained((2.0, 1.5), 1.0).rows(network="a", training="tuning")
+    rows = config.Trained((2.0, 1.5), 1.0).rows(network="a", training="tuning")
     assert pd.DataFrame(rows).to_dict("list") == {"network": ["a"] * 2, "training": ["tuning"] * 2, "epoch": [1, 2], "loss": [2.0, 1.5]}
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.studies.strategies.test_comparison import ran
 
-from nas.differentiable.tf_nas import latency, space
-from nas.differentiable.tf_nas.space import Choice
+from nas.cost import latency_tf_nas
+from nas.spaces import tf_nas
+from nas.spaces.tf_nas import Choice
 from tests.stages.differentiable_runs import again, hidden_channels, small_run
-from tests.stages.strategies.test_comparison import ran
 from tests.stages.test_pipeline import dvc
 
 pytestmark = pytest.mark.slow
@@ -39,8 +40,8 @@ def test_each_stage_runs_once(finished):
 def test_targets_are_met(finished):
     """Each network takes at most its target by the table, or its widths are at a bound; what the summary says is the table's."""
     folder, _ = finished
-    glyphs = space.load(folder / "nas/differentiable/spaces/glyphs.yaml")
-    table = latency.load(folder / OUTPUTS / "latency/table.json", glyphs, 6)
+    glyphs = tf_nas.load(folder / "nas/spaces/tf_nas_glyphs.yaml")
+    table = latency_tf_nas.load(folder / OUTPUTS / "latency/table.json", glyphs, 6)
     searched, summary = read(folder, "search/searched.json"), read(folder, "summary.json")
     assert len(summary) == 2
     for found, entry in zip(searched, summary):

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas import profile
 from nas.data.loader import TrainingBatches
-from nas.documents import DocumentError
-from nas.params import ParamsError
-from nas.stages.differentiable import heat
-from nas.stages.differentiable.pipeline import Target
-from nas.stages.tf_nas import common, derive
+from nas.plots import heatmap
+from nas.runtime import presets
+from nas.runtime.io import DocumentError
+from nas.runtime.params import ParamsError
+from nas.stages.pipelines import Target
+from nas.stages.tf_nas import config, derive
 from nas.stages.tf_nas.search import heat_maps, of_classes
 from tests.differentiable.tf_nas.tiny import TINY, made_up
 from tests.stages.differentiable_runs import change
@@ -24,20 +24,20 @@ ROOT = Path(__file__).parents[3]
 def file(tmp_path, monkeypatch) -> Path:
     """A copy of the shipped parameters; the current folder is the project's root."""
     monkeypatch.chdir(ROOT)
-    return Path(shutil.copy(common.PIPELINE.parameters, tmp_path / "params.yaml"))
+    return Path(shutil.copy(config.PIPELINE.parameters, tmp_path / "params.yaml"))
 
 
 @pytest.mark.parametrize("name", ["paper", "smoke"])
 def test_profiles_fit(file, name):
     """Every key of a profile is one of the parameters, and the result can be read."""
-    profile.apply(name, file, ROOT / common.PIPELINE.folder / "profiles")
-    assert common.read(file).space.name == ("efficientnet_b0" if name == "paper" else "glyphs")
+    presets.apply(name, file, ROOT / config.PIPELINE.folder / "presets")
+    assert config.read(file).space.name == ("efficientnet_b0" if name == "paper" else "glyphs")
 
 
 def test_the_papers_settings(file):
     """Of the supplement's section 2: 90 epochs, 10 of them of weights alone, 250 from fresh weights, lambda 0.1."""
-    profile.apply("paper", file, ROOT / common.PIPELINE.folder / "profiles")
-    s = common.read(file)
+    presets.apply("paper", file, ROOT / config.PIPELINE.folder / "presets")
+    s = config.read(file)
     assert (s.search.method.epochs, s.search.method.weight_epochs, s.train.how.epochs, s.search.method.trade_off) == (90, 10, 250, 0.1)
     assert (s.search.classes.number, s.train.how.batch, s.search.method.batch, s.latency.batch) == (100, 512, 32, 32)
 
@@ -57,7 +57,7 @@ def test_mistakes_are_told(file, keys, value, told):
     """Before any stage runs, with the key."""
     change(file, keys, value)
     with pytest.raises(ParamsError, match=told):
-        common.read(file)
+        config.read(file)
 
 
 def test_targets_are_milliseconds_or_shares():
@@ -87,7 +87,7 @@ def test_chosen_classes_are_numbered_anew(easy_set):
     items = found.items("train")
     items = items[found.labels[items] >= 0]
     assert found.classes == ("red", "blue")
-    augmentation = common.Augmentation(crop_scale=(1.0, 1.0), flip=False, policy="none")
+    augmentation = config.Augmentation(crop_scale=(1.0, 1.0), flip=False, policy="none")
     for batch in TrainingBatches(found, items, 10, augmentation, 0).epoch(0):
         assert [0 if label == 0 else 1 for label in easy_set.labels[batch.items.numpy()]] == batch.labels.tolist()
         assert 1 not in easy_set.labels[batch.items.numpy()]
@@ -104,5 +104,5 @@ def test_heat_maps_are_drawn(tmp_path):
     rng = np.random.default_rng(0)
     operations = [rng.dirichlet(np.ones(3), size=5) for _ in range(4)]
     sinks = [[rng.dirichlet(np.ones(stage.depth)) for stage in TINY.stages] for _ in range(4)]
-    heat.draw([heat_maps(name, TINY, operations, sinks) for name in "ab"], "epoch", tmp_path / "strengths.png")
+    heatmap.draw([heat_maps(name, TINY, operations, sinks) for name in "ab"], "epoch", tmp_path / "strengths.png")
     assert (tmp_path / "strengths.png").stat().st_size > 10_000

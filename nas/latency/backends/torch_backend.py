@@ -1,0 +1,141 @@
+"""What runs the networks that are timed, and torch as one: on a processor or a GPU."""
+
+import ctypes
+import os
+import platform
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nas.latency.timing import Clock, HostClock
+
+Call = Callable[[Any], Any]
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt, in malloc.h
+
+
+class Backend(ABC):
+    """Prepares modules to be called as they would be in use. A choice of hardware and software, not of networks."""
+
+    clock: Clock
+    in_chains: bool  # whether calls one after the other run as they would in one network
+
+    @abstractmethod
+    def random(self, batch: int, channels: int, side: int) -> Any:
+        """Random numbers (batch, channels, side, side) in the form that calls take."""
+
+    @abstractmethod
+    def prepare(self, module: nn.Module, example: Any) -> Call:
+        """The module as a call; it need not work for other shapes than the example's."""
+
+    @abstractmethod
+    def empty(self) -> Call:
+        """A call that takes anything and does nothing: what is paid for calling a piece by itself."""
+
+    @abstractmethod
+    def running(self) -> AbstractContextManager:
+        """What has to hold while calls are made: threads, no gradients."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Device, versions and settings, for the table."""
+
+
+@dataclass(frozen=True)
+class EventClock:
+    """For a GPU: events in its own queue, read when all of it is done."""
+
+    device: torch.device
+
+    def mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def seconds(self, marks: list[torch.cuda.Event]) -> np.ndarray:
+        marks[-1].synchronize()
+        return np.array([a.elapsed_time(b) / 1000 for a, b in pairwise(marks)])  # elapsed_time is in ms
+
+
+class TorchBackend(Backend):
+    """Eager torch.
+
+    oneDNN keeps the kernels that it has built for 1,024 layers; a table has more, and each would be built anew, in
+    many times what it takes to run, whenever its turn comes. So more are kept, if nothing has run in this process yet.
+    Freed memory is kept too: see `keep_memory`.
+    """
+
+    in_chains = True
+
+    def __init__(self, device: torch.device, threads: int, channels_last: bool) -> None:
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "20000")
+        keep_memory()
+        self._device, self._threads = device, threads
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self.clock = EventClock(device) if device.type == "cuda" else HostClock()
+
+    def random(self, batch: int, channels: int, side: int) -> Tensor:
+        return torch.randn(batch, channels, side, side).to(self._device, memory_format=self._format)
+
+    def prepare(self, module: nn.Module, example: Tensor) -> Call:
+        return module.to(self._device, memory_format=self._format)
+
+    def empty(self) -> Call:
+        return lambda x: x  # a network calls its blocks as a chain does
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            torch.set_num_threads(before)
+
+    def facts(self) -> dict[str, Any]:
+        gpu = self._device.type == "cuda"
+        return {
+            "device": torch.cuda.get_device_name(self._device) if gpu else processor(),
+            "backend": "torch",
+            "threads": self._threads,
+            "memory_format": str(self._format).removeprefix("torch."),
+            "versions": versions() | ({"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if gpu else {}),
+        }
+
+
+@cache
+def keep_memory() -> None:
+    """From now on this process keeps the memory that it frees; where the C library is not glibc, all stays as it is.
+
+    glibc gives large pieces back to the system or not, as its heap happens to lie. What is given back costs a page
+    fault for every 4 KiB when it is taken again: the same blocks of 288-pixel networks took 1.4 times as long between
+    some neighbours as between others. A server that runs one network comes to keep its memory by itself.
+    """
+    change = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if change is not None:
+        change(M_TRIM_THRESHOLD, 2**31 - 1)
+        change(M_MMAP_MAX, 0)
+
+
+@cache
+def processor() -> str:
+    """The processor's name, as the system tells it, e.g. "AMD EPYC" or "Raspberry Pi 4 Model B Rev 1.4"."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return told.get("model name") or told.get("Model") or platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Of what decides how fast a network runs, besides the backend's own."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "system": platform.platform(), "cores": str(os.cpu_count())}

@@ -1,0 +1,42 @@
+"""Predicted against measured accuracy of sub-networks the predictor has not seen (AttentiveNAS, Figure 4)."""
+
+import pandas as pd
+
+from nas.plots.style import BLUE, GREY, Chart, Series, wide
+from nas.search.predictor import kendall_tau
+
+
+def charts(predictions: pd.DataFrame) -> tuple[Chart, Chart]:
+    """The predictor, and cost alone as a predictor, on the same sub-networks.
+
+    Args:
+        predictions: columns mflops, measured and predicted (percent), part ('fit' or 'test'); only 'test' is shown.
+
+    Raises:
+        ValueError: if there is no test part.
+    """
+    test = predictions[predictions["part"] == "test"]
+    if not len(test):
+        raise ValueError("predictions without a part 'test': accuracy on the fitted sub-networks shows nothing")
+    measured, predicted, mflops = (test[c].to_numpy() for c in ("measured", "predicted", "mflops"))
+    ends = pd.concat([test["measured"], test["predicted"]]).agg(["min", "max"]).to_numpy()
+    return (
+        Chart(
+            "predictor",
+            f"Random forest: Kendall's τ = {kendall_tau(predicted, measured):.2f}",
+            "predicted top-1, %",
+            "measured top-1, %",
+            (
+                Series("predicted = measured", ends, ends, GREY, dash="dash"),
+                Series("a sub-network", predicted, measured, BLUE, "circle", faint=True),
+            ),
+        ),
+        Chart(
+            "predictor-flops",
+            f"Cost alone: Kendall's τ = {kendall_tau(mflops, measured):.2f}",
+            "cost, MFLOPs",
+            "measured top-1, %",
+            (Series("a sub-network", mflops, measured, BLUE, "circle", faint=True),),
+            log_x=wide(mflops),
+        ),
+    )

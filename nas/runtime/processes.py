@@ -1,0 +1,136 @@
+"""The project's folder, git, and the processes that a stage depends on."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def project_root() -> Path:
+    """Root of the project that checkpoints and mlflow.db belong to.
+
+    `dvc exp run --temp` and the queue run stages in a copy below .dvc/tmp/exps; DVC_ROOT, which DVC
+    sets for every command, names the project that the copy was made from.
+
+    Raises:
+        RuntimeError: outside a DVC project.
+    """
+    if root := os.environ.get("DVC_ROOT"):
+        return Path(root).resolve()
+    return workspace()
+
+
+def workspace() -> Path:
+    """The folder whose dvc.yaml and params.yaml are in force: the project, or a copy made for an experiment.
+
+    Raises:
+        RuntimeError: outside a DVC project.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / ".dvc").is_dir():
+            return folder
+    raise RuntimeError(f"{here} is not inside a DVC project (no .dvc folder here or above); run from the project's root")
+
+
+def require_git(folder: Path | None = None) -> None:
+    """Check that the project is under git, without which DVC does nothing.
+
+    Raises:
+        RuntimeError: if it is not; says what to do.
+    """
+    folder = folder or workspace()
+    if git("rev-parse", "--git-dir", folder=folder) is None:
+        raise RuntimeError(
+            f"{folder} is not a git repository, and DVC needs one: run `git init && git add -A && git commit -m start` there"
+        )
+
+
+def process_token(pid: int | None = None) -> str:
+    """`host:pid:start`, which names one process for good, where a bare pid is soon used again."""
+    import psutil
+
+    process = psutil.Process(pid)
+    return f"{socket.gethostname()}:{process.pid}:{_start(process)}"
+
+
+def _start(process: "psutil.Process") -> str:
+    """When a process started, the same however the clock is set later.
+
+    psutil adds the time of the boot, which moves with the clock; Linux counts from the boot, which has an id.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    if not boot.is_file():
+        return f"{process.create_time():.2f}"
+    after_name = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return f"{boot.read_text()[:8]}-{after_name[19]}"  # starttime, in ticks: field 22 of proc(5)
+
+
+def alive(token: str) -> bool:
+    """Whether the process of a `process_token` still runs; taken for alive on another host, where nobody can tell."""
+    import psutil
+
+    host, pid, start = token.rsplit(":", 2)
+    if host != socket.gethostname():
+        return True
+    try:
+        process = psutil.Process(int(pid))
+        return _start(process) == start and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def dvc_process() -> str | None:
+    """Token of the DVC process that runs this stage, None when a stage is run by hand.
+
+    DVC sets DVC_STAGE for its commands and not for itself, so it is the nearest ancestor without it;
+    shells and launchers such as torchrun lie between and inherit the variable.
+    """
+    import psutil
+
+    if "DVC_STAGE" not in os.environ:
+        return None
+    for process in psutil.Process().parents():
+        try:
+            if "DVC_STAGE" not in process.environ():
+                return process_token(process.pid)
+        except psutil.Error:
+            return None
+    return None
+
+
+def die_with_parent() -> None:
+    """Have the kernel send SIGTERM to this process when its parent ends (Linux; elsewhere nothing happens).
+
+    A killed `dvc` would otherwise leave its stage running. The setting survives exec, not fork.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent or (parent == 1 and not _is_python(parent)):  # it ended before, and init took its place
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _is_python(pid: int) -> bool:
+    """Whether dvc could be this process, as it is in a container that was started for it."""
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return any(word in part for part in command[:2] for word in (b"python", b"dvc"))
+
+
+def git(*args: str, folder: Path | None = None) -> str | None:
+    """What git prints, stripped; None if it fails or is not there."""
+    try:
+        done = subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True)
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        return None
+    return done.stdout.strip()

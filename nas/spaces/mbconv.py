@@ -1,0 +1,247 @@
+"""Search spaces and architectures: what may be chosen, and one choice of everything.
+
+AttentiveNAS (arXiv:2011.09011), section 4.1 and Table 2. A space is a chain: stem, stages of
+MBConv blocks, head. Kernel, expansion and width are chosen once per stage, for all its blocks.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from nas.runtime.io import is_file, read_yaml, short
+
+LARGEST = 2**14  # of any number in a space: beyond, costs would overflow, and a slip of the keyboard is likelier
+
+
+class SpaceError(ValueError):
+    """A file describes no search space; the message names it and the key."""
+
+
+def make_divisible(channels: float, by: int = 8) -> int:
+    """The nearest multiple, at least one of it, and the next one up if rounding down loses more than 10 %.
+
+    Channel counts inside blocks follow this rule, as in the papers' code since MobileNetV2.
+    """
+    rounded = max(by, int(channels + by / 2) // by * by)
+    return rounded if rounded >= 0.9 * channels else rounded + by
+
+
+def hidden_width(c_in: int, expansion: int) -> int:
+    """Channels inside an MBConv block; without an expansion layer those of its input."""
+    return c_in if expansion == 1 else make_divisible(c_in * expansion)
+
+
+@dataclass(frozen=True)
+class StageArch:
+    """What one stage of a sub-network looks like."""
+
+    width: int  # output channels
+    depth: int  # blocks
+    kernel: int  # depthwise kernel side, pixels
+    expansion: int  # hidden channels / input channels
+
+
+@dataclass(frozen=True)
+class Arch:
+    """One sub-network. A value, not a state of the supernet: hashable, comparable, JSON-able."""
+
+    resolution: int  # input side, pixels
+    stem: int  # channels
+    stages: tuple[StageArch, ...]
+    head: int  # channels before the classifier
+
+    @property
+    def genes(self) -> tuple[int, ...]:
+        """All choices as one tuple: resolution, widths (stem, stages, head), depths, kernels, expansions."""
+        return (
+            self.resolution,
+            self.stem,
+            *(s.width for s in self.stages),
+            self.head,
+            *(s.depth for s in self.stages),
+            *(s.kernel for s in self.stages),
+            *(s.expansion for s in self.stages),
+        )
+
+    @classmethod
+    def from_genes(cls, genes: Sequence[int]) -> "Arch":
+        """The inverse of `genes`.
+
+        Raises:
+            ValueError: if the length is not 3 + 4 n for some number of stages n >= 1.
+        """
+        genes = [int(g) for g in genes]
+        n, rest = divmod(len(genes) - 3, 4)
+        if n < 1 or rest:
+            raise ValueError(f"{len(genes)} genes: an architecture of n stages has 3 + 4 n (31 for seven stages)")
+        widths, head = genes[2 : 2 + n], genes[2 + n]
+        depths, kernels, expansions = (genes[3 + n + i * n : 3 + n + (i + 1) * n] for i in range(3))
+        stages = tuple(map(StageArch, widths, depths, kernels, expansions))
+        return cls(genes[0], genes[1], stages, head)
+
+
+@dataclass(frozen=True)
+class StageSpace:
+    """Choices for a run of MBConv blocks; only the first block has the stride."""
+
+    name: str
+    widths: tuple[int, ...]  # output channels
+    depths: tuple[int, ...]  # number of blocks
+    kernels: tuple[int, ...]  # depthwise kernel side, pixels, odd
+    expansions: tuple[int, ...]  # hidden channels / input channels
+    stride: int
+    se: bool  # squeeze-and-excitation after the depthwise convolution
+
+
+@dataclass(frozen=True)
+class Gene:
+    """One number of an architecture and what it may be."""
+
+    name: str  # e.g. "mb3.width"
+    choices: tuple[int, ...]  # ascending
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """All architectures of one supernet: the product of the choices of its genes."""
+
+    name: str
+    resolutions: tuple[int, ...]  # input side, pixels
+    stem_widths: tuple[int, ...]  # channels of the 3x3 stem convolution
+    stem_stride: int
+    stages: tuple[StageSpace, ...]
+    head_widths: tuple[int, ...]  # channels before the classifier
+    head_expansion: int  # channels of the head's first 1x1 convolution / its input channels
+
+    @cached_property
+    def genes(self) -> tuple[Gene, ...]:
+        """In the order of `Arch.genes`."""
+
+        def of_stages(axis: str) -> Iterator[Gene]:
+            return (Gene(f"{s.name}.{axis}", getattr(s, axis + "s")) for s in self.stages)
+
+        return (
+            Gene("resolution", self.resolutions),
+            Gene("stem.width", self.stem_widths),
+            *of_stages("width"),
+            Gene("head.width", self.head_widths),
+            *of_stages("depth"),
+            *of_stages("kernel"),
+            *of_stages("expansion"),
+        )
+
+    @cached_property
+    def size(self) -> int:
+        """Number of architectures."""
+        return prod(len(g.choices) for g in self.genes)
+
+    def largest(self) -> Arch:
+        return Arch.from_genes([g.choices[-1] for g in self.genes])
+
+    def smallest(self) -> Arch:
+        return Arch.from_genes([g.choices[0] for g in self.genes])
+
+    def random(self, rng: np.random.Generator) -> Arch:
+        """Uniform over all architectures."""
+        return Arch.from_genes([g.choices[int(u * len(g.choices))] for g, u in zip(self.genes, rng.random(len(self.genes)))])
+
+    def mutate(self, arch: Arch, probability: float, rng: np.random.Generator) -> Arch:
+        """Each gene is drawn anew with the given probability (it may come out as it was)."""
+        fresh, change = self.random(rng).genes, rng.random(len(self.genes)) < probability
+        return Arch.from_genes([new if c else old for old, new, c in zip(arch.genes, fresh, change)])
+
+    def cross(self, mother: Arch, father: Arch, rng: np.random.Generator) -> Arch:
+        """Each gene from either parent, with probability 1/2."""
+        heads = rng.random(len(self.genes)) < 0.5
+        return Arch.from_genes([m if h else f for m, f, h in zip(mother.genes, father.genes, heads)])
+
+    def check(self, arch: Arch) -> Arch:
+        """The architecture itself.
+
+        Raises:
+            ValueError: if it is not in this space; names the gene and what is offered.
+        """
+        if len(arch.stages) != len(self.stages):
+            raise ValueError(f"{len(arch.stages)} stages, but space {self.name!r} has {len(self.stages)}: {[s.name for s in self.stages]}")
+        for gene, value in zip(self.genes, arch.genes):
+            if value not in gene.choices:
+                raise ValueError(f"{gene.name} {value} is not offered in space {self.name!r}; it lists {list(gene.choices)}")
+        return arch
+
+    def __contains__(self, arch: Arch) -> bool:
+        try:
+            self.check(arch)
+        except ValueError:
+            return False
+        return True
+
+
+def load(path: str | Path) -> SearchSpace:
+    """Read a search space from YAML; `nas/spaces/glyphs.yaml` shows the form.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        SpaceError: for missing, unknown or impossible entries; names the file and the key.
+    """
+    path = Path(path)
+    if not is_file(path):
+        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if os.path.isdir(path.parent) else []
+        raise FileNotFoundError(f"params.yaml: space: there is no file {path}; found {near or 'no YAML files'} beside it")
+    top = _entries(read_yaml(path, SpaceError), {"name", "resolutions", "stem", "stages", "head"}, f"{path}")
+    stem = _entries(top["stem"], {"widths", "stride"}, f"{path}: stem")
+    head = _entries(top["head"], {"widths", "expansion"}, f"{path}: head")
+    if not isinstance(top["stages"], list) or not top["stages"]:
+        raise SpaceError(f"{path}: stages: a list of at least one stage is needed, found {short(top['stages'])}")
+    stages = []
+    for i, entry in enumerate(top["stages"]):
+        where = f"{path}: stages[{i}]"
+        s = _entries(entry, {"name", "widths", "depths", "kernels", "expansions", "stride", "se"}, where)
+        choices = {axis: _choices(s[axis], f"{where}.{axis}") for axis in ("widths", "depths", "kernels", "expansions")}
+        if any(k % 2 == 0 for k in choices["kernels"]):
+            raise SpaceError(f"{where}.kernels: {short(list(choices['kernels']))}: kernel sides are odd")
+        if 1 in choices["expansions"] and len(choices["expansions"]) > 1:
+            found = short(list(choices["expansions"]))
+            raise SpaceError(f"{where}.expansions: {found}: 1 stands alone, a block without expansion has no expansion layer to share")
+        if not isinstance(s["se"], bool):
+            raise SpaceError(f"{where}.se: true or false, not {short(s['se'])}")
+        stages.append(StageSpace(name=str(s["name"]), stride=_stride(s["stride"], f"{where}.stride"), se=s["se"], **choices))
+    names = [s.name for s in stages]
+    if len({*names, "stem", "head"}) < len(names) + 2:  # whose widths are genes as those of stages are
+        raise SpaceError(f"{path}: stages: two stages share a name, or one is called stem or head: {short(names)}")
+    return SearchSpace(
+        name=str(top["name"]),
+        resolutions=_choices(top["resolutions"], f"{path}: resolutions"),
+        stem_widths=_choices(stem["widths"], f"{path}: stem.widths"),
+        stem_stride=_stride(stem["stride"], f"{path}: stem.stride"),
+        stages=tuple(stages),
+        head_widths=_choices(head["widths"], f"{path}: head.widths"),
+        head_expansion=_choices([head["expansion"]], f"{path}: head.expansion")[0],
+    )
+
+
+def _entries(found: object, keys: set[str], where: str) -> dict:
+    if not isinstance(found, dict):
+        raise SpaceError(f"{where}: expected the keys {sorted(keys)}, found {short(found)}")
+    if unknown := sorted(set(found) - keys):
+        raise SpaceError(f"{where}: unknown key {short(unknown[0])}; allowed are {sorted(keys)}")
+    if missing := sorted(keys - set(found)):
+        raise SpaceError(f"{where}: the key {missing[0]!r} is missing")
+    return found
+
+
+def _choices(found: object, where: str) -> tuple[int, ...]:
+    fits = isinstance(found, list) and found and all(type(v) is int and 0 < v <= LARGEST for v in found)
+    if not fits or sorted(set(found)) != found:
+        raise SpaceError(f"{where}: positive whole numbers up to {LARGEST}, ascending, each once, are needed; found {short(found)}")
+    return tuple(found)
+
+
+def _stride(found: object, where: str) -> int:
+    if type(found) is not int or found not in (1, 2):
+        raise SpaceError(f"{where}: 1 or 2, not {short(found)}")
+    return found

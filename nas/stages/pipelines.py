@@ -1,0 +1,180 @@
+"""What the pipelines of TF-NAS and HardCoRe-NAS share: folders, parameters' file, MLflow runs, targets and pictures.
+
+A pipeline lies in pipelines/<name>: dvc.yaml, params.yaml, outputs. Both reuse the pictures that the main pipeline's stage
+split divided; stages run from the project's root.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from string import ascii_lowercase
+from typing import Annotated, Any, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from nas.data.loader import Augmentation, Batch, DataSet
+from nas.runtime import params, processes
+from nas.runtime.checkpoint import Checkpoint
+from nas.runtime.io import DocumentError, read_json, short
+from nas.spaces.rows import Plan, Row
+from nas.stages import runner
+from nas.tracking import provenance, session
+from nas.tracking.session import Group, StageRun
+from nas.training.finetune import FineTuning
+from nas.training.recipe import Runtime
+
+NAMES = ascii_lowercase  # of the targets, from the fastest
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A folder with dvc.yaml, params.yaml and outputs: one of pipelines/ or studies/."""
+
+    name: str
+    parent: Path = Path("pipelines")
+
+    @property
+    def folder(self) -> Path:
+        return self.parent / self.name
+
+    @property
+    def parameters(self) -> Path:
+        return self.folder / "params.yaml"
+
+    @property
+    def outputs(self) -> Path:
+        return self.folder / "outputs"
+
+    def sections(self, models: Mapping[str, type[params.Section]], file: Path) -> tuple[int, str, dict[str, params.Section]]:
+        """The seed, the path of the space, and the sections of a parameters' file, checked before the first long stage.
+
+        Raises:
+            ParamsError: for the first mistake; names the key.
+        """
+        found = params.read_all(file)
+        known = {"seed", "space", *models}
+        if wrong := sorted(known ^ set(found)):
+            raise params.ParamsError(
+                f"{file}: {wrong[0]!r} is {'missing' if wrong[0] in known else 'not known'}; its keys are {sorted(known)}"
+            )
+        if type(found["seed"]) is not int or found["seed"] < 0:
+            raise params.ParamsError(f"{file}: seed: a whole number from 0 on is needed; found {found['seed']!r}")
+        return found["seed"], str(found["space"]), {name: params.check(found, name, model, file) for name, model in models.items()}
+
+    @contextmanager
+    def stage(self, name: str, parameters: dict[str, Any]) -> Iterator[tuple[StageRun, Checkpoint, Path]]:
+        """An MLflow run under the pipeline's, a locked checkpoint folder, and the output folder."""
+        out = self.outputs / name
+        out.mkdir(parents=True, exist_ok=True)
+        address = f"{self.folder}/dvc.yaml:{name}"
+        text = json.dumps([params.read_all(self.parameters), os.environ.get("DVC_EXP_NAME")], sort_keys=True)
+        group = Group(self.name, hashlib.sha256(text.encode()).hexdigest()[:16])
+        with (
+            session.stage_run(address, parameters, title=f"{self.name} {name}", group=group, shares=True) as run,
+            Checkpoint(processes.project_root(), f"{self.name}-{name}", provenance.fingerprint(address)) as checkpoint,
+        ):
+            yield run, checkpoint, out
+
+    def finish(self, out: Path, metrics: dict[str, float], run: StageRun) -> None:
+        """Write a stage's metrics.json and log the same figures to MLflow as `<stage>/<key>`."""
+        rounded = {key: value if isinstance(value, int) else round(float(value), 6) for key, value in metrics.items()}
+        runner.write_json(out / "metrics.json", rounded)
+        run.summary(rounded, out.name)
+        print(f"{self.name} {out.name}: " + ", ".join(f"{key} {value:g}" for key, value in rounded.items()), flush=True)
+
+    def networks(self, path: Path, example: Plan, stage: str) -> list[tuple[dict[str, Any], Plan]]:
+        """The entries of a file of networks with `rows`, each with its network.
+
+        Args:
+            example: of the same stem and head.
+            stage: that writes the file.
+
+        Raises:
+            DocumentError: if the file holds something else.
+        """
+        entries = read_json(path)
+        try:
+            return [
+                (e, Plan(example.resolution, example.stem, tuple(Row(*row) for row in e["rows"]), example.head, example.squeeze))
+                for e in entries
+            ]
+        except (TypeError, KeyError, ValueError) as error:
+            raise self.damaged(path, error, stage) from None
+
+    def damaged(self, path: Path, error: Exception, stage: str) -> DocumentError:
+        """A file of a stage holds something else: says which stage makes it anew."""
+        return DocumentError(f"{path} is damaged: {short(str(error))}; dvc repro -f {self.folder}/dvc.yaml:{stage}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of a pipeline's params.yaml; a subclass adds the sections."""
+
+    seed: int
+    space: Any  # has a name
+
+    def sections(self, *names: str) -> dict[str, Any]:
+        """For MLflow's parameters: the space by its name."""
+        return {name: self.space.name if name == "space" else getattr(self, name) for name in names}
+
+
+class Target(params.Section):
+    """A latency that a network is to have: in ms, or as a share of the way from the cheapest network to the dearest."""
+
+    latency_ms: Annotated[float, Field(gt=0)] | None = None
+    share: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.latency_ms is None) == (self.share is None):
+            raise ValueError("one of latency_ms and share is needed")
+        return self
+
+    def ms(self, cheapest_ms: float, dearest_ms: float, place: str) -> float:
+        """The latency, for a whole batch.
+
+        Args:
+            place: of the targets, for messages.
+
+        Raises:
+            ParamsError: if no network of the space has it.
+        """
+        if self.share is not None:
+            return min(cheapest_ms + self.share * (dearest_ms - cheapest_ms), dearest_ms)  # rounding must not lead beyond
+        if not cheapest_ms <= self.latency_ms <= dearest_ms:
+            raise params.ParamsError(
+                f"{place}: no network of the space takes {self.latency_ms:g} ms on this device; "
+                f"the achievable range is {cheapest_ms:.4g} to {dearest_ms:.4g} ms"
+            )
+        return self.latency_ms
+
+
+Targets = Annotated[tuple[Target, ...], Field(min_length=1, max_length=len(NAMES))]
+
+
+class Training(params.Section):
+    """Section `train`: a network from fresh weights."""
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    how: FineTuning
+    augmentation: Augmentation
+
+
+def divided(data: DataSet, items: np.ndarray, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures for the weights, and the share `held_out` of them for the search: the same classes in the same proportions."""
+    return tuple(train_test_split(items, test_size=held_out, random_state=seed, stratify=data.labels[items]))
+
+
+def placed(batches: Iterable[Batch], runtime: Runtime, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised images (B, 3, H, W) and labels (B,) on the device."""
+    for batch in batches:
+        yield batch.images.to(device, memory_format=runtime.memory_format), batch.labels.to(device)

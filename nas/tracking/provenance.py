@@ -1,0 +1,106 @@
+"""Where a stage's run comes from: its DVC fingerprint and the git commit.
+
+DVC decides by (cmd, hashes of deps, params) whether a stage has to run. `fingerprint` is the sha256 of
+the same three, known before the stage runs; `fingerprint_from_lock` gives it from dvc.lock afterwards.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from nas.runtime.processes import git, require_git, workspace
+
+
+def git_state() -> tuple[str | None, bool]:
+    """(commit, dirty); (None, False) without git, (None, True) before the first commit.
+
+    dvc.lock and what stages write don't make a tree dirty: every finished stage of a running pipeline changes them.
+    """
+    written = ("**/dvc.lock", "outputs/**", "pipelines/*/outputs/**", "studies/*/outputs/**", "docs/**")
+    status = git("status", "--porcelain", "--", ":/", *(f":(top,exclude,glob){place}" for place in written))
+    if status is None:
+        return None, False
+    return git("rev-parse", "--verify", "--quiet", "HEAD"), bool(status)
+
+
+def inputs(stage: str) -> dict[str, str]:
+    """Path -> md5 of every file or folder that the stage depends on, as DVC computes them (a folder's ends in .dir).
+
+    Args:
+        stage: a DVC address, `train` or `other/dvc.yaml:train`.
+
+    Raises:
+        RuntimeError: outside git or DVC, or if a dependency is missing.
+        ValueError: if dvc.yaml has no such stage.
+    """
+    return _inputs(_load(stage))
+
+
+def fingerprint(stage: str) -> str:
+    """sha256 over the stage's command, the md5 of its dependencies and its parameters, hexadecimal.
+
+    It needs none of DVC's locks, so it works inside `dvc repro` as well as by hand; unchanged files are
+    not read again (DVC's state cache knows them by inode, size and time).
+
+    Raises:
+        RuntimeError: outside git or DVC, or if a dependency or parameter is missing.
+        ValueError: if dvc.yaml has no such stage.
+    """
+    from dvc.dependency import ParamsDependency
+    from dvc.exceptions import DvcException
+
+    found = _load(stage)
+    try:
+        params = {d.def_path: d.get_hash().value for d in found.deps if isinstance(d, ParamsDependency)}
+    except DvcException as error:
+        raise RuntimeError(f"stage {stage!r}: {error}") from None
+    return _digest(found.cmd, _inputs(found), params)
+
+
+def fingerprint_from_lock(stage: str) -> str:
+    """The fingerprint that dvc.lock holds for a stage that ran: equal to `fingerprint` while nothing has changed.
+
+    Raises:
+        RuntimeError: outside git or DVC.
+        ValueError: if dvc.yaml has no such stage, or the stage has not run.
+    """
+    from dvc.utils.serialize import load_yaml
+
+    found = _load(stage)
+    lock = Path(found.dvcfile.path).with_suffix(".lock")
+    entry = load_yaml(str(lock))["stages"].get(found.name) if lock.is_file() else None
+    if entry is None:
+        raise ValueError(f"{lock} has no entry for stage {stage!r}: it has not run yet")
+    return _digest(entry["cmd"], {d["path"]: d["md5"] for d in entry.get("deps", [])}, entry.get("params", {}))
+
+
+def _load(stage: str):
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    root = workspace()
+    require_git(root)
+    try:
+        return Repo(root).stage.load_one(*_address(root, stage))
+    except DvcException as error:
+        raise ValueError(f"no stage {stage!r} in {root}: {error}") from None
+
+
+def _address(root: Path, stage: str) -> tuple[str, str]:
+    """Path of the dvc.yaml and name of the stage in it."""
+    path, _, name = stage.rpartition(":")
+    return str(root / (path or "dvc.yaml")), name
+
+
+def _inputs(stage) -> dict[str, str]:
+    from dvc.dependency import ParamsDependency
+    from dvc.exceptions import DvcException
+
+    try:
+        return {d.def_path: d.get_hash().value for d in stage.deps if not isinstance(d, ParamsDependency)}
+    except (DvcException, FileNotFoundError) as error:
+        raise RuntimeError(f"stage {stage.addressing!r}: a dependency is missing: {error}; run the stages before it") from None
+
+
+def _digest(cmd: str | list[str], deps: dict[str, str], params: dict) -> str:
+    return hashlib.sha256(json.dumps([cmd, deps, params], sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,68 @@
+"""Stage alphanet_search: the main pipeline's search over AlphaNet's supernet, and a family from it.
+
+AlphaNet (arXiv:2102.07954). The same method, budget, pictures, targets and bounds as params.yaml says for stage search.
+
+params   params.yaml: seed, space, runtime, evaluation, search
+reads    outputs/split/, alphanet/weights.safetensors, early.safetensors, outputs/fit_predictor/forest.npz, the latency table
+writes   alphanet_search/evaluated.parquet    as outputs/search/evaluated.parquet
+         alphanet_search/family.json          as outputs/search/family.json
+         alphanet_search/family.safetensors   the calibrated networks, as <name>.<parameter>
+         alphanet_search/metrics.json         {"evaluations", "hypervolume", "top1_low", "top1_best", "family"}
+"""
+
+from torch import nn
+
+from nas.data import loader
+from nas.runtime import params
+from nas.runtime.checkpoint import load_weights, save_weights
+from nas.runtime.progress import progress
+from nas.search.archive import Cache
+from nas.search.family import family, family_within
+from nas.spaces import encoding
+from nas.stages import runner as main_pipeline
+from nas.stages import search, split
+from nas.stages.errors import user_errors
+from studies.methods import alphanet, config
+
+OUT = config.PIPELINE.outputs / "alphanet_search"
+
+
+def main() -> None:
+    p = params.read("search", search.Search).model_copy(update={"baseline": False})
+    _, runtime, evaluation = main_pipeline.shared()
+    seed, space = main_pipeline.seed(), main_pipeline.search_space()
+    parameters = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "search": p}
+    with config.PIPELINE.stage("alphanet_search", parameters) as (run, checkpoint, out):
+        data = loader.read(split.OUT)
+        chance = 100 / len(data.classes)
+        known = search.tables(space, len(data.classes), p.latency_table)
+        problem, device = search.stated(p, known), runtime.start()
+        supernet = main_pipeline.new_supernet(space, len(data.classes), seed).to(device)
+        load_weights(alphanet.OUT / ("early.safetensors" if p.weights == "early" else "weights.safetensors"), supernet)
+        run.dataset(str(split.OUT / "splits.parquet"), "search", pictures=len(data.items("search")))
+        measured = main_pipeline.scorer(supernet, data, "search", evaluation, runtime, device, seed)
+        score = measured.each if p.score == "measured" else search.predicted
+        area = search.volume(problem, known, chance)
+        found = search.searches(p, problem, known, score, Cache(), area, seed, run, checkpoint)
+        best = found[p.method]
+        problem.to_frame(best).assign(method=p.method).to_parquet(out / "evaluated.parquet", index=False)
+        if p.targets is None:
+            members = family(best[problem.front(best)], data.key, p.members)
+        else:
+            members = family_within(problem, best, data.key, p.targets)
+
+        load_weights(alphanet.OUT / "weights.safetensors", supernet)
+        final = main_pipeline.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
+        entries, networks = [], nn.ModuleDict()
+        for member in progress(members, "alphanet_search: family calibrated", len(members)):
+            networks[member.name] = final.network(member.arch)
+            costs = {"mflops": known["mflops"].cost(member.arch), "parameters": int(known["parameters"].cost(member.arch))}
+            reached = {"top1_search": member.score, "top1_monitor": final.top1_of(networks[member.name])}
+            entries.append({"name": member.name, "arch": encoding.to_json(member.arch), **costs, **reached})
+        main_pipeline.write_json(out / "family.json", entries)
+        save_weights(out / "family.safetensors", networks)
+        config.PIPELINE.finish(out, search.found_figures(p, found, known["mflops"], chance) | {"family": len(members)}, run)
+
+
+if __name__ == "__main__":
+    user_errors(main)

@@ -1,0 +1,55 @@
+"""Stage continued of the comparison: the training of `pretrain` goes on, and the same sub-networks are measured again.
+
+AttentiveNAS (arXiv:2011.09011), section 4.3 and appendix B: does the ranking of early epochs last? The same partition,
+uniform sampling, a learning rate that starts anew (a warm restart, arXiv:1608.03983).
+
+    python -m studies.strategies.continued SEED
+
+reads    pretrain/<seed>/
+writes   continued/<seed>/measured.parquet   mflops, top1 (percent), in the order of pretrain/<seed>/measured.parquet
+         continued/<seed>/metrics.json       {"kendall_tau", "kendall_tau_flops"} of the early predictor, on the part `test`
+"""
+
+import sys
+
+import pandas as pd
+
+from nas.data import loader
+from nas.runtime.checkpoint import load_weights
+from nas.runtime.io import read_table
+from nas.sampling.attentive import Uniform
+from nas.sampling.uniform import Unconstrained
+from nas.search.predictor import kendall_tau
+from nas.stages import runner as main_pipeline
+from nas.stages import split
+from nas.stages.errors import user_errors
+from nas.stages.pretrain import measure
+from studies.strategies import config
+
+
+def main(seed: int) -> None:
+    s = config.read()
+    parameters = {"seed": seed} | s.sections("space", "recipe", "runtime", "evaluation", "continued")
+    early = config.OUTPUTS / "pretrain" / str(seed)
+    with config.stage("continued", str(seed), parameters, f"continued, seed {seed}") as (run, checkpoint, out):
+        data = config.partition(loader.read(split.OUT), seed)
+        supernet = main_pipeline.new_supernet(s.space, len(data.classes), seed, s.recipe.zero_init)
+        load_weights(early / "weights.safetensors", supernet)
+        strategy = Uniform(Unconstrained(s.space))
+        config.training(supernet, data, data.items("train"), strategy, s.continued.epochs, seed, "continued", s, run, checkpoint)
+
+        before = read_table(early / "measured.parquet", "dvc repro --force studies/strategies/dvc.yaml:pretrain")
+        rows = before[[g.name for g in s.space.genes]].to_numpy()
+        score = main_pipeline.scorer(supernet, data, "predictor", s.evaluation, s.runtime, s.runtime.start(), seed)
+        measured = pd.DataFrame({"mflops": before["mflops"], "top1": measure(rows, score, checkpoint)})
+        measured.to_parquet(out / "measured.parquet", index=False)
+        test = before["part"] == "test"
+        metrics = {
+            "kendall_tau": kendall_tau(before["predicted"][test], measured["top1"][test]),
+            "kendall_tau_flops": kendall_tau(measured["mflops"][test], measured["top1"][test]),
+        }
+        config.finish(out, metrics, run, "fit_predictor")
+
+
+if __name__ == "__main__":
+    user_errors(lambda: main(int(sys.argv[1])))

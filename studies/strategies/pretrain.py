@@ -1,0 +1,65 @@
+"""Stage pretrain of the comparison: a supernet with uniform sampling on one partition of the pictures, and its predictor.
+
+AttentiveNAS (arXiv:2011.09011), section 4.3 and appendix B: partition, weights and batches by the seed; the same
+architectures are measured for every seed, on the pictures that this partition holds out.
+
+    python -m studies.strategies.pretrain SEED
+
+writes   pretrain/<seed>/weights.safetensors
+         pretrain/<seed>/measured.parquet   one column a gene, mflops, top1 (percent), part (fit | test), predicted (percent)
+         pretrain/<seed>/forest.npz         fitted to the part `fit`
+         pretrain/<seed>/metrics.json       {"kendall_tau", "kendall_tau_flops"}, on the part `test`
+"""
+
+import sys
+
+import numpy as np
+import pandas as pd
+
+from nas.cost import flops
+from nas.data import loader
+from nas.runtime import seeding
+from nas.runtime.checkpoint import save_weights
+from nas.sampling.attentive import Uniform
+from nas.sampling.uniform import Unconstrained
+from nas.search.predictor import Forest, kendall_tau
+from nas.stages import runner as main_pipeline
+from nas.stages import split
+from nas.stages.errors import user_errors
+from nas.stages.pretrain import distinct_rows, measure
+from studies.strategies import config
+
+
+def main(seed: int) -> None:
+    s = config.read()
+    p = s.pretrain
+    parameters = {"seed": seed} | s.sections("space", "recipe", "runtime", "evaluation", "pretrain")
+    with config.stage("pretrain", str(seed), parameters, f"pretrain, seed {seed}") as (run, checkpoint, out):
+        data = config.partition(loader.read(split.OUT), seed)
+        supernet = main_pipeline.new_supernet(s.space, len(data.classes), seed, s.recipe.zero_init)
+        strategy = Uniform(Unconstrained(s.space))
+        config.training(supernet, data, data.items("train"), strategy, p.epochs, seed, "pretrain", s, run, checkpoint)
+        save_weights(out / "weights.safetensors", supernet)
+
+        rows = distinct_rows(s.space, p.subnetworks, config.EVALUATED)
+        score = main_pipeline.scorer(supernet, data, "predictor", s.evaluation, s.runtime, s.runtime.start(), seed)
+        measured = pd.DataFrame(rows, columns=[g.name for g in s.space.genes])
+        measured["mflops"] = flops.table(s.space, len(data.classes)).costs(rows)
+        measured["top1"] = measure(rows, score, checkpoint)
+        order = seeding.generator(config.EVALUATED, "fit_predictor").permutation(len(rows))
+        fit, test = np.split(order, [len(rows) // 2])
+        forest = Forest.fit(rows[fit], measured["top1"].to_numpy()[fit], trees=p.trees, max_depth=p.max_depth, seed=seed)
+        forest.save(out / "forest.npz")
+        measured["part"] = pd.Series("test", index=measured.index).where(~measured.index.isin(fit), "fit")
+        measured["predicted"] = forest.predict(rows)
+        measured.to_parquet(out / "measured.parquet", index=False)
+        tested = measured.iloc[test]
+        metrics = {
+            "kendall_tau": kendall_tau(tested["predicted"], tested["top1"]),
+            "kendall_tau_flops": kendall_tau(tested["mflops"], tested["top1"]),
+        }
+        config.finish(out, metrics, run, "fit_predictor")
+
+
+if __name__ == "__main__":
+    user_errors(lambda: main(int(sys.argv[1])))

@@ -1,0 +1,152 @@
+"""The authors' checkpoints as bundles, with known weights in their place."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from typer.testing import CliRunner
+
+import nas
+from nas.export import bundle, formats
+from nas.export.import_checkpoint import CLASSES, app, find_pictures, import_networks
+from nas.models.published import count_mflops, read_weights
+from nas.spaces import published
+
+TENSORS = json.loads((Path(__file__).parents[1] / "models" / "attentive_nas_checkpoint_tensors.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A file of the published layout, weights drawn."""
+    random = torch.Generator().manual_seed(0)
+    state = {f"module.{name}": torch.randn(shape, generator=random) / max(1, int(np.prod(shape[1:]))) ** 0.5 for name, shape in TENSORS}
+    path = tmp_path_factory.mktemp("authors") / "attentive_nas.pth.tar"
+    torch.save({"state_dict": state, "epoch": 360}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Path:
+    """40 pictures in two folders below one."""
+    folder = tmp_path_factory.mktemp("photographs")
+    random = np.random.default_rng(0)
+    for i in range(40):
+        path = folder / f"{i % 2}" / f"{i}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(random.integers(256, size=(40, 48, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+def test_pictures_are_found_below(photographs):
+    """All 40, prepared to 224 px; of more than asked for, evenly spaced ones."""
+    assert find_pictures(photographs, 2048).shape == (40, 3, 224, 224)
+    assert len(find_pictures(photographs, 35)) == 35
+
+
+def test_too_few_pictures_are_told(photographs, tmp_path):
+    """Statistics of nothing are none."""
+    with pytest.raises(ValueError, match="hold 0 pictures"):
+        find_pictures(tmp_path, 100)
+
+
+def test_a_published_network_is_imported(checkpoint, photographs, tmp_path, monkeypatch):
+    """A0 opens with `nas.load`, has the published FLOPs, the file's weights, and statistics of the pictures."""
+    monkeypatch.setattr(formats, "write", lambda classifier, pixels, folder: None)
+    monkeypatch.setattr(formats, "formats", tuple)
+    classes = tuple(map(str, range(CLASSES)))
+    pictures = find_pictures(photographs, 32)
+    (folder,) = import_networks(checkpoint, pictures, ["AttentiveNAS-A0"], tmp_path, classes)
+
+    model = nas.load(folder)
+    assert count_mflops(bundle.load(folder, folded=False).network) == pytest.approx(203.390, abs=0.001)
+    theirs = read_weights(checkpoint)["classifier.linear.linear.bias"]
+    assert torch.equal(model.network.classifier.bias, theirs)
+
+    raw = bundle.load(folder, folded=False)
+    normalised = (torch.from_numpy(pictures).float() - raw.picture_mean) / raw.picture_std
+    with torch.no_grad():
+        stem = raw.network.stem(F.interpolate(normalised, size=(192, 192), mode="bicubic"))
+    assert torch.allclose(raw.network.stem_bn.running_mean, stem.mean((0, 2, 3)), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_command_writes_every_format(checkpoint, photographs, tmp_path):
+    """`python -m nas.export.import_checkpoint FILE PICTURES --network NAME`."""
+    done = CliRunner().invoke(app, [str(checkpoint), str(photographs), "--network", "AlphaNet-A0", "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert {f.file for f in formats.formats()} <= {p.name for p in (tmp_path / "AlphaNet-A0").iterdir()}
+    assert nas.load(tmp_path / "AlphaNet-A0").classes[0] == "tench"
+
+
+def test_an_unknown_network_is_told(checkpoint, photographs, tmp_path):
+    """The command names those that there are, in a line."""
+    done = CliRunner().invoke(app, [str(checkpoint), str(photographs), "--network", "A0", "--out", str(tmp_path)])
+    assert done.exit_code == 1 and "AttentiveNAS-A6" in done.output
+
+
+def test_a_truncated_file_is_told(checkpoint, tmp_path):
+    """Half a download."""
+    path = tmp_path / "half.pth.tar"
+    path.write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
+    with pytest.raises(ValueError, match="no whole checkpoint file"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>too many downloads</html>", b"\x80\x02}q\x00."])
+def test_a_foreign_file_is_told(tmp_path, content):
+    """Nothing, a web page, an empty pickle."""
+    path = tmp_path / "attentive_nas.pth.tar"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"attentive_nas\.pth\.tar"):
+        read_weights(path)
+
+
+def test_weights_of_another_network_are_told(tmp_path):
+    """torchvision's, say."""
+    torch.save({"state_dict": {"conv1.weight": torch.zeros(3)}}, tmp_path / "resnet.pth")
+    with pytest.raises(ValueError, match="not an AttentiveNAS checkpoint"):
+        read_weights(tmp_path / "resnet.pth")
+
+
+class Hostile:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda found, path: path.write_bytes(pickle.dumps(found))])
+def test_a_hostile_checkpoint_is_not_executed(tmp_path, save):
+    """As torch writes it and as a bare pickle."""
+    save({"state_dict": {}, "extra": Hostile(tmp_path / "executed")}, tmp_path / "evil.pth.tar")
+    with pytest.raises(ValueError, match="would run code"):
+        read_weights(tmp_path / "evil.pth.tar")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", [n.name for n in published.networks()])
+def test_published_networks_have_their_flops(name):
+    """`nas.published` builds each one; torch's own counter finds the published multiply-accumulates."""
+    network = nas.published(name)
+    assert not network.training
+    assert count_mflops(network.to("meta")) == pytest.approx(next(n.mflops for n in published.networks() if n.name == name), abs=0.001)
+
+
+def test_another_number_of_classes():
+    """FLOPs are checked with 1000, the network has as many as asked for."""
+    assert nas.published("AttentiveNAS-A0", classes=7).classifier.out_features == 7
+
+
+def test_a_changed_network_is_noticed(monkeypatch):
+    """Were the architecture another, its FLOPs would say so."""
+    monkeypatch.setattr(published, "published", lambda name: published.networks()[1].arch)
+    with pytest.raises(RuntimeError, match=r"279.*published are 203"):
+        nas.published("AttentiveNAS-A0")

@@ -1,0 +1,100 @@
+"""Findings of a made-up run, shaped like those of a real one."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nas.plots.page import Findings
+from nas.sampling.uniform import Unconstrained
+from nas.search import evolution, family
+from nas.search.operators import search
+from nas.search.problem import Objective, Problem, of_score
+from nas.spaces import encoding, mbconv, published
+
+SPACE = mbconv.load(published.FOLDER / "glyphs.yaml")
+
+
+def cost(rows: np.ndarray) -> np.ndarray:
+    """Grows from 0.1 to 3 MFLOPs."""
+    low, high = (np.array(a.genes) for a in (SPACE.smallest(), SPACE.largest()))
+    return 0.1 * 30 ** ((rows - low) / np.maximum(high - low, 1)).mean(axis=1)
+
+
+def top1(rows: np.ndarray, seed: int) -> np.ndarray:
+    """Saturates with cost, with noise of half a point, percent."""
+    return 92 - 38 * (0.08 / cost(rows)) ** 0.5 + np.random.default_rng([seed, len(rows)]).normal(0, 0.7, len(rows))
+
+
+@pytest.fixture(scope="session")
+def findings() -> Findings:
+    rng = np.random.default_rng(0)
+    settings = evolution.Settings(population=64, mutants=32, crossovers=32, rounds=5, mutation_probability=0.2, bucket=0.1)
+    oracle = {
+        "score": lambda archs: top1(encoding.to_rows(archs), 1).tolist(),
+        "seed": 0,
+    }
+    problem, draw = Problem(SPACE, (Objective("mflops", cost), of_score())), Unconstrained(SPACE)
+    evolved = search(evolution.Evolution(settings, draw), problem, **oracle)
+    drawn = search(evolution.RandomSearch(len(evolved), 64, draw), problem, **oracle)
+    members = family.family(evolved, "glyphs", size=6)
+    rows = encoding.to_rows([m.arch for m in members])
+    measured = encoding.random_rows(SPACE, 200, rng)
+    epochs = np.arange(40)
+    history = pd.DataFrame(
+        {
+            "epoch": epochs,
+            "learning_rate": 0.1,
+            "loss_largest": 3.3 * np.exp(-epochs / 15) + 0.7,
+            "loss_sampled": 0.9 * np.exp(-epochs / 15) + 0.1,
+            "loss_smallest": 1.3 * np.exp(-epochs / 15) + 0.25,
+            "top1_smallest": 62 - 58 * np.exp(-epochs / 12),
+            "top1_largest": 86 - 82 * np.exp(-epochs / 8),
+        }
+    )
+    grid = [(s, m, lr, wd) for s in ("greek", "cyrillic", "digits") for m in members for lr in (0.02, 0.1) for wd in (0.0, 1e-4)]
+    results = pd.DataFrame(grid, columns=["set", "member", "learning_rate", "weight_decay"])
+    results["mflops"] = [m.cost for m in results["member"]]
+    results["member"] = [m.name for m in results["member"]]
+    results["top1_holdout"] = 90 + 3 * np.log10(results["mflops"]) + rng.normal(0, 1, len(results))
+    results["best"] = results.groupby("set")["top1_holdout"].transform("max") == results["top1_holdout"]
+    results["top1_test"] = (results["top1_holdout"] - 0.8).where(results["best"])
+    targets = np.arange(0.2, 3.01, 0.2)
+    shape = np.exp(-0.5 * ((targets - 1.2) / 0.4) ** 2)
+    return Findings(
+        dataset="glyphs",
+        classes=26,
+        images={"train": 4200, "predictor": 600, "search": 900, "monitor": 300, "test": 2000},
+        space="glyphs",
+        architectures=SPACE.size,
+        costs=("mflops", "latency_ms"),
+        strategy="bestup-3-loss",
+        largest_mflops=float(cost(encoding.to_rows([SPACE.largest()]))[0]),
+        family=pd.DataFrame(
+            {
+                "name": [m.name for m in members],
+                "arch": [encoding.to_json(m.arch) for m in members],
+                "mflops": [m.cost for m in members],
+                "latency_ms": [1 + m.cost for m in members],
+                "parameters": (40_000 * cost(rows)).astype(int) + 9000,
+                "top1_search": [m.score for m in members],
+                "top1_test": [m.score - 1.1 for m in members],
+            }
+        ),
+        ends=pd.DataFrame({"name": ["smallest", "largest"], "mflops": [0.1, 3.0], "latency_ms": [1.1, 4.0], "top1_test": [58.1, 85.3]}),
+        evaluated=pd.concat([evolved.to_frame(SPACE).assign(method="evolution"), drawn.to_frame(SPACE).assign(method="random")]).eval(
+            "latency_ms = 1 + mflops"
+        ),
+        predictions=pd.DataFrame(
+            {
+                "mflops": cost(measured),
+                "measured": top1(measured, 2),
+                "predicted": top1(measured, 3) * 0.9 + 8,
+                "part": ["fit", "test"] * 100,
+            }
+        ),
+        pretrain=history[:16],
+        train=history,
+        transfer=results,
+        trials=pd.DataFrame({"target": targets, "uniform": 20 / shape, "paper_mean": 6 + targets, "paper_std": 5 + targets, "exact": 1.0}),
+        params="seed: 0\nsearch: {population: 64} # <b>\n",
+    )

@@ -1,0 +1,189 @@
+"""The training loop: it learns, and it does not matter how often it is stopped."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from nas.data.loader import Augmentation, EvaluationBatches, TrainingBatches
+from nas.evaluation.evaluate import Scorer
+from nas.models.supernet import Supernet
+from nas.runtime.checkpoint import Checkpoint
+from nas.sampling.attentive import BestUp, Uniform
+from nas.sampling.uniform import Unconstrained
+from nas.training import trainer
+from nas.training.losses import KL
+from nas.training.recipe import Recipe, Runtime
+
+CPU = torch.device("cpu")
+RUNTIME = Runtime(device="cpu", threads=1, evaluators=1, workers=0, precision="fp32", channels_last=True)
+RECIPE = Recipe(
+    zero_init=False, batch=20, learning_rate=2.0, warmup_epochs=0.5, momentum=0.9, weight_decay=1e-5, label_smoothing=0.1,
+    distillation=KL(), dropout=0.2, drop_connect=0.2, clip_value=1.0, sampled=2,
+    augmentation=Augmentation(crop_scale=(0.8, 1.0), flip=True, policy="none"),
+)  # fmt: skip
+
+
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+def never(epoch: int, step: int) -> bool:
+    return False
+
+
+class Poisoned(TrainingBatches):
+    """Batches some of which hold a pixel that is no number."""
+
+    def epoch(self, epoch):
+        for step, batch in enumerate(super().epoch(epoch)):
+            if self.poison(epoch, step):
+                batch.images[0, 0, 0, 0] = torch.nan
+            yield batch
+
+
+@pytest.fixture
+def train(easy_set, tiny_space, tmp_path, monkeypatch):
+    """Train a new supernet, from the checkpoint in tmp_path/<name> if there is one; returns it with its history."""
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+
+    def train(
+        name, weights=0, epochs=3, recipe=RECIPE, strategy=None, monitor=lambda: (0.0, 0.0), on_epoch=lambda row: None, seed=5, poison=never
+    ):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(weights)
+            supernet = Supernet(tiny_space, 3, recipe.zero_init)
+        batches = Poisoned(easy_set, easy_set.items("train"), recipe.batch, recipe.augmentation, seed)
+        batches.poison = poison
+        strategy = strategy or BestUp(Unconstrained(tiny_space), 3)
+        with Checkpoint(tmp_path / name, "train", "f" * 64) as checkpoint:
+            found = trainer.train(supernet, batches, strategy, epochs, seed, "train", recipe, RUNTIME, CPU, checkpoint, monitor, on_epoch)
+        (checkpoint.folder / "finished").unlink()  # the stage's later work is still to come
+        return supernet, found.history
+
+    return train
+
+
+def same(a: Supernet, b: Supernet) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def stop_in(epoch: int):
+    def on_epoch(row: trainer.Epoch) -> None:
+        if row.epoch == epoch:
+            raise Stopped
+
+    return on_epoch
+
+
+def test_a_stopped_training_ends_with_the_same_weights(train):
+    """Stopped in epochs 2 and 3, before their checkpoints, resumed in networks with other weights: not a bit differs, nor the history."""
+    undisturbed, history = train("whole")
+    for epoch, weights in ((2, 0), (3, 1)):
+        with pytest.raises(Stopped):
+            train("stopped", weights, on_epoch=stop_in(epoch))
+    seen = []
+    resumed, again = train("stopped", 2, on_epoch=seen.append)
+    assert [row.epoch for row in seen] == [3]
+    assert same(resumed, undisturbed) and again == history
+
+
+def test_a_finished_training_is_not_repeated(train):
+    """From a checkpoint of the last epoch nothing is trained; the weights and the history are those of the end."""
+    done, history = train("whole", epochs=2)
+    seen = []
+    again, same_history = train("whole", 1, epochs=2, on_epoch=seen.append)
+    assert seen == [] and same(again, done) and same_history == history
+
+
+def test_randomness_is_that_of_the_seed_alone(train):
+    """Global random states do not matter and stay as they were; another seed trains otherwise."""
+    first, _ = train("a", epochs=1)
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    second, _ = train("b", epochs=1)
+    assert same(first, second) and torch.equal(torch.get_rng_state(), before)
+    other, _ = train("c", epochs=1, seed=6)
+    assert not same(first, other)
+
+
+def test_it_learns_an_easy_set(train, easy_set, tiny_space):
+    """Eight epochs: the loss falls below half of chance, and all but a few held-out pictures are named rightly by both ends."""
+    recipe = RECIPE.model_copy(update={"dropout": 0.0, "drop_connect": 0.0, "label_smoothing": 0.0})
+    supernet, history = train("easy", epochs=8, recipe=recipe)
+    assert history[-1].loss_largest < 0.5 * np.log(3) < history[0].loss_largest
+    train_batches, held_out = (EvaluationBatches(easy_set, easy_set.items(part), 36) for part in ("train", "monitor"))
+    score = Scorer(supernet, train_batches, held_out, CPU)
+    assert min(score.each([tiny_space.smallest(), tiny_space.largest()])) > 90
+
+
+def test_history_has_each_epoch(train):
+    """Its number, the learning rate of its last step (2 and 5 of 6, on the cosine), and what the monitor said."""
+    answers = iter([(10.0, 20.0), (30.0, 40.0)])
+    rows = []
+    _, history = train("rows", epochs=2, monitor=lambda: next(answers), on_epoch=rows.append)
+    base = 2.0 * 20 / 256
+    assert rows == history
+    assert [(r.epoch, r.top1_smallest, r.top1_largest) for r in history] == [(1, 10.0, 20.0), (2, 30.0, 40.0)]
+    assert [r.learning_rate for r in history] == pytest.approx([base * 0.5 * (1 + np.cos(np.pi * s / 6)) for s in (2, 5)])
+
+
+STRATEGIES = pytest.mark.parametrize("kind", [Uniform, None])  # with and without candidates to score
+
+
+@STRATEGIES
+def test_weights_that_run_away_are_not_kept(train, tiny_space, kind):
+    """A rate of 1e38: each time back to the weights of epoch 1; at last the key to lower is named, and they are still there."""
+    strategy = kind and kind(Unconstrained(tiny_space))
+    good, history = train("diverging", epochs=1)
+    wild = RECIPE.model_copy(update={"learning_rate": 1e38, "warmup_epochs": 0.0})
+    with pytest.raises(FloatingPointError, match=r"weights of epoch 1 are kept\. Lower params\.yaml recipe\.learning_rate"):
+        train("diverging", epochs=3, recipe=wild, strategy=strategy)
+    kept, again = train("diverging", 4, epochs=1)
+    assert same(kept, good) and again == history
+
+
+@STRATEGIES
+def test_a_step_on_a_poisoned_batch_changes_nothing(train, tiny_space, kind, capsys):
+    """All three of an epoch: the weights are those it began with, and each is told; the epochs after it train."""
+    strategy = kind and kind(Unconstrained(tiny_space))
+    begin, _ = train("none", epochs=1, strategy=strategy, poison=lambda epoch, step: True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        assert same(begin, Supernet(tiny_space, 3, RECIPE.zero_init))
+    assert capsys.readouterr().out.count("skipped: its losses or gradients are not finite") == 3
+    _, history = train("one", strategy=strategy, poison=lambda epoch, step: (epoch, step) == (1, 0))
+    assert np.isfinite([[row.loss_largest, row.loss_sampled, row.loss_smallest] for row in history]).all()
+
+
+def bad_at_first(epochs: int, times: int):
+    """Poison for the first visits of all batches from an epoch on."""
+    seen = []
+
+    def poison(epoch: int, step: int) -> bool:
+        if epoch >= epochs and len(seen) < times:
+            seen.append((epoch, step))
+            return True
+        return False
+
+    return poison
+
+
+def test_after_many_bad_steps_training_goes_back_and_on_slower(train, capsys):
+    """Five in a row in epoch 2 and 3: back to epoch 1, and half the rate from there; stopped then, it ends alike."""
+    _, plain = train("plain", epochs=4)
+    whole, history = train("back", epochs=4, poison=bad_at_first(1, 5))
+    assert "back to the weights of epoch 1, with 0.5 of the learning rate" in capsys.readouterr().out
+    assert history[0] == plain[0]
+    assert [row.learning_rate for row in history[1:]] == pytest.approx([row.learning_rate / 2 for row in plain[1:]])
+    with pytest.raises(Stopped):
+        train("stopped", epochs=4, poison=bad_at_first(1, 5), on_epoch=stop_in(3))
+    resumed, again = train("stopped", 1, epochs=4)  # the poison is gone, the lower rate stays
+    assert same(resumed, whole) and again == history
+
+
+def test_training_goes_back_three_times_at_most(train):
+    """A fourth time it stops, with the number of skipped steps."""
+    with pytest.raises(FloatingPointError, match=r"20 steps skipped.*going back 3 times.*weights of epoch 1"):
+        train("bad", epochs=4, poison=lambda epoch, step: epoch > 0)
