@@ -1,8 +1,8 @@
 """Latency on this device, the family beside well-known networks (AttentiveNAS, arXiv:2011.09011, Table 4): `python -m benchmarks.devices`.
 
-Every network takes pictures of its own resolution; batch norm is folded in all; measured in turns, in rounds, each
+Every network takes images of its own resolution; batch norm is folded in all; measured in turns, in rounds, each
 round in another order. The paper sets A1 against EfficientNet-B0 and A6 against B1 on GPUs at batch 128. Top-1 is
-shown only of what was trained here: the members of outputs/search/family.json, on the test pictures.
+shown only of what was trained here: the models of outputs/search/family.json, on the test images.
 """
 
 import json
@@ -85,7 +85,7 @@ def main(
 
 
 def family() -> list[Row]:
-    """The members that the search found, if it has run."""
+    """The models that the search found, if it has run."""
     if not FAMILY.is_file():
         print(f"no {FAMILY}: `dvc repro search` makes it; the others follow")
         return []

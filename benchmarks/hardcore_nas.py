@@ -16,7 +16,7 @@ from benchmarks.timing import machine, show
 from nas.cost.latency_hardcore_nas import Latency, running
 from nas.differentiable.hardcore_nas.frank_wolfe import Settings, begin, project, search
 from nas.differentiable.hardcore_nas.relaxed import Point
-from nas.differentiable.hardcore_nas.start import balanced, lightest
+from nas.differentiable.hardcore_nas.start import balanced, smallest
 
 SHAPE = (5, 4, 12)  # stages, blocks, configurations
 SHARES = (0.05, 0.15, 0.25, 0.35, 0.5)  # of the way from the fastest to the slowest network
@@ -80,7 +80,7 @@ def gap(start: Start, latency: Latency, loss: np.ndarray, target_ms: float, seed
 
 def quadratic(latency: Latency, target_ms: float, rounds: int = 3) -> Point:
     """Equation 26, beta first, from the fastest network; configurations are in the order of their latency."""
-    point, limit = lightest(latency), target_ms - latency.fixed_ms
+    point, limit = smallest(latency), target_ms - latency.fixed_ms
     for _ in range(rounds):
         cost = np.where(latency.offered, latency.of_depths(point.alpha), 0)
         point = replace(point, beta=_smooth(point.beta, cost, limit, latency.offered))

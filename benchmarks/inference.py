@@ -58,7 +58,7 @@ class Scaled(nn.Module):
 
 
 def plain(network: Network) -> nn.Sequential:
-    """The same network as anybody would write it with torch.nn, for pictures of its resolution."""
+    """The same network as anybody would write it with torch.nn, for images of its resolution."""
     blocks = [plain_block(block) for stage in network.stages for block in stage]
     return nn.Sequential(
         nn.Sequential(network.stem, network.stem_bn, nn.SiLU()),
@@ -94,7 +94,7 @@ def interleaved(runs: dict[str, Callable[[], object]]) -> dict[str, list[float]]
 
 
 def mflops(module: nn.Module, images: Tensor) -> float:
-    """Millions of multiply-accumulates a picture."""
+    """Millions of multiply-accumulates an image."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(images[:1])
     return counter.get_total_flops() / 2e6
@@ -129,7 +129,7 @@ def published(name: str, threads: int) -> None:
     side = network.resolution
     images = torch.randn(BATCH, 3, side, side, generator=torch.Generator().manual_seed(0))
     last = images.contiguous(memory_format=torch.channels_last)
-    mobile, pictures = models.mobilenet_v2().eval(), torch.randn(BATCH, 3, 224, 224).contiguous(memory_format=torch.channels_last)
+    mobile, large = models.mobilenet_v2().eval(), torch.randn(BATCH, 3, 224, 224).contiguous(memory_format=torch.channels_last)
     folded = fold(network).to(memory_format=torch.channels_last)
     same = plain(copied(name, network))
     with torch.inference_mode():
@@ -142,8 +142,8 @@ def published(name: str, threads: int) -> None:
 
     add("plain torch.nn", same, images)
     add("plain torch.nn, channels_last", plain(copied(name, network)).to(memory_format=torch.channels_last), last)
-    add("MobileNetV2, channels_last", mobile.to(memory_format=torch.channels_last), pictures)
-    add("MobileNetV2, channels_last, folded", fuse(mobile).to(memory_format=torch.channels_last), pictures)
+    add("MobileNetV2, channels_last", mobile.to(memory_format=torch.channels_last), large)
+    add("MobileNetV2, channels_last, folded", fuse(mobile).to(memory_format=torch.channels_last), large)
     with TemporaryDirectory() as folder:
         session = formats.open_onnx(onnx_file(network, name, Path(folder)), threads)
     pixels = np.random.default_rng(0).integers(256, size=(BATCH, 3, side, side), dtype=np.uint8)
@@ -164,7 +164,7 @@ def onnx_file(network: Network, name: str, folder: Path) -> Path:
         name=name,
         dataset="ImageNet",
         classes=tuple(map(str, range(1000))),
-        pictures=bundle.Preparation(side=network.resolution, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+        images=bundle.Preparation(side=network.resolution, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
         architecture=bundle.Architecture.of(mbconv.load(SPACE), spaces.published(name)),
     )
     program = formats.trace(bundle.Classifier(fold(network), described).eval())
@@ -177,7 +177,7 @@ def family(threads: int) -> None:
     """The bundles of stage export."""
     for folder in sorted(FAMILY.iterdir()):
         classifier = nas.load(folder)
-        side = classifier.description.pictures.side
+        side = classifier.description.images.side
         pixels = np.random.default_rng(0).integers(256, size=(BATCH, 3, side, side), dtype=np.uint8)
         images = torch.from_numpy(pixels).contiguous(memory_format=torch.channels_last)
         runs = {

@@ -1,4 +1,4 @@
-"""Latency table of a space: `python -m benchmarks.latency [space] [torch|onnxruntime] [seconds]`; one thread, one picture a call.
+"""Latency table of a space: `python -m benchmarks.latency [space] [torch|onnxruntime] [seconds]`; one thread, one image a call.
 
 How well the table tells networks that nothing was fitted on; see `nas.latency.validation.figures`. The default is AttentiveNAS's own
 space, for which the paper's 1,000 classes are taken, in four minutes.

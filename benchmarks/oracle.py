@@ -31,7 +31,7 @@ class Structure:
     """How much of the top-1 accuracy comes from what; percentage points between a weak and a strong choice."""
 
     name: str
-    cost: float = 6.0  # from the cheapest to the dearest, by cost alone
+    cost: float = 6.0  # from the cheapest to the most expensive, by cost alone
     genes: float = 6.0  # all genes together, each by itself
     balance: float = 2.0  # widths, depths and resolution that fit each other
     pairs: float = 0.6  # standard deviation over architectures of what pairs of choices add

@@ -25,7 +25,7 @@ from PIL import Image
 from benchmarks.timing import best_of, machine, show
 from nas.cost import flops
 from nas.data.loader import DataSet, EvaluationBatches, TrainingBatches
-from nas.data.sets import ArrayPictures, FolderPictures
+from nas.data.sets import ArrayImages, FolderImages
 from nas.data.splits import Parts
 from nas.evaluation.evaluate import Scorer
 from nas.models.supernet import Supernet
@@ -43,7 +43,7 @@ SPACE, CLASSES, SIDE = "nas/spaces/glyphs.yaml", 34, 24
 STEPS, EPOCHS, ARCHS, PICTURES, EXCHANGES = 12, 3, 48, 512, 50
 JPEGS = 64
 
-IMAGENET = 1_281_167  # training pictures
+IMAGENET = 1_281_167  # training images
 REACHED = (5.8, 4.0)  # TFLOP/s of an A100 in training and evaluation; docs/scale.md says where from
 GPUS = (8, 64)
 GBIT_S = 100.0  # of the network that gradients go over
@@ -106,8 +106,8 @@ def turn(threads: int) -> None:
     n = STEPS * recipe.batch
     pixels = np.random.default_rng(0).integers(256, size=(n, SIDE, SIDE, 3), dtype=np.uint8)
     names = tuple(str(i) for i in range(CLASSES))
-    pictures = ArrayPictures(pixels, np.arange(n) % CLASSES, names)
-    data = DataSet("noise", "Noise", pictures, names, (0.5,) * 3, (0.3,) * 3, SIDE, Parts(np.repeat("train", n)), False)
+    images = ArrayImages(pixels, np.arange(n) % CLASSES, names)
+    data = DataSet("noise", "Noise", images, names, (0.5,) * 3, (0.3,) * 3, SIDE, Parts(np.repeat("train", n)), False)
     torch.manual_seed(0)
     supernet = Supernet(mbconv.load(SPACE), CLASSES, recipe.zero_init)
     sys.stdout, shown = sys.stderr, sys.stdout
@@ -154,10 +154,10 @@ def weights(name: str, classes: int) -> int:
 
 @dataclass(frozen=True)
 class Work:
-    """How many pictures go through the networks of a job, and what each costs; a multiply-accumulate is two FLOP."""
+    """How many images go through the networks of a job, and what each costs; a multiply-accumulate is two FLOP."""
 
     title: str
-    pictures: float
+    images: float
     flop: float
     trains: bool = False  # in bf16; evaluation is in fp32
 
@@ -172,7 +172,7 @@ def merged(name: str) -> dict:
 
 
 def forward(p: dict) -> dict[str, float]:
-    """MFLOPs (multiply-accumulates) of one picture, forward."""
+    """MFLOPs (multiply-accumulates) of one image, forward."""
     table = flops.table(mbconv.load(p["space"]), 1000)
     drawn = table.costs(encoding.random_rows(table.space, 100_000, np.random.default_rng(0))).mean()
     return {"smallest": table.smallest, "drawn": float(drawn), "largest": table.largest}
@@ -187,25 +187,25 @@ def jobs(p: dict, mflops: dict[str, float]) -> list[Work]:
     searched = IMAGENET * split["search"] + evaluated["batch"] * evaluated["calibration_batches"]
     measured = IMAGENET * split["predictor"] + evaluated["batch"] * evaluated["calibration_batches"]
     e = p["search"]["evolution"]
-    evaluations = e["population"] + e["rounds"] * (e["mutants"] + e["crossovers"])
+    evaluations = e["population"] + e["rounds"] * (e["mutations"] + e["crossovers"])
     return [
-        Work("pretrain", p["pretrain"]["epochs"] * IMAGENET * (1 - split["monitor"] - split["predictor"]), step, trains=True),
+        Work("pretrain", p["pretrain"]["epochs"] * IMAGENET * (1 - split["val"] - split["predictor"]), step, trains=True),
         Work(f"its {p['pretrain']['subnetworks']:,} sub-networks measured", p["pretrain"]["subnetworks"] * measured, drawn),
-        Work("train", p["train"]["epochs"] * IMAGENET * (1 - split["monitor"]), step + candidates * sampled * drawn, trains=True),
+        Work("train", p["train"]["epochs"] * IMAGENET * (1 - split["val"]), step + candidates * sampled * drawn, trains=True),
         Work(f"search, {evaluations:,} sub-networks", evaluations * searched, drawn),
         Work("random search beside it (search.baseline)", evaluations * searched, drawn),
     ]
 
 
 def decoding(recipe: Recipe, side: int) -> dict[str, float]:
-    """Pictures a second that one core decodes and prepares, by the package's loaders; JPEGs of 500 x 375, made up."""
+    """Images a second that one core decodes and prepares, by the package's loaders; JPEGs of 500 x 375, made up."""
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{i}.jpg" for i in range(JPEGS)]
         for path, pixels in zip(paths, np.random.default_rng(0).integers(256, size=(JPEGS, 47, 63, 3), dtype=np.uint8)):
             Image.fromarray(pixels).resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=92)
-        pictures = FolderPictures(paths, np.zeros(JPEGS, dtype=np.int64), ("one",))
-        data = DataSet("jpegs", "JPEGs", pictures, ("one",), (0.5,) * 3, (0.3,) * 3, side, Parts(np.repeat("train", JPEGS)), False)
+        images = FolderImages(paths, np.zeros(JPEGS, dtype=np.int64), ("one",))
+        data = DataSet("jpegs", "JPEGs", images, ("one",), (0.5,) * 3, (0.3,) * 3, side, Parts(np.repeat("train", JPEGS)), False)
         items = data.items("train")
         ways = {
             "training": TrainingBatches(data, items, JPEGS, recipe.augmentation, 0).epoch(0),
@@ -218,15 +218,15 @@ def budget(name: str = "imagenet", training: float = REACHED[0], evaluation: flo
     """Print it, for GPUs that reach so many TFLOP/s."""
     p = merged(name)
     recipe, mflops, size = params.check(p, "recipe", Recipe), forward(p), weights(p["space"], 1000)
-    show(f"profile {name}: MFLOPs (multiply-accumulates) of a picture, forward", {k: f"{v:,.0f}" for k, v in mflops.items()})
+    show(f"profile {name}: MFLOPs (multiply-accumulates) of an image, forward", {k: f"{v:,.0f}" for k, v in mflops.items()})
     work = jobs(p, mflops)
-    print(f"\n{'':42} {'pictures':>9} {'GFLOP each':>11} {'EFLOP':>7}" + "".join(f" {f'h, {g} GPUs':>11}" for g in GPUS))
+    print(f"\n{'':42} {'images':>9} {'GFLOP each':>11} {'EFLOP':>7}" + "".join(f" {f'h, {g} GPUs':>11}" for g in GPUS))
     for w in work:
-        seconds = w.pictures * w.flop / (1e12 * (training if w.trains else evaluation))
+        seconds = w.images * w.flop / (1e12 * (training if w.trains else evaluation))
         hours = "".join(f" {seconds / g / 3600:11.1f}" for g in GPUS)
-        print(f"{w.title:42} {w.pictures:9.3g} {w.flop / 1e9:11.2f} {w.pictures * w.flop / 1e18:7.2f}{hours}")
+        print(f"{w.title:42} {w.images:9.3g} {w.flop / 1e9:11.2f} {w.images * w.flop / 1e18:7.2f}{hours}")
     train = next(w for w in work if w.title == "train")
-    steps = int(IMAGENET * (1 - p["split"]["monitor"])) // recipe.batch
+    steps = int(IMAGENET * (1 - p["split"]["val"])) // recipe.batch
     show(
         "\nbytes and steps",
         {

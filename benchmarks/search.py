@@ -2,7 +2,7 @@
 
 On made-up oracles (benchmarks/oracle.py), one for each of 5 seeds, over the space of AttentiveNAS with the paper's 5,632
 evaluations, and over the default space with as few as params.yaml has. Prints a table for each, the processor time besides
-scoring, and how often the two targets are met; draws benchmarks/search.png (or what --picture says). Structures are those
+scoring, and how often the two targets are met; draws benchmarks/search.png (or what --image says). Structures are those
 of benchmarks/oracle.py; "mixed", "measured" and "formula" if none is named.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks import oracle, timing
 from nas.cost.table import CostTable
-from nas.plots.style import BLUE, CYCLE, GREEN, GREY, ORANGE, PURPLE, Chart, Series, picture, save
+from nas.plots.style import BLUE, CYCLE, GREEN, GREY, ORANGE, PURPLE, Chart, Series, image, save
 from nas.sampling.exact import ExactSampler
 from nas.sampling.uniform import Unconstrained
 from nas.search import bayesian, evolution, nsga2
@@ -30,7 +30,7 @@ COLOURS = {
     "evolution (the paper's)": ORANGE,
     "evolution, spread": PURPLE,
     "NSGA-II": GREEN,
-    "guided": BLUE,
+    "bayesian": BLUE,
     "random": GREY,
     "random, spread": CYCLE[5],
 }
@@ -44,32 +44,32 @@ class Scale:
     classes: int
     evolution: evolution.Settings
     nsga2: nsga2.Settings
-    guided: bayesian.Settings
-    early: int  # evaluations after which predictor-guided search is to be where evolution ends
+    bayesian: bayesian.Settings
+    early: int  # evaluations after which Bayesian search is to be where evolution ends
     shown: tuple[int, ...]  # evaluations, of the table
 
     @property
     def evaluations(self) -> int:
         """Of every method."""
-        return self.guided.evaluations
+        return self.bayesian.evaluations
 
 
 SCALES = (
     Scale(
         space="attentive_nas",
         classes=1000,
-        evolution=evolution.Settings(population=512, mutants=128, crossovers=128, rounds=20, mutation_probability=0.2, bucket=10.0),
+        evolution=evolution.Settings(population=512, mutations=128, crossovers=128, rounds=20, mutation_probability=0.2, bucket=10.0),
         nsga2=nsga2.Settings(evaluations=5632, population=128, offspring=128, crossover_probability=0.9, mutation_probability=0.05),
-        guided=bayesian.Settings(evaluations=5632, start=64, batch=32),
+        bayesian=bayesian.Settings(evaluations=5632, start=64, batch=32),
         early=1500,
         shown=(256, 512, 1000, 1500, 3000, 5632),
     ),
     Scale(
         space="glyphs",
         classes=26,
-        evolution=evolution.Settings(population=96, mutants=32, crossovers=32, rounds=6, mutation_probability=0.2, bucket=0.03),
+        evolution=evolution.Settings(population=96, mutations=32, crossovers=32, rounds=6, mutation_probability=0.2, bucket=0.03),
         nsga2=nsga2.Settings(evaluations=480, population=32, offspring=32, crossover_probability=0.9, mutation_probability=0.05),
-        guided=bayesian.Settings(evaluations=480, start=64, batch=32),
+        bayesian=bayesian.Settings(evaluations=480, start=64, batch=32),
         early=240,
         shown=(96, 160, 240, 360, 480),
     ),
@@ -91,7 +91,7 @@ class Timed:
 
 
 def methods(scale: Scale, table: CostTable) -> dict[str, Method]:
-    """All of them, by the name in table and picture."""
+    """All of them, by the name in table and image."""
     sampler = ExactSampler(table, (table.largest - table.smallest) / 64, bins=20_000)
 
     def between(low: float, high: float, n: int, rng: np.random.Generator) -> list[Arch]:
@@ -102,7 +102,7 @@ def methods(scale: Scale, table: CostTable) -> dict[str, Method]:
         evolution.Evolution(scale.evolution, uniform),
         evolution.Evolution(scale.evolution, spread),
         nsga2.Nsga2(scale.nsga2, spread),
-        bayesian.Guided(scale.guided, spread),
+        bayesian.Bayesian(scale.bayesian, spread),
         evolution.RandomSearch(scale.evaluations, 256, uniform),
         evolution.RandomSearch(scale.evaluations, 256, spread),
     )
@@ -141,14 +141,14 @@ def show(
 ) -> None:
     """Prints means over the seeds, and how often the targets are met."""
     shown = np.searchsorted(counts, scale.shown)
-    seeds = len(found["guided"])
+    seeds = len(found["bayesian"])
     print(f"\n{scale.space}, oracle {structure.name!r}, {seeds} seeds: mean hypervolume after so many evaluations; the most CPU seconds")
     print(f"{'':<24}" + "".join(f"{n:>9}" for n in scale.shown) + "  seconds")
     for name, values in found.items():
         print(f"{name:<24}" + "".join(f"{v:>9.5f}" for v in values.mean(axis=0)[shown]) + f"{max(seconds[name]):>9.2f}")
     paper = found["evolution (the paper's)"][:, -1]
-    met = (found["guided"][:, np.searchsorted(counts, scale.early)] >= paper).sum()
-    print(f"guided at {scale.early} at least as good as the paper's evolution at {scale.evaluations}: {met} of {seeds} seeds")
+    met = (found["bayesian"][:, np.searchsorted(counts, scale.early)] >= paper).sum()
+    print(f"bayesian at {scale.early} at least as good as the paper's evolution at {scale.evaluations}: {met} of {seeds} seeds")
     blind = np.maximum(found["random"], found["random, spread"])[:, -1]
     ahead = [f"{name} {(values[:, -1] > blind).sum()}" for name, values in found.items() if not name.startswith("random")]
     print(f"ahead of both random searches at {scale.evaluations}, seeds of {seeds}: {', '.join(ahead)}", flush=True)
@@ -169,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("structures", nargs="*", default=["mixed", "measured", "formula"], help=f"of {', '.join(structures)}")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--picture", default="benchmarks/search.png")
+    parser.add_argument("--image", default="benchmarks/search.png")
     asked = parser.parse_args()
     if unknown := sorted(set(asked.structures) - set(structures)):
         parser.error(f"no structure {unknown[0]!r}; there are {', '.join(structures)}")
@@ -181,8 +181,8 @@ def main() -> None:
         for name in asked.structures:
             areas = compare(scale, table, structures[name], asked.seeds, counts)
             charts.append(chart(scale, structures[name], areas, counts))
-    save(picture(*charts), asked.picture)
-    print(f"\n{asked.picture}")
+    save(image(*charts), asked.image)
+    print(f"\n{asked.image}")
 
 
 if __name__ == "__main__":

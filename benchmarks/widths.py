@@ -12,7 +12,7 @@ from nas.models.fuse import fold
 from nas.spaces.rows import Row, Squeeze
 
 HIDDEN = (32, 33, 40, 48, 49, 56, 64, 65, 72, 80, 81, 96)
-CHANNELS, SIDE, BATCH = 16, 12, 32  # in and out, pixels, pictures
+CHANNELS, SIDE, BATCH = 16, 12, 32  # in and out, pixels, images
 ROUNDS = 200
 
 

@@ -109,7 +109,7 @@ class Page:
             told: what was run; those named as in `paper` get the paper's beside them.
         """
         for chart in charts:
-            style.save(style.picture(chart), out / f"{chart.key}.png")
+            style.save(style.image(chart), out / f"{chart.key}.png")
             run.artifact(out / f"{chart.key}.png", "plots")
         rows = claim_rows(judged)
         rows.to_csv(out / "claims.csv", index=False, float_format="%.6g")
@@ -139,7 +139,7 @@ class Page:
 
 
 def _section(claim: Claim, figures: str, shown: set[str]) -> str:
-    """`shown` gathers the pictures that are on the page already."""
+    """`shown` gathers the images that are on the page already."""
     points = {
         "Source": f"{claim.source}.",
         "The paper's figure": f"{claim.paper}." if claim.paper else "",

@@ -27,19 +27,17 @@ def tiny_rows(tiny_space: SearchSpace) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def easy_set():
-    """96 pictures of 20 px, 60 of them for training, whose class is the brightest of three colours: learned in seconds."""
+    """96 images of 20 px, 60 of them for training, whose class is the brightest of three colours: learned in seconds."""
     from nas.data.loader import DataSet
-    from nas.data.sets import ArrayPictures
+    from nas.data.sets import ArrayImages
     from nas.data.splits import Parts
 
     labels = np.arange(96, dtype=np.int64) % 3
     pixels = np.random.default_rng(0).integers(150, size=(96, 20, 20, 3), dtype=np.uint8)
     pixels[np.arange(96), :, :, labels] += 60
-    parts = Parts(np.repeat(["train", "monitor"], [60, 36]))
+    parts = Parts(np.repeat(["train", "val"], [60, 36]))
     names = ("red", "green", "blue")
-    return DataSet(
-        "easy", "Easy", ArrayPictures(pixels, labels, names), names, (0.37,) * 3, (0.2,) * 3, 20, parts, search_in_training=False
-    )
+    return DataSet("easy", "Easy", ArrayImages(pixels, labels, names), names, (0.37,) * 3, (0.2,) * 3, 20, parts, search_in_training=False)
 
 
 @pytest.fixture(scope="session")
@@ -58,14 +56,14 @@ def bundled(tiny_space, easy_set, tmp_path_factory):
         for norm in (m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)):
             torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
             torch.nn.init.uniform_(norm.bias, -0.5, 0.5)
-    pixels = np.ascontiguousarray(easy_set.pictures.pixels[:60].transpose(0, 3, 1, 2))
+    pixels = np.ascontiguousarray(easy_set.images.pixels[:60].transpose(0, 3, 1, 2))
     mean, std = (255 * torch.tensor(v).view(3, 1, 1) for v in (easy_set.mean, easy_set.std))
     calibrate(network, [(torch.from_numpy(pixels).float() - mean) / std])
     described = bundle.Description(
         name="easy-a0",
         dataset="Easy",
         classes=easy_set.classes,
-        pictures=bundle.Preparation(side=20, mean=easy_set.mean, std=easy_set.std),
+        images=bundle.Preparation(side=20, mean=easy_set.mean, std=easy_set.std),
         architecture=bundle.Architecture.of(tiny_space, arch),
     )
     folder = tmp_path_factory.mktemp("export") / "family" / "easy-a0"

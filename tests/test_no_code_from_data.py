@@ -27,9 +27,9 @@ import nas
 from nas.cost import latency
 from nas.cost.latency import Entry, LatencyTable, LatencyTableError, distinct
 from nas.data import loader, sets
-from nas.data.sets import PictureError, Source
+from nas.data.sets import ImageError, Source
 from nas.export.bundle import BundleError
-from nas.export.import_checkpoint import find_pictures
+from nas.export.import_checkpoint import find_images
 from nas.models.published import WeightsError, read_weights
 from nas.runtime import params, presets
 from nas.runtime.checkpoint import Checkpoint, CheckpointError, load_weights
@@ -152,7 +152,7 @@ def written(save: Callable[[io.BytesIO], object]) -> bytes:
 
 
 def archive_of(data: bytes, kind: str) -> bytes:
-    """An archive with a member that would lead out of the folder it were unpacked into."""
+    """An archive with a model that would lead out of the folder it were unpacked into."""
 
     def zipped(file: io.BytesIO) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -193,7 +193,7 @@ def divided(tmp_path_factory) -> Path:
     """What stage split wrote of 120 letters. Not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("split")
     drawn = Source(name="glyphs", images=120, difficulty=0.0, alphabet="AB")
-    fractions = {"test": 0.2, "predictor": 0.2, "search": 0.2, "monitor": 0.2}
+    fractions = {"test": 0.2, "predictor": 0.2, "search": 0.2, "val": 0.2}
     divide(
         Split(root="x", data=drawn, transfer_root="x", transfer=(), side=8, check_files=False, broken_files=0, **fractions),
         0,
@@ -210,10 +210,10 @@ def places(tiny_space, bundled, divided, tmp_path) -> dict[str, tuple[Path, type
     shutil.copytree(divided, folder / "split")
     for name in ("description", "weights"):
         shutil.copytree(bundled, folder / name)
-    for name in ("pictures", "imagenet", "stanford_cars/devkit", "stanford_cars/cars_train", "presets"):
+    for name in ("images", "imagenet", "stanford_cars/devkit", "stanford_cars/cars_train", "presets"):
         (folder / name).mkdir(parents=True)
     for i in range(40):
-        (folder / "pictures" / f"{i}.jpg").touch()
+        (folder / "images" / f"{i}.jpg").touch()
     checkpoint = Checkpoint(folder, "train", "0" * 16)
     checkpoint.folder.mkdir(parents=True)
     shutil.copy(ROOT / "params.yaml", folder / "good.yaml")
@@ -230,8 +230,8 @@ def places(tiny_space, bundled, divided, tmp_path) -> dict[str, tuple[Path, type
         "weights": (folder / "w.safetensors", CheckpointError, lambda: load_weights(folder / "w.safetensors", network)),
         "predictor": (folder / "forest.npz", PredictorError, lambda: Forest.load(folder / "forest.npz")),
         "authors' checkpoint": (folder / "authors.pth.tar", WeightsError, lambda: read_weights(folder / "authors.pth.tar")),
-        "picture": (folder / "pictures" / "0.jpg", PictureError, lambda: find_pictures(folder / "pictures", 40)),
-        "pixels": (folder / "split" / "pictures" / "glyphs.npy", DocumentError, read_set),
+        "image": (folder / "images" / "0.jpg", ImageError, lambda: find_images(folder / "images", 40)),
+        "pixels": (folder / "split" / "images" / "glyphs.npy", DocumentError, read_set),
         "parts": (folder / "split" / "splits.parquet", DocumentError, read_set),
         "sets": (folder / "split" / "sets.json", DocumentError, read_set),
         "metrics": (folder / "metrics.json", DocumentError, lambda: latency_stage.counted(folder / "metrics.json")),
@@ -254,7 +254,7 @@ def places(tiny_space, bundled, divided, tmp_path) -> dict[str, tuple[Path, type
     return at
 
 
-PLACES = ["checkpoint", "weights", "predictor", "authors' checkpoint", "picture", "pixels", "parts", "sets", "metrics", "table", "family"]
+PLACES = ["checkpoint", "weights", "predictor", "authors' checkpoint", "image", "pixels", "parts", "sets", "metrics", "table", "family"]
 PLACES += ["latency table", "scores", "bundle's description", "bundle's weights", "bundle", "space", "params.yaml", "profile"]
 PLACES += ["ImageNet's classes", "cars' labels", "CIFAR-10"]
 
@@ -327,7 +327,7 @@ def test_a_family_cannot_lead_elsewhere(tmp_path):
     """Names in family.json are names of files beside it."""
     arch = encoding.to_json(mbconv.load(published.FOLDER / "smoke.yaml").smallest())
     for name in ("../evil", "/evil", "", "..", "a/b"):
-        entry = {"name": name, "arch": arch, "mflops": 1, "parameters": 1, "top1_search": 1, "top1_monitor": 1}
+        entry = {"name": name, "arch": arch, "mflops": 1, "parameters": 1, "top1_search": 1, "top1_val": 1}
         (tmp_path / "family.json").write_text(json.dumps([entry]))
         with pytest.raises(ArchitectureError, match="can name no file"):
             encoding.read_family(tmp_path / "family.json")

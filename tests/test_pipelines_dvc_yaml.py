@@ -183,7 +183,7 @@ def test_params_are_those_that_the_stage_reads(pipeline, stage):
         ("continued", {"space", "recipe", "runtime", "recipe.zero_init", "evaluation", "continued.epochs"}, {"pretrain", "train"}),
         ("wide", {"wide_space", "train", "measure", "recipe.zero_init"}, {"space", "seeds"}),
         ("distill", {"losses", "space", "train", "measure"}, {"distillations", "strategies", "seeds"}),
-        ("scratch", {"space", "train.epochs", "scratch.strategy", "scratch.members"}, {"measure", "strategies"}),
+        ("scratch", {"space", "train.epochs", "scratch.strategy", "scratch.models"}, {"measure", "strategies"}),
         ("report", {"strategies", "seeds", "recipe.sampled", "measure.buckets", "report"}, {"scratch", "runtime"}),
     ],
 )

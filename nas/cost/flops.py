@@ -48,7 +48,7 @@ def table(space: SearchSpace, classes: int) -> CostTable:
 
 
 def stage_sides(space: SearchSpace, resolution: int) -> list[int]:
-    """Side of the picture, in pixels, before each stage and after the last: (stages + 1,)."""
+    """Side of the image, in pixels, before each stage and after the last: (stages + 1,)."""
     sides = [ceil(resolution / space.stem_stride)]
     for stage in space.stages:
         sides.append(ceil(sides[-1] / stage.stride))

@@ -31,7 +31,7 @@ class LatencyTableError(ValueError):
 class Stem:
     """The convolution that a network starts with."""
 
-    side: int  # of the pictures, pixels
+    side: int  # of the images, pixels
     width: int  # channels
 
 

@@ -121,7 +121,7 @@ class LatencyTable:
         return self.given_latency_ms + float(sum(self.operation_ms(i, choice.operations[i], choice.widths[i]) for i in used))
 
     def range_ms(self) -> tuple[float, float]:
-        """Latency of the cheapest and of the dearest network of the space."""
+        """Latency of the cheapest and of the most expensive network of the space."""
         low, high = self.space.bounds()
         ends = []
         for pick in (np.min, np.max):

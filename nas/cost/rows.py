@@ -9,7 +9,7 @@ from nas.spaces.rows import Plan, Row
 
 @dataclass(frozen=True)
 class MultiplyAdds:
-    """What a picture costs, apart by what papers count and do not."""
+    """What an image costs, apart by what papers count and do not."""
 
     products: int  # multiply-accumulates of convolutions and classifier: half of what torch's FlopCounterMode counts
     biases: int  # additions of the biases: squeeze-and-excitation, the convolution after the pool, classifier
@@ -22,7 +22,7 @@ class MultiplyAdds:
 
 
 def multiply_adds(plan: Plan, classes: int) -> MultiplyAdds:
-    """Of one picture; batch norm, activations and the pools of squeeze-and-excitation are not counted."""
+    """Of one image; batch norm, activations and the pools of squeeze-and-excitation are not counted."""
     sides = plan.sides
     products = conv_macs(3, plan.stem.width, 3, sides[0])
     products += sum(row_products(row, side) for row, side in zip(plan.rows, sides))

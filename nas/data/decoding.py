@@ -1,4 +1,4 @@
-"""A picture file as RGB pixels, whatever its mode, and the register of those that cannot be decoded.
+"""An image file as RGB pixels, whatever its mode, and the register of those that cannot be decoded.
 
 A file's format is told by its content, not by its suffix, and has to be one of `FORMATS`: Pillow knows more, among them
 PostScript, which it would hand to Ghostscript to execute.
@@ -15,18 +15,18 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-_THIS_COMPUTER = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # too many open files, no memory: no fault of the picture's
+_THIS_COMPUTER = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # too many open files, no memory: no fault of the image's
 
 
-class PictureError(ValueError):
-    """A file is no picture, or a broken one."""
+class ImageError(ValueError):
+    """A file is no image, or a broken one."""
 
 
 @dataclass
 class Broken:
     """The broken files of one set that were met: passed over up to a limit and told once each; one more stops.
 
-    Kept in the process that uses the pictures; with several processes (torchrun) each has its own.
+    Kept in the process that uses the images; with several processes (torchrun) each has its own.
     """
 
     title: str = "the set"
@@ -39,12 +39,12 @@ class Broken:
         """Register broken files; those that are known already do not count again.
 
         Raises:
-            PictureError: if they are more than may be; names the new ones.
+            ImageError: if they are more than may be; names the new ones.
         """
         new = {item: message for item, message in found.items() if item not in self.files}
         many = self.left_out + len(self.files) + len(new)
         if many > self.limit:
-            raise PictureError(over_limit(list(new.values()), f"{self.title}: {many} files", self.limit))
+            raise ImageError(over_limit(list(new.values()), f"{self.title}: {many} files", self.limit))
         for message in new.values():
             print(f"{self.title}: passed over: {message}", flush=True)
         self.files |= new
@@ -71,7 +71,7 @@ def decode(path: Path) -> np.ndarray:
     """Pixels (height, width, 3) uint8, turned upright as the file's EXIF orientation says; of an animation, the first.
 
     Raises:
-        PictureError: if the file cannot be decoded, or has so many pixels that Pillow takes it for an attack; names it.
+        ImageError: if the file cannot be decoded, or has so many pixels that Pillow takes it for an attack; names it.
     """
     with naming(path, "cannot be decoded"), Image.open(path, formats=FORMATS) as image:
         image.load()
@@ -82,15 +82,15 @@ def look(path: Path) -> None:
     """Read the file's head only.
 
     Raises:
-        PictureError: if it is not that of a picture; names it.
+        ImageError: if it is not that of an image; names it.
     """
-    with naming(path, "is no picture that can be read"), Image.open(path, formats=FORMATS):
+    with naming(path, "is no image that can be read"), Image.open(path, formats=FORMATS):
         pass
 
 
 @contextmanager
 def naming(path: Path | str, complaint: str) -> Iterator[None]:
-    """Whatever Pillow raises about the file, as a PictureError with its path."""
+    """Whatever Pillow raises about the file, as a ImageError with its path."""
     try:
         yield
     except MemoryError:
@@ -98,7 +98,7 @@ def naming(path: Path | str, complaint: str) -> Iterator[None]:
     except Exception as error:  # Pillow raises what its parsers happen to: struct.error, KeyError, zlib.error, ...
         if isinstance(error, OSError) and error.errno in _THIS_COMPUTER:
             raise
-        raise PictureError(f"{printable(path)} {complaint}: {_reason(path, error)}") from None
+        raise ImageError(f"{printable(path)} {complaint}: {_reason(path, error)}") from None
 
 
 def rgb(image: Image.Image) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Pictures that need no download: drawn letters in three scripts, and scikit-learn's handwritten digits.
+"""Images that need no download: drawn letters in three scripts, and scikit-learn's handwritten digits.
 
-A drawn picture is a letter in one of the fonts that matplotlib ships, over a crop of one of the two photographs that
-scikit-learn ships: random colours, affine distortion, pieces of other letters beside it, blur and noise. Picture i
-depends on (seed, set, i) only, so asking for more pictures extends a set and changes none of it.
+A drawn image is a letter in one of the fonts that matplotlib ships, over a crop of one of the two photographs that
+scikit-learn ships: random colours, affine distortion, pieces of other letters beside it, blur and noise. Image i
+depends on (seed, set, i) only, so asking for more images extends a set and changes none of it.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ _TEX_FONTS = ("cmb10", "cmmi10", "cmr10", "cmss10", "cmti10", "cmtt10")  # their
 
 
 def draw(name: str, alphabet: str, images: int, side: int, seed: int, difficulty: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures of letters, with class i % len(alphabet) for picture i.
+    """Images of letters, with class i % len(alphabet) for image i.
 
     Args:
         name: of the set; sets of different names are drawn independently.
@@ -46,13 +46,13 @@ def draw(name: str, alphabet: str, images: int, side: int, seed: int, difficulty
         uint8 pixels (images, side, side, 3) and int64 labels (images,).
 
     Raises:
-        ValueError: for a letter that no font has or that is listed twice, and for fewer pictures than letters.
+        ValueError: for a letter that no font has or that is listed twice, and for fewer images than letters.
     """
     if len(set(alphabet)) < max(2, len(alphabet)):
         raise ValueError(f"alphabet {alphabet!r}: at least two letters, each once, are needed (params.yaml split.data.alphabet)")
     if images < len(alphabet):
         raise ValueError(
-            f"images {images}: set {name!r} has {len(alphabet)} classes and needs a picture of each (params.yaml split.data.images)"
+            f"images {images}: set {name!r} has {len(alphabet)} classes and needs an image of each (params.yaml split.data.images)"
         )
     stencils = [_stencils(letter, min(2 * side, 128)) for letter in alphabet]
     photos = _photos()
@@ -60,7 +60,7 @@ def draw(name: str, alphabet: str, images: int, side: int, seed: int, difficulty
     pixels = np.empty((images, side, side, 3), dtype=np.uint8)
     for i, label in enumerate(labels):
         rng = np.random.default_rng([seed, crc32(name.encode()), i])
-        pixels[i] = _picture(rng, stencils, int(label), photos, side, difficulty)
+        pixels[i] = _image(rng, stencils, int(label), photos, side, difficulty)
     return pixels, labels
 
 
@@ -74,7 +74,7 @@ def digits(side: int) -> tuple[np.ndarray, np.ndarray]:
 
     found = load_digits()
     small = (found.images * (255 / 16)).round().astype(np.uint8)
-    large = [np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC)) for picture in small]
+    large = [np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)) for image in small]
     return np.repeat(np.stack(large)[..., None], 3, axis=3), found.target.astype(np.int64)
 
 
@@ -119,7 +119,7 @@ def _photos() -> tuple[Image.Image, ...]:
     return tuple(Image.fromarray(photo) for photo in load_sample_images().images)
 
 
-def _picture(
+def _image(
     rng: np.random.Generator, stencils: list[tuple[Image.Image, ...]], label: int, photos: tuple, side: int, difficulty: float
 ) -> np.ndarray:
     """(side, side, 3) uint8."""
@@ -167,7 +167,7 @@ def _place(rng: np.random.Generator, stencil: Image.Image, side: int, d: float, 
     turn = np.deg2rad(rng.uniform(-1, 1) * (5 + 19 * d))
     shear, stretch = rng.uniform(-1, 1) * (0.05 + 0.22 * d), np.exp(rng.uniform(-1, 1) * (0.05 + 0.19 * d))
     turned = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    forward = scale * side / stencil.width * turned @ [[stretch, shear], [0, 1 / stretch]]  # stencil -> picture, about the centres
+    forward = scale * side / stencil.width * turned @ [[stretch, shear], [0, 1 / stretch]]  # stencil -> image, about the centres
     back = np.linalg.inv(forward)
     offset = stencil.width / 2 - back @ [side * (0.5 + dx), side * (0.5 + dy)]
     mask = stencil.transform(

@@ -1,4 +1,4 @@
-"""The picture files of class folders, listed in little memory.
+"""The image files of class folders, listed in little memory.
 
 A million `pathlib` paths take hundreds of megabytes, and a forked worker process that looks at one writes to its
 reference count: page by page, every worker gets a copy (torch's notes on `DataLoader`, "Multi-process data loading").
@@ -63,7 +63,7 @@ def need_folder(root: Path) -> None:
     if root.is_file():
         raise ValueError(
             f"{root} is {_UNPACK if _is_archive(root.name) else 'a file; a folder of class folders is needed'}; "
-            "params.yaml split.root and split.transfer_root say where pictures are"
+            "params.yaml split.root and split.transfer_root say where images are"
         )
 
 
@@ -81,14 +81,14 @@ def class_folders(root: Path) -> list[str]:
             names.append(entry.name)
     if len(names) < 2:
         found = f"only '{printable(names[0])}'" if names else "none"
-        raise ValueError(f"{root} needs a folder of pictures for each of two or more classes; found {found}")
+        raise ValueError(f"{root} needs a folder of images for each of two or more classes; found {found}")
     if odd := [name for name in names if name != printable(name)]:
         raise ValueError(f"{root}: the name of the class folder '{printable(odd[0])}' is no UTF-8; rename it")
     return sorted(names)
 
 
-def picture_names(folder: str | Path) -> list[str]:
-    """Names of the picture files in a folder, in order, by their suffixes; links to nothing too, for the check to tell.
+def image_names(folder: str | Path) -> list[str]:
+    """Names of the image files in a folder, in order, by their suffixes; links to nothing too, for the check to tell.
 
     Names that begin with a dot, folders, and whatever else is no file are passed over.
 
@@ -102,13 +102,13 @@ def refuse_twins(folders: Iterable[Path]) -> None:
     """Check that no two of the folders are one and the same by a link.
 
     Raises:
-        ValueError: names both; their pictures would be in two classes, or in the test part and in training.
+        ValueError: names both; their images would be in two classes, or in the test part and in training.
     """
     seen: dict[str, Path] = {}
     for folder in folders:
         other = seen.setdefault(os.path.realpath(folder), folder)
         if other is not folder:
-            raise ValueError(f"{other} and {folder} are the same folder: its pictures would be in two classes or parts; remove the link")
+            raise ValueError(f"{other} and {folder} are the same folder: its images would be in two classes or parts; remove the link")
 
 
 _UNPACK = "an archive, and nothing is unpacked here: unpack it, and move it away"

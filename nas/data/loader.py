@@ -1,12 +1,12 @@
-"""Batches of normalised pictures out of what stage split wrote.
+"""Batches of normalised images out of what stage split wrote.
 
-Randomness is counted: the order of epoch e depends on (seed, e) and what is done to picture i in it on (seed, e, i), not
+Randomness is counted: the order of epoch e depends on (seed, e) and what is done to image i in it on (seed, e, i), not
 on batch size, worker processes or what ran before; the caller's random states stay as they were. Augmentation as in
 AttentiveNAS (arXiv:2011.09011), section 4.1: random resized crop, flip, AutoAugment (arXiv:1805.09501); all torchvision's.
 
-A picture that cannot be decoded is passed over, as long as params.yaml split.broken_files allows. In training another one
+An image that cannot be decoded is passed over, as long as params.yaml split.broken_files allows. In training another one
 of those to train on takes its place in the batch, chosen by (seed, e, i) and augmented as it would have been, so batches
-stay full. In evaluation its place stays empty: the batch is smaller, and no picture counts twice.
+stay full. In evaluation its place stays empty: the batch is smaller, and no image counts twice.
 """
 
 import multiprocessing
@@ -24,22 +24,22 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from nas.data.decoding import Broken, PictureError
-from nas.data.sets import EMBEDDED, ArrayPictures, Pictures, Source, fit, open_set
+from nas.data.decoding import Broken, ImageError
+from nas.data.sets import EMBEDDED, ArrayImages, Images, Source, fit, open_set
 from nas.data.splits import Parts
 from nas.data.vision import transforms
 from nas.runtime.io import DocumentError, read_json, read_table, short
 from nas.runtime.params import Section
 
-AGAIN = "divide the pictures anew: dvc repro --force split"
+AGAIN = "divide the images anew: dvc repro --force split"
 
 T = TypeVar("T")
 
 
 class Augmentation(Section):
-    """What training does to a picture."""
+    """What training does to an image."""
 
-    crop_scale: tuple[float, float]  # part of the area that a random crop keeps; [1, 1]: no crop, the picture as in evaluation
+    crop_scale: tuple[float, float]  # part of the area that a random crop keeps; [1, 1]: no crop, the image as in evaluation
     flip: bool  # left-right, every second time
     policy: Literal["none", "imagenet", "cifar10", "svhn"]  # of AutoAugment
 
@@ -57,7 +57,7 @@ class DataSet:
 
     key: str
     title: str
-    pictures: Pictures
+    images: Images
     classes: tuple[str, ...]
     mean: tuple[float, float, float]  # of training pixels in [0, 1], per channel
     std: tuple[float, float, float]
@@ -69,13 +69,13 @@ class DataSet:
     @property
     def labels(self) -> np.ndarray:
         """(n,) int64."""
-        return self.pictures.labels
+        return self.images.labels
 
     def items(self, *parts: str) -> np.ndarray:
-        """Pictures of these parts together, ascending, int64.
+        """Images of these parts together, ascending, int64.
 
         Raises:
-            ValueError: for a name that is no part, and if there is no such picture.
+            ValueError: for a name that is no part, and if there is no such image.
         """
         return self.parts.items(*parts)
 
@@ -90,8 +90,8 @@ def read(folder: Path, key: str | None = None) -> DataSet:
     """Open a set that stage split wrote into `folder`; without a key, the main one.
 
     Raises:
-        FileNotFoundError: if stage split has not run, or the pictures are gone.
-        ValueError: for a key that it does not have, and if the pictures are no longer those that were divided.
+        FileNotFoundError: if stage split has not run, or the images are gone.
+        ValueError: for a key that it does not have, and if the images are no longer those that were divided.
     """
     found = _described(folder)
     key = found["main"] if key is None else key
@@ -102,18 +102,18 @@ def read(folder: Path, key: str | None = None) -> DataSet:
     labels, classes = table["label"].to_numpy(np.int64), tuple(entry["classes"])
     source = Source(**entry["source"])
     if source.name in EMBEDDED:
-        pictures = ArrayPictures(_mapped(folder / "pictures" / f"{key}.npy"), labels, classes)
+        images = ArrayImages(_mapped(folder / "images" / f"{key}.npy"), labels, classes)
     else:
-        pictures = open_set(source.model_copy(update={"download": None}), Path(entry["root"]), found["seed"], entry["side"])
-    if len(pictures) != len(labels) or pictures.classes != classes or not np.array_equal(pictures.labels, labels):
+        images = open_set(source.model_copy(update={"download": None}), Path(entry["root"]), found["seed"], entry["side"])
+    if len(images) != len(labels) or images.classes != classes or not np.array_equal(images.labels, labels):
         raise ValueError(
-            f"the pictures of {key!r} have changed since they were divided ({len(labels)} then, {len(pictures)} now); run: dvc repro split"
+            f"the images of {key!r} have changed since they were divided ({len(labels)} then, {len(images)} now); run: dvc repro split"
         )
     parts = Parts(table["part"].to_numpy(dtype=str))
     mean, std = tuple(entry["mean"]), tuple(entry["std"])
     allowed = entry.get("broken_files", {"limit": 0, "left_out": []})
     broken = Broken(key, allowed["limit"], len(allowed["left_out"]))
-    return DataSet(key, entry["title"], pictures, classes, mean, std, entry["side"], parts, found["search_in_training"], broken)
+    return DataSet(key, entry["title"], images, classes, mean, std, entry["side"], parts, found["search_in_training"], broken)
 
 
 class _BrokenFiles(BaseModel):
@@ -180,7 +180,7 @@ def _mapped(path: Path) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures to feed a network."""
+    """Images to feed a network."""
 
     images: Tensor  # (batch, 3, side, side) float32, normalised
     labels: Tensor  # (batch,) int64
@@ -191,7 +191,7 @@ class Batch:
 
 
 class TrainingBatches:
-    """Augmented pictures in a new order each epoch; what does not fill a batch is left out of that epoch."""
+    """Augmented images in a new order each epoch; what does not fill a batch is left out of that epoch."""
 
     def __init__(
         self,
@@ -204,17 +204,17 @@ class TrainingBatches:
         pin_memory: bool = False,
         share: slice = slice(None),
     ) -> None:
-        """Batches of `batch` of the pictures `items` (n,), decoded by `workers` processes, or in this one for 0.
+        """Batches of `batch` of the images `items` (n,), decoded by `workers` processes, or in this one for 0.
 
         Args:
             share: the places of each batch that this process works on.
 
         Raises:
-            ValueError: if there are fewer pictures than fill one batch.
+            ValueError: if there are fewer images than fill one batch.
         """
         if not 1 <= batch <= len(items):
             raise ValueError(
-                f"recipe.batch {batch}: {dataset.key!r} has {len(items)} pictures to train on; lower recipe.batch in params.yaml"
+                f"recipe.batch {batch}: {dataset.key!r} has {len(items)} images to train on; lower recipe.batch in params.yaml"
             )
         self.dataset, self.items, self.batch, self.augmentation, self.seed = dataset, np.asarray(items), batch, augmentation, seed
         self.workers, self.pin_memory, self.share = workers, pin_memory, share
@@ -228,31 +228,31 @@ class TrainingBatches:
         """The batches of one epoch, counted from 0.
 
         Raises:
-            PictureError: for more broken pictures than may be, or if all are.
+            ImageError: for more broken images than may be, or if all are.
         """
         order = np.random.default_rng([self.seed, crc32(b"order"), epoch]).permutation(self.items)
         chunks = [order[i * self.batch : (i + 1) * self.batch][self.share] for i in range(self.steps)]
         augmented = _Augmented(self.dataset, self.items, chunks, self.augmentation, self.seed, epoch)
         for batch in _counted(_loader(augmented, self.workers, self.pin_memory), self.dataset.broken):
             if batch is None:
-                raise PictureError(f"none of the {len(self.items)} pictures of {self.dataset.key!r} to train on can be decoded")
+                raise ImageError(f"none of the {len(self.items)} images of {self.dataset.key!r} to train on can be decoded")
             yield batch
 
 
 class EvaluationBatches:
-    """Pictures as they are, in the order given, as often as iterated over; decoded once if they fit into `keep_mb`.
+    """Images as they are, in the order given, as often as iterated over; decoded once if they fit into `keep_mb`.
 
     Broken ones, where such may be, are left out: batches are smaller by them, and one of broken ones alone does not come.
     """
 
     def __init__(self, dataset: DataSet, items: np.ndarray, batch: int, workers: int = 0, keep_mb: int = 2048) -> None:
-        """Batches of `batch` of the pictures `items` (n,); the last may be smaller.
+        """Batches of `batch` of the images `items` (n,); the last may be smaller.
 
         Raises:
-            ValueError: if there are no pictures.
+            ValueError: if there are no images.
         """
         if batch < 1 or not len(items):
-            raise ValueError(f"{len(items)} pictures of {dataset.key!r} in batches of {batch}: at least one of each is needed")
+            raise ValueError(f"{len(items)} images of {dataset.key!r} in batches of {batch}: at least one of each is needed")
         self.dataset, self.items, self.batch, self.workers = dataset, np.asarray(items), batch, workers
         self.in_memory = len(items) * dataset.side**2 * 3 <= keep_mb * 2**20
         self._kept: list[tuple[np.ndarray, Tensor]] | None = None  # items and pixels, batch by batch
@@ -304,8 +304,8 @@ class _Plain(Dataset):
         pixels, broken = [], {}
         for item in self.chunks[n]:
             try:
-                pixels.append(fit(self.dataset.pictures.picture(item), self.dataset.side))
-            except PictureError as error:
+                pixels.append(fit(self.dataset.images.image(item), self.dataset.side))
+            except ImageError as error:
                 broken[int(item)] = str(error)
         items = np.array([i for i in self.chunks[n] if int(i) not in broken], dtype=np.int64) if broken else self.chunks[n]
         return (items, _stack(pixels) if pixels else None), broken
@@ -313,7 +313,7 @@ class _Plain(Dataset):
 
 @dataclass
 class _Augmented(Dataset):
-    """Chunk of items -> training batch, or None if no picture at all can be decoded; and the broken ones."""
+    """Chunk of items -> training batch, or None if no image at all can be decoded; and the broken ones."""
 
     dataset: DataSet
     items: np.ndarray  # all to train on: one of them comes instead of a broken one
@@ -332,34 +332,34 @@ class _Augmented(Dataset):
                 found = self._readable(int(item), broken)
                 if found is None:
                     return None, broken
-                shown[place], picture = found
-                pixels.append(self._draw(picture, item))
+                shown[place], image = found
+                pixels.append(self._draw(image, item))
         return _batch(self.dataset, shown, _stack(pixels)), broken
 
     def _readable(self, item: int, broken: dict[int, str]) -> tuple[int, np.ndarray] | None:
-        """The item and its picture, or, if that is broken, those of another; None if too many are. Adds to `broken`."""
+        """The item and its image, or, if that is broken, those of another; None if too many are. Adds to `broken`."""
         tried, others = item, None
         while True:
             try:
-                return tried, self.dataset.pictures.picture(tried)
-            except PictureError as error:
+                return tried, self.dataset.images.image(tried)
+            except ImageError as error:
                 broken[tried] = str(error)
             if len(broken) > self.dataset.broken.limit or len(broken) == len(self.items):
                 return None
             others = others or np.random.default_rng([self.seed, crc32(b"instead"), self.epoch, item])
             tried = int(self.items[others.integers(len(self.items))])
 
-    def _draw(self, picture: np.ndarray, item: int) -> np.ndarray:
+    def _draw(self, image: np.ndarray, item: int) -> np.ndarray:
         """Augmented as the item is in this epoch."""
         side = self.dataset.side
         cropped = self.augmentation.crop_scale != (1.0, 1.0)
         if not cropped:
-            picture = fit(picture, side)
+            image = fit(image, side)
         if not self._steps.transforms:
-            return picture
+            return image
         counted = np.random.SeedSequence([self.seed, crc32(b"augment"), self.epoch, int(item)])
         torch.default_generator.manual_seed(int(counted.generate_state(1)[0]))
-        return np.asarray(self._steps(Image.fromarray(picture)))
+        return np.asarray(self._steps(Image.fromarray(image)))
 
     @cached_property
     def _steps(self) -> transforms.Compose:
@@ -374,7 +374,7 @@ class _Augmented(Dataset):
 
 
 class AutoAugment(transforms.AutoAugment):
-    """torchvision's, with its table of magnitudes built once a picture size, not once a picture."""
+    """torchvision's, with its table of magnitudes built once an image size, not once an image."""
 
     def _augmentation_space(self, num_bins: int, image_size: tuple[int, int]) -> dict:
         return _magnitudes(num_bins, image_size)
@@ -385,9 +385,9 @@ def _magnitudes(bins: int, size: tuple[int, int]) -> dict:
     return transforms.AutoAugment()._augmentation_space(bins, size)
 
 
-def _stack(pictures: list[np.ndarray]) -> Tensor:
+def _stack(images: list[np.ndarray]) -> Tensor:
     """(batch, 3, side, side) uint8, contiguous."""
-    return torch.from_numpy(np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2)))
+    return torch.from_numpy(np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2)))
 
 
 def _batch(dataset: DataSet, items: np.ndarray, pixels: Tensor) -> Batch:

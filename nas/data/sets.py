@@ -1,6 +1,6 @@
-"""Sets of labelled pictures by name: drawn, in folders, or through torchvision.
+"""Sets of labelled images by name: drawn, in folders, or through torchvision.
 
-Class count and picture sizes are read off the data. `fit` and `statistics` are the preparation of AttentiveNAS
+Class count and image sizes are read off the data. `fit` and `statistics` are the preparation of AttentiveNAS
 (arXiv:2011.09011, section 4.1): the centre 224/256 of a photograph, resized, and normalised per channel.
 """
 
@@ -15,13 +15,13 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from nas.data import decoding, embedded, listing
-from nas.data.decoding import Broken, PictureError
+from nas.data.decoding import Broken, ImageError
 from nas.data.listing import SUFFIXES, Paths
 from nas.runtime.params import Section
 
 EMBEDDED = (*embedded.ALPHABETS, "digits")
 CENTRE = 224 / 256  # part of a photograph's shorter side that is looked at in evaluation
-SAMPLED = 10_000  # pictures that mean and standard deviation are taken over, at most
+SAMPLED = 10_000  # images that mean and standard deviation are taken over, at most
 
 _TITLES = {
     "glyphs": "Latin letters",
@@ -86,8 +86,8 @@ class Source(Section):
         return _TITLES.get(self.name, self.key(root))
 
 
-class Pictures(Protocol):
-    """Labelled pictures of any size."""
+class Images(Protocol):
+    """Labelled images of any size."""
 
     labels: np.ndarray  # (n,) int64
     classes: tuple[str, ...]
@@ -95,17 +95,17 @@ class Pictures(Protocol):
 
     def __len__(self) -> int: ...
 
-    def picture(self, i: int) -> np.ndarray:
+    def image(self, i: int) -> np.ndarray:
         """Pixels (height, width, 3) uint8.
 
         Raises:
-            PictureError: if the file cannot be decoded; names it.
+            ImageError: if the file cannot be decoded; names it.
         """
 
 
 @dataclass(frozen=True)
-class ArrayPictures:
-    """Pictures of one size, in memory or mapped from a file."""
+class ArrayImages:
+    """Images of one size, in memory or mapped from a file."""
 
     pixels: np.ndarray  # (n, side, side, 3) uint8
     labels: np.ndarray
@@ -115,13 +115,13 @@ class ArrayPictures:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def picture(self, i: int) -> np.ndarray:
+    def image(self, i: int) -> np.ndarray:
         return self.pixels[i]
 
 
 @dataclass(frozen=True)
-class FolderPictures:
-    """Picture files in one folder a class."""
+class FolderImages:
+    """Image files in one folder a class."""
 
     paths: Sequence[Path]
     labels: np.ndarray
@@ -132,17 +132,17 @@ class FolderPictures:
     def find(cls, root: Path) -> Self:
         """root/<class>/*.png|jpg|jpeg|webp|bmp, or the same under root/train and root/test (or root/val).
 
-        With both test and val, the pictures of val join those of train. Names that begin with a dot are passed over, and
-        what is in a class folder beside pictures. Links are followed; two that lead to one class folder are an error.
+        With both test and val, the images of val join those of train. Names that begin with a dot are passed over, and
+        what is in a class folder beside images. Links are followed; two that lead to one class folder are an error.
 
         Raises:
             FileNotFoundError: if there is no such folder.
-            ValueError: for fewer than two class folders, one without pictures, the same one twice, other classes in test
+            ValueError: for fewer than two class folders, one without images, the same one twice, other classes in test
                 than in train, a link to nothing instead of a class folder, and archives: nothing is unpacked.
         """
         listing.need_folder(root)
         if not root.is_dir():
-            raise FileNotFoundError(f"there is no folder {root}; params.yaml split.root and split.transfer_root say where pictures are")
+            raise FileNotFoundError(f"there is no folder {root}; params.yaml split.root and split.transfer_root say where images are")
         names = [name for name in ("train", "val", "test") if (root / name).is_dir()] if (root / "train").is_dir() else [""]
         classes = listing.class_folders(root / names[0])
         for name in names[1:]:
@@ -158,13 +158,13 @@ class FolderPictures:
 
         def inside() -> Iterator[tuple[str, list[str]]]:
             for folder in folders:
-                files = listing.picture_names(folder)
+                files = listing.image_names(folder)
                 counts.append(len(files))
                 yield str(folder), files
 
         paths = Paths(inside())
         if empty := [folder for folder, count in zip(folders, counts) if not count]:
-            raise ValueError(f"no pictures ({', '.join(SUFFIXES)}) in {empty[0]} ({len(empty)} such folders); fill or remove it")
+            raise ValueError(f"no images ({', '.join(SUFFIXES)}) in {empty[0]} ({len(empty)} such folders); fill or remove it")
         labels = np.repeat(np.tile(np.arange(len(classes), dtype=np.int64), len(names)), counts)
         test = np.repeat([name == names[-1] for name in names for _ in classes], counts) if len(names) > 1 else None
         return cls(paths, labels, tuple(classes), test)
@@ -176,20 +176,20 @@ class FolderPictures:
         """Read the file's head only.
 
         Raises:
-            PictureError: if it is not that of a picture.
+            ImageError: if it is not that of an image.
         """
         decoding.look(self.paths[i])
 
-    def picture(self, i: int) -> np.ndarray:
+    def image(self, i: int) -> np.ndarray:
         return decoding.decode(self.paths[i])
 
 
 @dataclass(frozen=True)
-class TorchvisionPictures:
+class TorchvisionImages:
     """A data set of torchvision's, its training splits before its test split."""
 
     name: str
-    splits: tuple  # of torchvision data sets, or of `_Files` for those that keep their pictures in files
+    splits: tuple  # of torchvision data sets, or of `_Files` for those that keep their images in files
     labels: np.ndarray
     classes: tuple[str, ...]
     test: np.ndarray
@@ -218,11 +218,11 @@ class TorchvisionPictures:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def picture(self, i: int) -> np.ndarray:
+    def image(self, i: int) -> np.ndarray:
         place = i
         for split in self.splits:
             if place < len(split):
-                what = split.paths[place] if isinstance(split, _Files) else f"picture {i}"
+                what = split.paths[place] if isinstance(split, _Files) else f"image {i}"
                 with decoding.naming(what, f"of {self.name} cannot be decoded"):
                     return decoding.rgb(split[place][0])
             place -= len(split)
@@ -231,14 +231,14 @@ class TorchvisionPictures:
 
 @dataclass(frozen=True)
 class _Files:
-    """The pictures of a torchvision data set without its lists of a million Python objects; decoded as it decodes them."""
+    """The images of a torchvision data set without its lists of a million Python objects; decoded as it decodes them."""
 
     paths: Paths
     load: Callable[[Path], Image.Image]
 
     @classmethod
     def of(cls, split: object) -> object:
-        """Of a split that keeps its pictures in files; any other as it is."""
+        """Of a split that keeps its images in files; any other as it is."""
         from nas.data.vision import datasets
 
         files = _torchvision_files(split)
@@ -251,7 +251,7 @@ class _Files:
         return (self.load(self.paths[i]),)
 
 
-def open_set(source: Source, root: Path, seed: int, side: int) -> Pictures:
+def open_set(source: Source, root: Path, seed: int, side: int) -> Images:
     """The set, drawn or found.
 
     Args:
@@ -266,38 +266,38 @@ def open_set(source: Source, root: Path, seed: int, side: int) -> Pictures:
     if source.name in embedded.ALPHABETS:
         alphabet = source.alphabet or embedded.ALPHABETS[source.name]
         difficulty = 0.5 if source.difficulty is None else source.difficulty
-        return ArrayPictures(*embedded.draw(source.name, alphabet, source.images, side, seed, difficulty), tuple(alphabet))
+        return ArrayImages(*embedded.draw(source.name, alphabet, source.images, side, seed, difficulty), tuple(alphabet))
     if source.name == "digits":
-        return ArrayPictures(*embedded.digits(side), tuple("0123456789"))
+        return ArrayImages(*embedded.digits(side), tuple("0123456789"))
     if source.name == "imagefolder":
-        return FolderPictures.find(root / (source.folder or ""))
-    return TorchvisionPictures.find(source.name, root, bool(source.download))
+        return FolderImages.find(root / (source.folder or ""))
+    return TorchvisionImages.find(source.name, root, bool(source.download))
 
 
-def fit(picture: np.ndarray, side: int) -> np.ndarray:
-    """The picture as evaluation sees it, (side, side, 3) uint8.
+def fit(image: np.ndarray, side: int) -> np.ndarray:
+    """The image as evaluation sees it, (side, side, 3) uint8.
 
     (height, width, 3) uint8 in: as it is if it has that size, else its centre, 224/256 of its shorter side, resized.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if height == width == side:
-        return picture
+        return image
     edge = CENTRE * min(height, width)
     left, top = (width - edge) / 2, (height - edge) / 2
     box = (left, top, left + edge, top + edge)
-    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR, box=box))
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR, box=box))
 
 
-def statistics(pictures: Pictures, items: np.ndarray, side: int, broken: Broken | None = None) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of the pixels of these pictures, per channel, in [0, 1].
+def statistics(images: Images, items: np.ndarray, side: int, broken: Broken | None = None) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the pixels of these images, per channel, in [0, 1].
 
-    Of at most `SAMPLED` pictures, evenly spaced among them; broken ones among those do not count.
+    Of at most `SAMPLED` images, evenly spaced among them; broken ones among those do not count.
 
     Args:
         broken: where these are registered; without, there may be none.
 
     Raises:
-        PictureError: for more broken pictures than may be.
+        ImageError: for more broken images than may be.
         ValueError: if all pixels of a channel are equal.
     """
     chosen = items[:: -(-len(items) // SAMPLED)]
@@ -305,8 +305,8 @@ def statistics(pictures: Pictures, items: np.ndarray, side: int, broken: Broken 
     total, squares, counted = np.zeros(3), np.zeros(3), 0
     for i in chosen:
         try:
-            pixels = fit(pictures.picture(i), side).reshape(-1, 3).astype(np.float64)
-        except PictureError as error:
+            pixels = fit(images.image(i), side).reshape(-1, 3).astype(np.float64)
+        except ImageError as error:
             broken.add({int(i): str(error)})
             continue
         total += pixels.sum(axis=0)
@@ -315,54 +315,54 @@ def statistics(pictures: Pictures, items: np.ndarray, side: int, broken: Broken 
     mean = total / (max(counted, 1) * side * side)
     variance = squares / (max(counted, 1) * side * side) - mean**2
     if variance.min() < 1e-6:
-        raise ValueError(f"a colour channel is the same in all pixels of {counted} training pictures (means {mean}): nothing to learn from")
+        raise ValueError(f"a colour channel is the same in all pixels of {counted} training images (means {mean}): nothing to learn from")
     return [round(float(m) / 255, 6) for m in mean], [round(float(v) ** 0.5 / 255, 6) for v in variance]
 
 
-def check(pictures: Pictures, decode: bool, track: Callable[[range], Iterable[int]] = iter, limit: int = 0) -> dict[int, str]:
+def check(images: Images, decode: bool, track: Callable[[range], Iterable[int]] = iter, limit: int = 0) -> dict[int, str]:
     """Every file opens and, if asked, decodes; those that do not, ascending, each with its path and what is wrong.
 
     Args:
-        pictures: which.
+        images: which.
         decode: read all pixels, not only the files' heads.
         track: wraps the loop to show progress.
         limit: how many may be broken.
 
     Raises:
-        PictureError: for more than that, naming the first of them and their number.
+        ImageError: for more than that, naming the first of them and their number.
     """
-    read = pictures.picture if decode else getattr(pictures, "look", None)
-    if read is None or isinstance(pictures, ArrayPictures):
+    read = images.image if decode else getattr(images, "look", None)
+    if read is None or isinstance(images, ArrayImages):
         return {}
 
     def failure(i: int) -> str | None:
         try:
             read(i)
-        except PictureError as error:
+        except ImageError as error:
             return str(error)
         return None
 
     failures, many, chunk = {}, 0, 1000
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
-        for start in track(range(0, len(pictures), chunk)):
-            items = range(start, min(start + chunk, len(pictures)))
+        for start in track(range(0, len(images), chunk)):
+            items = range(start, min(start + chunk, len(images)))
             found = {i: message for i, message in zip(items, pool.map(failure, items)) if message}
             many += len(found)
             failures |= found if len(failures) < limit + 10 else {}  # a million messages would fill the memory
     if many > limit:
-        raise PictureError(decoding.over_limit(list(failures.values()), f"{many} of {len(pictures)} files", limit))
+        raise ImageError(decoding.over_limit(list(failures.values()), f"{many} of {len(images)} files", limit))
     return failures
 
 
 def _torchvision_labels(split: object) -> Iterable[int]:
-    """Without decoding a picture; each set of torchvision's keeps them under another name."""
+    """Without decoding an image; each set of torchvision's keeps them under another name."""
     if hasattr(split, "targets"):
         return split.targets
     return [label for _, label in split._samples] if hasattr(split, "_samples") else split._labels
 
 
 def _torchvision_files(split: object) -> Iterable[str | Path] | None:
-    """Paths of the pictures, likewise; None where they lie in arrays."""
+    """Paths of the images, likewise; None where they lie in arrays."""
     if hasattr(split, "_image_files"):
         return split._image_files
     samples = getattr(split, "samples", None) or getattr(split, "_samples", None)

@@ -1,7 +1,7 @@
-"""Who sees which picture: a seeded, stratified, disjoint division into parts.
+"""Who sees which image: a seeded, stratified, disjoint division into parts.
 
 AttentiveNAS (arXiv:2011.09011), section 4: the predictor is fitted on sub-networks measured on a part that was not trained
-on, the search chooses on another, and the final networks are tested on a third. `monitor` is for curves only: never
+on, the search chooses on another, and the final networks are tested on a third. `val` is for curves only: never
 trained on, never chosen on.
 """
 
@@ -10,31 +10,31 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-PARTS = ("train", "predictor", "search", "monitor", "test")
-BROKEN = "broken"  # stands instead of a part for a picture that cannot be decoded and is in none
+PARTS = ("train", "predictor", "search", "val", "test")
+BROKEN = "broken"  # stands instead of a part for an image that cannot be decoded and is in none
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The part of each picture of a set."""
+    """The part of each image of a set."""
 
     parts: np.ndarray  # (n,) of PARTS, or BROKEN
 
     def items(self, *names: str) -> np.ndarray:
-        """Pictures of these parts, ascending, int64.
+        """Images of these parts, ascending, int64.
 
         Raises:
-            ValueError: for a name that is no part, and if there is no such picture.
+            ValueError: for a name that is no part, and if there is no such image.
         """
         if not names or set(names) - set(PARTS):
             raise ValueError(f"parts {list(names)}: one or more of {list(PARTS)} are needed")
         found = np.flatnonzero(np.isin(self.parts, names)).astype(np.int64)
         if not len(found):
-            raise ValueError(f"no picture is in {' or '.join(names)}; this set has {self.counts()}")
+            raise ValueError(f"no image is in {' or '.join(names)}; this set has {self.counts()}")
         return found
 
     def counts(self) -> dict[str, int]:
-        """Number of pictures by part, of the parts that have any."""
+        """Number of images by part, of the parts that have any."""
         return {name: n for name in PARTS if (n := int((self.parts == name).sum()))}
 
 
@@ -44,17 +44,17 @@ def split_parts(
     test: float,
     predictor: float,
     search: float,
-    monitor: float,
+    val: float,
     seed: int,
     own_test: np.ndarray | None = None,
     classes: tuple[str, ...] | None = None,
 ) -> np.ndarray:
-    """Assign each picture to one part.
+    """Assign each image to one part.
 
     Args:
-        labels: class of each picture, (n,).
-        test: fraction of all pictures; not used where `own_test` is given.
-        predictor, search, monitor: fractions of the pictures that are not for testing; 0 makes no such part.
+        labels: class of each image, (n,).
+        test: fraction of all images; not used where `own_test` is given.
+        predictor, search, val: fractions of the images that are not for testing; 0 makes no such part.
         seed: the same seed divides the same way.
         own_test: the test part that the set comes with, (n,) bool.
         classes: their names, for messages.
@@ -63,9 +63,9 @@ def split_parts(
         (n,) names out of `PARTS`.
 
     Raises:
-        ValueError: if the fractions leave nothing to train on, or a class has too few pictures to be in every part.
+        ValueError: if the fractions leave nothing to train on, or a class has too few images to be in every part.
     """
-    fractions = {"predictor": predictor, "search": search, "monitor": monitor}
+    fractions = {"predictor": predictor, "search": search, "val": val}
     if sum(fractions.values()) >= 1 or (own_test is None and test >= 1):
         raise ValueError(f"test {test} and {fractions}: nothing is left to train on; lower them in params.yaml split")
     labels = np.asarray(labels)
@@ -81,9 +81,9 @@ def split_parts(
     present, counts = np.unique(labels[rest], return_counts=True)
     low = counts.argmin()
     too_few = ValueError(
-        f"class {_name(present[low], classes)} has {counts[low]} pictures to divide into train ({len(rest) - sum(sizes.values())} of "
-        f"{len(rest)} pictures), {', '.join(f'{name} ({size})' for name, size in sizes.items())}: too few for a picture of each of the "
-        f"{len(present)} classes in every part; add pictures of it, leave it out, or raise the fractions in params.yaml split"
+        f"class {_name(present[low], classes)} has {counts[low]} images to divide into train ({len(rest) - sum(sizes.values())} of "
+        f"{len(rest)} images), {', '.join(f'{name} ({size})' for name, size in sizes.items())}: too few for an image of each of the "
+        f"{len(present)} classes in every part; add images of it, leave it out, or raise the fractions in params.yaml split"
     )
     for name, size in sizes.items():
         try:

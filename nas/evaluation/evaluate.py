@@ -1,7 +1,7 @@
-"""Accuracy of sub-networks: extracted, batch norm calibrated, then counted on held-out pictures.
+"""Accuracy of sub-networks: extracted, batch norm calibrated, then counted on held-out images.
 
 AttentiveNAS (arXiv:2011.09011), section 4.2: a supernet keeps no batch-norm statistics, so before
-any evaluation those of the sub-network are estimated anew on training pictures.
+any evaluation those of the sub-network are estimated anew on training images.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ from nas.runtime import distributed
 from nas.runtime.threads import side_by_side
 from nas.spaces.mbconv import Arch
 
-KEEP_BYTES = 2**29  # of resized pictures on the device, for each part and resolution
+KEEP_BYTES = 2**29  # of resized images on the device, for each part and resolution
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def calibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
     """Set every batch norm's statistics to the mean of those of the given batches; leaves the network in eval mode.
 
     Args:
-        images: batches (B, 3, H, W) of training pictures.
+        images: batches (B, 3, H, W) of training images.
 
     Raises:
         ValueError: if there is no batch.
@@ -45,15 +45,15 @@ def calibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
         seen += 1
     if not seen:
         raise ValueError(
-            "batch norm cannot be calibrated on no pictures; look at the split's part 'train' and evaluation.calibration_batches"
+            "batch norm cannot be calibrated on no images; look at the split's part 'train' and evaluation.calibration_batches"
         )
     network.eval()
 
 
 class Scorer:
-    """Top-1 of sub-networks of one supernet on fixed pictures, calibrated on fixed training pictures.
+    """Top-1 of sub-networks of one supernet on fixed images, calibrated on fixed training images.
 
-    Few pictures stay on the device, resized once to each resolution that occurs; many are resized each time.
+    Few images stay on the device, resized once to each resolution that occurs; many are resized each time.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class Scorer:
     ) -> None:
         """
         Args:
-            calibration: training pictures for the batch-norm statistics.
-            held_out: pictures to count on.
+            calibration: training images for the batch-norm statistics.
+            held_out: images to count on.
             evaluators: threads that evaluate sub-networks side by side.
         """
         self.supernet = supernet
@@ -87,11 +87,11 @@ class Scorer:
         return network
 
     def top1(self, arch: Arch) -> float:
-        """Percent of the held-out pictures that the calibrated sub-network names rightly."""
+        """Percent of the held-out images that the calibrated sub-network names rightly."""
         return self.top1_of(self.network(arch))
 
     def top1_of(self, network: Network) -> float:
-        """Percent of the held-out pictures that a network in eval mode on the same device names rightly."""
+        """Percent of the held-out images that a network in eval mode on the same device names rightly."""
         return top1(network, self._batches("held_out", network.resolution))
 
     def each(self, archs: Sequence[Arch]) -> Iterator[float]:
@@ -114,18 +114,18 @@ class Scorer:
 
 @torch.no_grad()
 def top1(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Percent of pictures whose largest logit is the label's.
+    """Percent of images whose largest logit is the label's.
 
     Args:
         batches: (images (B, 3, H, W), labels (B,)).
 
     Raises:
-        ValueError: if there is no picture.
+        ValueError: if there is no image.
     """
     right = total = 0
     for images, labels in batches:
         right += (network(images).argmax(1) == labels).sum().item()
         total += len(labels)
     if not total:
-        raise ValueError("no pictures to evaluate on: look at the fractions of the section split")
+        raise ValueError("no images to evaluate on: look at the fractions of the section split")
     return 100 * right / total

@@ -1,6 +1,6 @@
 """A network to take away: a folder that holds all that is needed to run it, without the search space or the data set.
 
-    bundle.json          classes, architecture, how pictures are prepared, hash of the weights
+    bundle.json          classes, architecture, how images are prepared, hash of the weights
     weights.safetensors  the calibrated network with its batch norms, which fine-tuning needs; `load` folds them
     model.*, card.md     other formats and the model card, see `nas.export`
 
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from nas.data.sets import FolderPictures, fit
+from nas.data.sets import FolderImages, fit
 from nas.models.extract import Network
 from nas.models.fuse import fold
 from nas.runtime.checkpoint import save_weights
@@ -114,9 +114,9 @@ class Architecture(_Part):
 
 
 class Preparation(_Part):
-    """What is done to pictures."""
+    """What is done to images."""
 
-    side: Annotated[int, Field(ge=8, le=LARGEST)]  # pixels: the centre 224/256 of the shorter side is resized to it, as `open_picture` does
+    side: Annotated[int, Field(ge=8, le=LARGEST)]  # pixels: the centre 224/256 of the shorter side is resized to it, as `open_image` does
     mean: Colours  # of pixels in [0, 1], red, green, blue; subtracted inside the network
     std: tuple[Spread, Spread, Spread]  # divided by, inside the network
 
@@ -128,7 +128,7 @@ class Description(_Part):
     name: str
     dataset: str
     classes: Annotated[tuple[str, ...], Field(min_length=2)]  # in the order of the logits
-    pictures: Preparation
+    images: Preparation
     architecture: Architecture
 
 
@@ -139,32 +139,32 @@ class _Written(Description):
 
 
 class Classifier(nn.Module):
-    """A network that takes pictures as they come: pixels from 0 to 255, red, green, blue."""
+    """A network that takes images as they come: pixels from 0 to 255, red, green, blue."""
 
     def __init__(self, network: Network | nn.Module, description: Description) -> None:
         super().__init__()
         self.description = description
         self.network = network
-        for name, values in (("mean", description.pictures.mean), ("std", description.pictures.std)):
-            self.register_buffer(f"picture_{name}", 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
+        for name, values in (("mean", description.images.mean), ("std", description.images.std)):
+            self.register_buffer(f"image_{name}", 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names in the order of the logits."""
         return self.description.classes
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """(batch, 3, side, side) pixels 0..255, uint8 or float -> (batch, classes) logits."""
-        return self.network((pictures.to(self.picture_mean.dtype) - self.picture_mean) / self.picture_std)
+        return self.network((images.to(self.image_mean.dtype) - self.image_mean) / self.image_std)
 
-    def open_picture(self, path: str | Path) -> Tensor:
-        """A picture file as a batch of one, (1, 3, side, side) uint8, prepared as in evaluation.
+    def open_image(self, path: str | Path) -> Tensor:
+        """An image file as a batch of one, (1, 3, side, side) uint8, prepared as in evaluation.
 
         Raises:
-            PictureError: if the file cannot be decoded.
+            ImageError: if the file cannot be decoded.
         """
-        pixels = fit(FolderPictures((Path(path),), np.zeros(1, np.int64), self.classes).picture(0), self.description.pictures.side)
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].to(self.picture_mean.device)
+        pixels = fit(FolderImages((Path(path),), np.zeros(1, np.int64), self.classes).image(0), self.description.images.side)
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].to(self.image_mean.device)
 
 
 def write(folder: Path, network: Network, description: Description) -> None:

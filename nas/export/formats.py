@@ -1,7 +1,7 @@
 """The formats that a classifier is written to, and how each is run.
 
-All take pictures (batch, 3, side, side) uint8 to logits (batch, classes) float32, for any batch. In the 8-bit network
-weights and activations of dense convolutions and of the classifier have 8 bits, with ranges from training pictures
+All take images (batch, 3, side, side) uint8 to logits (batch, classes) float32, for any batch. In the 8-bit network
+weights and activations of dense convolutions and of the classifier have 8 bits, with ranges from training images
 (post-training static quantisation, Jacob et al., arXiv:1712.05877; ONNX Runtime's, as QuantizeLinear nodes). Depthwise
 convolutions stay in float: they are few multiplications, and a range that all their channels share costs up to 5 points
 of top-1 on the embedded letters, against 0.4 without them (Sheng et al., arXiv:1803.08607, found the same on MobileNet).
@@ -27,9 +27,9 @@ from nas.export.bundle import Classifier
 from nas.export.graph import INPUT, to_onnx
 
 PT2, ONNX, INT8 = "model.pt2", "model.onnx", "model.int8.onnx"
-CALIBRATION_BATCH = 32  # pictures at once while ranges are collected
+CALIBRATION_BATCH = 32  # images at once while ranges are collected
 
-Run = Callable[[np.ndarray], np.ndarray]  # pictures (batch, 3, side, side) uint8 -> logits (batch, classes) float32
+Run = Callable[[np.ndarray], np.ndarray]  # images (batch, 3, side, side) uint8 -> logits (batch, classes) float32
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,19 @@ def write(classifier: Classifier, calibration: np.ndarray, folder: Path) -> None
 
     Args:
         classifier: in eval mode on the CPU, folded.
-        calibration: training pictures (n, 3, side, side) uint8, for the ranges of the 8-bit network.
+        calibration: training images (n, 3, side, side) uint8, for the ranges of the 8-bit network.
     """
     program = trace(classifier)
     torch.export.save(program, buffer := io.BytesIO())
     _put(folder / PT2, buffer.getvalue())
-    side = classifier.description.pictures.side
+    side = classifier.description.images.side
     _put(folder / ONNX, to_onnx(program, side, len(classifier.classes)).SerializeToString(deterministic=True))
     _put(folder / INT8, quantise(folder / ONNX, calibration).SerializeToString(deterministic=True))
 
 
 def trace(classifier: Classifier) -> ExportedProgram:
     """The classifier as a program with a free batch size, without the names of this machine's files in it."""
-    side = classifier.description.pictures.side
+    side = classifier.description.images.side
     example = torch.zeros((2, 3, side, side), dtype=torch.uint8)
     with torch.no_grad():
         program = torch.export.export(classifier, (example,), dynamic_shapes=({0: Dim("batch", min=1)},))
@@ -82,19 +82,19 @@ def quantise(path: Path, calibration: np.ndarray) -> onnx.ModelProto:
     """The 8-bit version of an ONNX file.
 
     Args:
-        calibration: training pictures (n, 3, side, side) uint8.
+        calibration: training images (n, 3, side, side) uint8.
 
     Raises:
-        ValueError: without pictures.
+        ValueError: without images.
     """
     if not len(calibration):
-        raise ValueError("the ranges of an 8-bit network need training pictures: export.calibration_pictures must be at least 1")
+        raise ValueError("the ranges of an 8-bit network need training images: export.calibration_images must be at least 1")
     depthwise = [n.name for n in onnx.load(path).graph.node if any(a.name == "group" and a.i > 1 for a in n.attribute)]
     with TemporaryDirectory() as folder, _quiet():
         quantize_static(
             path,
             written := Path(folder) / INT8,
-            _Pictures(calibration),
+            _Images(calibration),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Gemm"],
             nodes_to_exclude=depthwise,
@@ -117,9 +117,9 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-class _Pictures(CalibrationDataReader):
-    def __init__(self, pictures: np.ndarray) -> None:
-        self._batches = (pictures[i : i + CALIBRATION_BATCH] for i in range(0, len(pictures), CALIBRATION_BATCH))
+class _Images(CalibrationDataReader):
+    def __init__(self, images: np.ndarray) -> None:
+        self._batches = (images[i : i + CALIBRATION_BATCH] for i in range(0, len(images), CALIBRATION_BATCH))
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         batch = next(self._batches, None)
@@ -129,9 +129,9 @@ class _Pictures(CalibrationDataReader):
 def open_classifier(classifier: torch.nn.Module) -> Run:
     """A PyTorch module in eval mode on the CPU."""
 
-    def run(pictures: np.ndarray) -> np.ndarray:
+    def run(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return classifier(torch.from_numpy(np.ascontiguousarray(pictures))).numpy()
+            return classifier(torch.from_numpy(np.ascontiguousarray(images))).numpy()
 
     return run
 
@@ -146,7 +146,7 @@ def open_onnx(path: Path, threads: int) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda pictures: session.run(None, {INPUT: pictures})[0]
+    return lambda images: session.run(None, {INPUT: images})[0]
 
 
 def _put(path: Path, data: bytes) -> None:

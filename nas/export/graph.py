@@ -17,13 +17,13 @@ from torch.fx import Node
 
 OPSET = 18
 IR_VERSION = 8  # that of opset 18's time: older runtimes read it too
-INPUT, OUTPUT, BATCH = "pictures", "logits", "batch"
+INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 
 _TYPES = {torch.float32: TensorProto.FLOAT, torch.uint8: TensorProto.UINT8}
 
 
 def to_onnx(program: ExportedProgram, side: int, classes: int) -> onnx.ModelProto:
-    """The same function of (batch, 3, side, side) uint8 pictures to (batch, classes) logits, any batch.
+    """The same function of (batch, 3, side, side) uint8 images to (batch, classes) logits, any batch.
 
     Args:
         program: in eval mode, with one input.

@@ -4,8 +4,8 @@ FILE is the authors' checkpoint of a whole supernet. It is theirs, under CC BY-N
 distributed here: the README of github.com/facebookresearch/AttentiveNAS links it as "pretrained AttentiveNAS models",
 that of github.com/facebookresearch/AlphaNet as "pretrained AlphaNet models". It holds no batch-norm statistics of any
 one network, so these are estimated on PICTURES (AttentiveNAS, arXiv:2011.09011, section 4.2): a folder, searched with
-all below it, of photographs of the kind the network is meant for; ImageNet's training pictures give the published
-accuracy. A hundred pictures run, thousands are better (the paper: 64 batches of 256).
+all below it, of photographs of the kind the network is meant for; ImageNet's training images give the published
+accuracy. A hundred images run, thousands are better (the paper: 64 batches of 256).
 
 Each network becomes a folder of `--out` that `nas.load` opens, with torch.export, ONNX and 8-bit ONNX files beside it.
 """
@@ -20,7 +20,7 @@ import torch
 import typer
 from torch import Tensor
 
-from nas.data.sets import SUFFIXES, FolderPictures, fit
+from nas.data.sets import SUFFIXES, FolderImages, fit
 from nas.data.vision import models
 from nas.evaluation.evaluate import calibrate
 from nas.export import bundle, formats
@@ -33,36 +33,36 @@ from nas.runtime.progress import progress
 from nas.spaces import mbconv, published
 
 SIDE = 224  # pixels: the networks are given the centre 224 of 256
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's training pictures
-FEWEST = 32  # pictures, for statistics that mean anything
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's training images
+FEWEST = 32  # images, for statistics that mean anything
 BATCH = 32
-RANGES = 256  # pictures, for the 8-bit network
+RANGES = 256  # images, for the 8-bit network
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def find_pictures(folder: Path, most: int) -> np.ndarray:
-    """Pictures in a folder and all below it, (n, 3, 224, 224) uint8; of more than `most`, evenly spaced ones.
+def find_images(folder: Path, most: int) -> np.ndarray:
+    """Images in a folder and all below it, (n, 3, 224, 224) uint8; of more than `most`, evenly spaced ones.
 
     Raises:
         ValueError: for fewer than `FEWEST`.
-        PictureError: for a file that cannot be decoded.
+        ImageError: for a file that cannot be decoded.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
     if len(paths) < FEWEST:
-        raise ValueError(f"{folder} and the folders below hold {len(paths)} pictures ({', '.join(SUFFIXES)}); at least {FEWEST} are needed")
+        raise ValueError(f"{folder} and the folders below hold {len(paths)} images ({', '.join(SUFFIXES)}); at least {FEWEST} are needed")
     chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int))]
-    found = FolderPictures(tuple(chosen), np.zeros(len(chosen), np.int64), ())
-    pixels = (fit(found.picture(i), SIDE) for i in progress(range(len(chosen)), "pictures", len(chosen)))
+    found = FolderImages(tuple(chosen), np.zeros(len(chosen), np.int64), ())
+    pixels = (fit(found.image(i), SIDE) for i in progress(range(len(chosen)), "images", len(chosen)))
     return np.ascontiguousarray(np.stack(list(pixels)).transpose(0, 3, 1, 2))
 
 
-def import_networks(file: Path, pictures: np.ndarray, names: list[str], out: Path, classes: tuple[str, ...]) -> list[Path]:
-    """Write the named networks with the file's weights, batch norms calibrated on the pictures; their folders.
+def import_networks(file: Path, images: np.ndarray, names: list[str], out: Path, classes: tuple[str, ...]) -> list[Path]:
+    """Write the named networks with the file's weights, batch norms calibrated on the images; their folders.
 
     Args:
         file: the authors' checkpoint.
-        pictures: (n, 3, 224, 224) uint8.
+        images: (n, 3, 224, 224) uint8.
         names: published networks, see `nas.spaces.published.networks`.
         out: where their folders are made.
         classes: 1000 names.
@@ -77,8 +77,8 @@ def import_networks(file: Path, pictures: np.ndarray, names: list[str], out: Pat
     mean, std = (255 * torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
 
     def batches() -> Iterator[Tensor]:
-        for i in range(0, len(pictures) - len(pictures) % BATCH, BATCH):  # whole ones: each counts alike
-            yield (torch.from_numpy(pictures[i : i + BATCH]).float() - mean) / std
+        for i in range(0, len(images) - len(images) % BATCH, BATCH):  # whole ones: each counts alike
+            yield (torch.from_numpy(images[i : i + BATCH]).float() - mean) / std
 
     folders = []
     for name, arch in progress(archs.items(), "networks", len(archs)):
@@ -88,14 +88,14 @@ def import_networks(file: Path, pictures: np.ndarray, names: list[str], out: Pat
             name=name,
             dataset="ImageNet",
             classes=classes,
-            pictures=bundle.Preparation(side=SIDE, mean=MEAN, std=STD),
+            images=bundle.Preparation(side=SIDE, mean=MEAN, std=STD),
             architecture=bundle.Architecture.of(supernet.space, arch),
         )
         folder = out / name
         bundle.write(folder, network, described)
         classifier = bundle.load(folder)
-        formats.write(classifier, pictures[:RANGES], folder)
-        shown = pictures[:BATCH]
+        formats.write(classifier, images[:RANGES], folder)
+        shown = images[:BATCH]
         wanted = logits(formats.open_classifier(classifier), shown, BATCH)
         for f in formats.formats():
             answers = logits(f.run(folder / f.file, torch.get_num_threads()), shown, BATCH)
@@ -107,14 +107,14 @@ def import_networks(file: Path, pictures: np.ndarray, names: list[str], out: Pat
 @app.command(help=__doc__)
 def main(
     file: Annotated[Path, typer.Argument(help="The authors' checkpoint, e.g. attentive_nas_pretrained.pth.tar.")],
-    pictures: Annotated[Path, typer.Argument(help="Folder of pictures for the batch-norm statistics.")],
+    images: Annotated[Path, typer.Argument(help="Folder of images for the batch-norm statistics.")],
     network: Annotated[list[str], typer.Option(help="Published network; may be given several times.")],
     out: Annotated[Path, typer.Option(help="Folder that the networks' folders are made in.")] = Path("published"),
-    most: Annotated[int, typer.Option(min=FEWEST, help="Pictures to use at most.")] = 2048,
+    most: Annotated[int, typer.Option(min=FEWEST, help="Images to use at most.")] = 2048,
 ) -> None:
     classes = tuple(models.MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"])  # in ImageNet's order
     try:
-        for folder in import_networks(file, find_pictures(pictures, most), network, out, classes):
+        for folder in import_networks(file, find_images(images, most), network, out, classes):
             print(f'nas.load("{folder}")')
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

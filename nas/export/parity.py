@@ -1,4 +1,4 @@
-"""Whether an exported network is the one it was made from: its logits and answers on real pictures beside PyTorch's."""
+"""Whether an exported network is the one it was made from: its logits and answers on real images beside PyTorch's."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,12 +14,12 @@ class ParityError(ValueError):
 
 @dataclass(frozen=True)
 class Parity:
-    """One format of one network, on the same pictures as PyTorch."""
+    """One format of one network, on the same images as PyTorch."""
 
-    member: str
+    model: str
     format: str
     max_abs_diff: float  # largest difference of a logit
-    agreement: float  # percent of pictures with the same answer
+    agreement: float  # percent of images with the same answer
     top1: float  # percent
     top1_drop: float  # percentage points below PyTorch's
     limit: float | None  # on max_abs_diff; None: measured only
@@ -31,7 +31,7 @@ class Parity:
         """
         if self.limit is not None and not self.max_abs_diff <= self.limit:  # also where it is NaN
             raise ParityError(
-                f"{self.member} as {self.format} differs from the PyTorch network: a logit by {self.max_abs_diff:.3g}, allowed is "
+                f"{self.model} as {self.format} differs from the PyTorch network: a logit by {self.max_abs_diff:.3g}, allowed is "
                 f"{self.limit:g}; {self.agreement:.2f} % of the answers agree. Nothing is wrong with the weights; the export is"
             )
 
@@ -40,17 +40,17 @@ class Parity:
         return asdict(self)
 
 
-def logits(run: Run, pictures: np.ndarray, batch: int) -> np.ndarray:
+def logits(run: Run, images: np.ndarray, batch: int) -> np.ndarray:
     """(n, 3, side, side) uint8 -> (n, classes), in batches."""
 
     def parts() -> Iterator[np.ndarray]:
-        for i in range(0, len(pictures), batch):
-            yield run(pictures[i : i + batch])
+        for i in range(0, len(images), batch):
+            yield run(images[i : i + batch])
 
     return np.concatenate(list(parts()))
 
 
-def compare(member: str, title: str, found: np.ndarray, wanted: np.ndarray, labels: np.ndarray, limit: float | None) -> Parity:
+def compare(model: str, title: str, found: np.ndarray, wanted: np.ndarray, labels: np.ndarray, limit: float | None) -> Parity:
     """Logits of an exported network beside those of PyTorch.
 
     Args:
@@ -62,11 +62,11 @@ def compare(member: str, title: str, found: np.ndarray, wanted: np.ndarray, labe
         ValueError: for other shapes.
     """
     if found.shape != wanted.shape or len(labels) != len(wanted) or not len(wanted):
-        raise ValueError(f"{member}: logits {found.shape} of {title}, {wanted.shape} of PyTorch, labels {labels.shape}: not comparable")
+        raise ValueError(f"{model}: logits {found.shape} of {title}, {wanted.shape} of PyTorch, labels {labels.shape}: not comparable")
     answers, right = found.argmax(1), wanted.argmax(1)
     top1, reference = (100 * float(np.mean(a == labels)) for a in (answers, right))
     return Parity(
-        member=member,
+        model=model,
         format=title,
         max_abs_diff=float(np.abs(found - wanted).max()),
         agreement=100 * float(np.mean(answers == right)),

@@ -17,7 +17,7 @@ class Surveyed(row_profiler.Surveyed[Arch]):
     """A HardCoRe-NAS space."""
 
     def __init__(self, space: Space) -> None:
-        self.space, self.name, self.example = space, space.name, space.plan(space.heaviest())
+        self.space, self.name, self.example = space, space.name, space.plan(space.largest())
 
     def chains(self) -> list[tuple[Piece, ...]]:
         """Networks of full depth, one a configuration, that hold every block in every configuration.

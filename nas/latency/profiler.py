@@ -43,7 +43,7 @@ class Settings(Section):
     """Section `latency`."""
 
     backend: Annotated[Torch | OnnxRuntime, Field(discriminator="runtime")]
-    batch: Annotated[int, Field(ge=1)]  # pictures a call
+    batch: Annotated[int, Field(ge=1)]  # images a call
     repetitions: Annotated[int, Field(ge=4)]  # rounds over all pieces, then over all networks; fewer when time is up
     limit_s: Annotated[float, Field(gt=0)]  # seconds for all of it
     fitted: Annotated[int, Field(ge=4)]  # whole networks that the fixed part is fitted on
@@ -131,7 +131,7 @@ def middle(program: Program) -> Program:
 
 
 def network_program(space: SearchSpace, arch: Arch, classes: int, images: Images, backend: Backend) -> Program:
-    """A whole network on pictures of its own resolution."""
+    """A whole network on images of its own resolution."""
     start = images(3, arch.resolution)
     return Program((backend.prepare(network(space, arch, classes), start),), start)
 

@@ -134,7 +134,7 @@ def piece_module(example: Plan, classes: int, piece: Piece) -> nn.Module:
 
 
 def whole_program(plan: Plan, classes: int, images: Images, backend: Backend) -> Program:
-    """A whole network, folded, on pictures of its resolution."""
+    """A whole network, folded, on images of its resolution."""
     start = images(3, plan.resolution)
     return Program((backend.prepare(fold(RowNetwork(plan, classes).eval()), start),), start)
 

@@ -114,7 +114,7 @@ def figures(predicted_ms: np.ndarray, first_ms: np.ndarray, second_ms: np.ndarra
         mflops: (n,) to rank by instead.
 
     Returns:
-        kendall_tau_latency, kendall_tau_flops, kendall_tau_again (of the second measurement with the first),
+        kendall_tau_latency, kendall_tau_flops, kendall_tau_repeat (of the second measurement with the first),
         median_relative_error, p90_relative_error, bias (mean of the signed errors), noise_floor (median difference
         of the two measurements), p90_noise.
     """
@@ -124,7 +124,7 @@ def figures(predicted_ms: np.ndarray, first_ms: np.ndarray, second_ms: np.ndarra
     return {
         "kendall_tau_latency": kendall_tau(predicted_ms, measured),
         "kendall_tau_flops": kendall_tau(mflops, measured),
-        "kendall_tau_again": kendall_tau(first_ms, second_ms),
+        "kendall_tau_repeat": kendall_tau(first_ms, second_ms),
         "median_relative_error": float(np.median(np.abs(error))),
         "p90_relative_error": float(np.percentile(np.abs(error), 90)),
         "bias": float(error.mean()),

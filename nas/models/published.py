@@ -24,7 +24,7 @@ class WeightsError(ValueError):
 def network(name: str, classes: int = CLASSES) -> Network:
     """A published network as a plain module in eval mode, e.g. `nas.published("AttentiveNAS-A0")`; its weights are random.
 
-    `python -m nas.export.import_checkpoint` makes one with the authors' weights. Input: normalised pictures (batch, 3, H, W).
+    `python -m nas.export.import_checkpoint` makes one with the authors' weights. Input: normalised images (batch, 3, H, W).
 
     Args:
         name: AttentiveNAS-A0 to A6; AlphaNet-A0 to A4, A5-small, A5-base, A6.
@@ -42,12 +42,12 @@ def network(name: str, classes: int = CLASSES) -> Network:
 
 
 def count_mflops(network: Network) -> float:
-    """Millions of multiply-accumulates of a picture, counted by torch while the network runs (on the meta device nothing is computed)."""
+    """Millions of multiply-accumulates of an image, counted by torch while the network runs (on the meta device nothing is computed)."""
     weight = network.classifier.weight
-    picture = torch.zeros((1, 3, network.resolution, network.resolution), device=weight.device)
+    image = torch.zeros((1, 3, network.resolution, network.resolution), device=weight.device)
     training = network.training
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(picture)
+        network.eval()(image)
     network.train(training)
     return counter.get_total_flops() / 2e6  # torch counts a multiplication and an addition
 

@@ -6,7 +6,7 @@ from nas.plots.style import BLUE, GREEN, ORANGE, Chart, Series
 
 
 def accuracy(pretrain: pd.DataFrame, train: pd.DataFrame) -> Chart:
-    """Top-1 on the monitor split of the smallest and the largest sub-network in both trainings.
+    """Top-1 on the val split of the smallest and the largest sub-network in both trainings.
 
     Args:
         pretrain: columns epoch, top1_smallest, top1_largest (percent).
@@ -19,7 +19,7 @@ def accuracy(pretrain: pd.DataFrame, train: pd.DataFrame) -> Chart:
         for name, run, dash in runs
         for end, colour in ends
     )
-    return Chart("accuracy", "Accuracy of the supernet's ends", "epoch", "top-1 on the monitor split, %", tuple(series))
+    return Chart("accuracy", "Accuracy of the supernet's ends", "epoch", "top-1 on the val split, %", tuple(series))
 
 
 def loss(history: pd.DataFrame) -> Chart:

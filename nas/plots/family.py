@@ -13,7 +13,7 @@ def words(arch: Arch) -> str:
 
 
 def table(family: pd.DataFrame) -> pd.DataFrame:
-    """For people: a row a member, cheapest first.
+    """For people: a row a model, cheapest first.
 
     Args:
         family: columns name, mflops, latency_ms, parameters, top1_search and top1_test (percent), arch (nas.spaces.encoding JSON).

@@ -20,9 +20,9 @@ from nas.search.predictor import kendall_tau
 class Findings:
     """What the stages found; the tables are those that the figures of `nas.plots` take."""
 
-    dataset: str  # what the pictures are, e.g. "glyphs"
+    dataset: str  # what the images are, e.g. "glyphs"
     classes: int
-    images: dict[str, int]  # pictures by part: train, predictor, search, monitor, test
+    images: dict[str, int]  # images by part: train, predictor, search, val, test
     space: str  # name of the search space
     architectures: int  # in it
     costs: tuple[str, ...]  # that the family is shown by, e.g. ("mflops", "latency_ms")
@@ -34,7 +34,7 @@ class Findings:
     predictions: pd.DataFrame  # mflops, measured, predicted, part
     pretrain: pd.DataFrame  # history, a row an epoch
     train: pd.DataFrame  # history, a row an epoch
-    transfer: pd.DataFrame  # set, member, mflops, learning_rate, weight_decay, top1_holdout, top1_test, best
+    transfer: pd.DataFrame  # set, model, mflops, learning_rate, weight_decay, top1_holdout, top1_test, best
     trials: pd.DataFrame  # target, uniform, paper_mean, paper_std, exact
     params: str  # the text of params.yaml
 
@@ -48,7 +48,7 @@ def page(found: Findings) -> str:
         section(
             "The family",
             "Each blue point is a network of its own, cut out of the one supernet without further training, and measured on test "
-            "pictures that nothing was trained or chosen on. Up and to the left is better. Grey points are the sub-networks that "
+            "images that nothing was trained or chosen on. Up and to the left is better. Grey points are the sub-networks that "
             "the search looked at; they and the fronts are measured on the search split, on which the family was chosen, so they "
             "lie a little too high.",
             [pareto.chart(found.family, found.ends, found.evaluated, cost) for cost in found.costs],
@@ -70,7 +70,7 @@ def page(found: Findings) -> str:
         ),
         section(
             "Training",
-            "Accuracy of the smallest and the largest sub-network on pictures kept aside to watch, and the losses of a training "
+            "Accuracy of the smallest and the largest sub-network on images kept aside to watch, and the losses of a training "
             "step. The largest learns from labels, the others from the largest.",
             [curves.accuracy(found.pretrain, found.train), curves.loss(found.train)],
         ),
@@ -99,18 +99,18 @@ def document(title: str, body: Sequence[str]) -> str:
 def _transfer(results: pd.DataFrame) -> str:
     return section(
         "Transfer",
-        "Members of the family fine-tuned on other pictures. Learning rate, weight decay and the member to report were chosen "
-        "on a hold-out of the training pictures; a star is the test accuracy of what was chosen, read once.",
+        "Models of the family fine-tuned on other images. Learning rate, weight decay and the model to report were chosen "
+        "on a hold-out of the training images; a star is the test accuracy of what was chosen, read once.",
         [transfer.chart(results)],
         transfer.table(results),
-        "Hold-out accuracy of each member with its best setting; test accuracy where the member was chosen.",
+        "Hold-out accuracy of each model with its best setting; test accuracy where the model was chosen.",
     )
 
 
 def _done(found: Findings) -> str:
     parts = ", ".join(f"{n:,} {escape(part)}" for part, n in found.images.items())
     return (
-        f"{found.classes} classes of {escape(found.dataset)} ({parts} pictures). Search space {escape(found.space)}, "
+        f"{found.classes} classes of {escape(found.dataset)} ({parts} images). Search space {escape(found.space)}, "
         f"{found.architectures:,} architectures. The supernet was trained for {len(found.pretrain)} epochs with uniform sampling to "
         f"fit the accuracy predictor, then for {len(found.train)} epochs with {escape(found.strategy)}; {len(found.evaluated):,} of its "
         "sub-networks were evaluated by the searches."
@@ -118,8 +118,8 @@ def _done(found: Findings) -> str:
 
 
 def _headline(found: Findings) -> list[tuple[str, str]]:
-    members = found.family.sort_values("mflops")
-    cheap, dear = members.iloc[0], members.iloc[-1]
+    models = found.family.sort_values("mflops")
+    cheap, dear = models.iloc[0], models.iloc[-1]
     test = found.predictions[found.predictions["part"] == "test"]
     numbers = [
         (f"{dear['top1_test']:.1f} %", f"test top-1 of {dear['name']} at {dear['mflops']:.3g} MFLOPs"),

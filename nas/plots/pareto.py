@@ -10,7 +10,7 @@ AXES = {"mflops": "cost, MFLOPs", "parameters": "parameters", "latency_ms": "lat
 
 
 def chart(family: pd.DataFrame, ends: pd.DataFrame, evaluated: pd.DataFrame, cost: str = "mflops") -> Chart:
-    """The project's main picture.
+    """The project's main image.
 
     Args:
         family: columns name, the cost's, top1_test.

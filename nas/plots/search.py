@@ -9,7 +9,7 @@ from nas.search.family import hypervolume
 LOOKS = {
     "evolution": ("evolution", BLUE, "solid"),
     "nsga2": ("NSGA-II", GREEN, "solid"),
-    "guided": ("predictor-guided search", PURPLE, "solid"),
+    "bayesian": ("Bayesian search", PURPLE, "solid"),
     "random": ("random search", ORANGE, "dash"),
 }
 

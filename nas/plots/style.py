@@ -78,7 +78,7 @@ def wide(values: np.ndarray) -> bool:
     return len(values) > 0 and min(values) > 0 and max(values) > 6 * min(values)
 
 
-def picture(*charts: Chart | BoxChart) -> Figure:
+def image(*charts: Chart | BoxChart) -> Figure:
     """Charts side by side, three in a row at most, as a matplotlib figure; no pyplot, no global state.
 
     Box charts that follow each other in a row and have the same rows name them once, at the left.

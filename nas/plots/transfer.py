@@ -10,7 +10,7 @@ def chosen(results: pd.DataFrame) -> pd.DataFrame:
     """The rows marked `best`, by set: what is reported.
 
     Args:
-        results: columns set, member, mflops, learning_rate, weight_decay, top1_holdout, top1_test (percent), best (bool).
+        results: columns set, model, mflops, learning_rate, weight_decay, top1_holdout, top1_test (percent), best (bool).
 
     Raises:
         ValueError: if a set has no best row, or a best one was not tested.
@@ -24,22 +24,22 @@ def chosen(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def holdout(results: pd.DataFrame) -> pd.DataFrame:
-    """Hold-out accuracy of each member with its best setting: columns member, mflops, and one a set, percent."""
-    wide_form = results.pivot_table(index=["mflops", "member"], columns="set", values="top1_holdout", aggfunc="max")
+    """Hold-out accuracy of each model with its best setting: columns model, mflops, and one a set, percent."""
+    wide_form = results.pivot_table(index=["mflops", "model"], columns="set", values="top1_holdout", aggfunc="max")
     order = list(dict.fromkeys(results["set"]))
-    return wide_form[order].reset_index()[["member", "mflops", *order]].rename_axis(columns=None)
+    return wide_form[order].reset_index()[["model", "mflops", *order]].rename_axis(columns=None)
 
 
 def table(results: pd.DataFrame) -> pd.DataFrame:
-    """For people: a row a member, a column a set: hold-out accuracy, and test accuracy where it was chosen."""
+    """For people: a row a model, a column a set: hold-out accuracy, and test accuracy where it was chosen."""
     if results.empty:
         return pd.DataFrame()
     best, out = chosen(results), holdout(results)
-    tested = {(r.set, r.member): r.top1_test for r in best.itertuples()}
-    shown = {"model": out["member"], "MFLOPs": [f"{m:.3f}" for m in out["mflops"]]}
+    tested = {(r.set, r.model): r.top1_test for r in best.itertuples()}
+    shown = {"model": out["model"], "MFLOPs": [f"{m:.3f}" for m in out["mflops"]]}
     for name in out.columns[2:]:
         cells = ["–" if pd.isna(top1) else f"{top1:.1f}" for top1 in out[name]]
-        shown[f"{name}, %"] = [f"{c} → test {tested[name, m]:.1f}" if (name, m) in tested else c for c, m in zip(cells, out["member"])]
+        shown[f"{name}, %"] = [f"{c} → test {tested[name, m]:.1f}" if (name, m) in tested else c for c, m in zip(cells, out["model"])]
     return pd.DataFrame(shown)
 
 

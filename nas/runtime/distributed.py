@@ -151,7 +151,7 @@ def first() -> bool:
 
 
 def part(batch: int, processes: int) -> int:
-    """Pictures of a batch that each of the processes takes.
+    """Images of a batch that each of the processes takes.
 
     Raises:
         ParamsError: if it cannot be divided evenly; names the key.

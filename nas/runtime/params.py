@@ -15,6 +15,18 @@ from pydantic.fields import FieldInfo
 from nas.runtime.io import is_file, read_yaml, short
 
 FILE = Path("params.yaml")
+RENAMED = {  # former keys, with their section
+    "split.monitor": "split.val",
+    "search.members": "search.models",
+    "search.guided": "search.bayesian",
+    "search.evolution.mutants": "search.evolution.mutations",
+    "measure.mutants": "measure.mutations",
+    "oneshot.evolution.mutants": "oneshot.evolution.mutations",
+    "export.calibration_pictures": "export.calibration_images",
+    "export.checked_pictures": "export.checked_images",
+    "transfer.members": "transfer.models",
+    "scratch.members": "scratch.models",
+}
 
 
 class Section(BaseModel):
@@ -83,6 +95,8 @@ def _explain(file: Path, section: str, model: type[BaseModel], error: dict) -> s
     chosen = f" beside {choice}" if choice else ""
     if error["type"] == "missing":
         return f"{file}: {key} is missing{chosen}"
+    if key in RENAMED:
+        return f"{file}: {key} is now called {RENAMED[key]}"
     if error["type"] == "extra_forbidden":
         known = list(inner.model_fields)
         near = difflib.get_close_matches(str(loc[-1]), known, n=1)

@@ -77,12 +77,12 @@ class WorstUp(BestUp):
 
 @dataclass(frozen=True)
 class FromSet:
-    """k members of a fixed set, uniformly, with replacement: what the offline variants propose."""
+    """k models of a fixed set, uniformly, with replacement: what the offline variants propose."""
 
-    members: tuple[Arch, ...]
+    models: tuple[Arch, ...]
 
     def __call__(self, k: int, rng: np.random.Generator) -> list[Arch]:
-        return [self.members[i] for i in rng.integers(len(self.members), size=k)]
+        return [self.models[i] for i in rng.integers(len(self.models), size=k)]
 
 
 def best(candidates: list[Arch], score: Score) -> Arch:

@@ -1,4 +1,4 @@
-"""Predictor-guided search: predict, evolve on the prediction, evaluate only what promises most, and again.
+"""Bayesian (surrogate-assisted) search: predict, evolve on the prediction, evaluate only what promises most, and again.
 
 What promises most is what is expected to add most to the hypervolume (Emmerich et al., IEEE CEC 2011, computed here over
 budgets): with h(c) the best score that was found at a cost of at most c, an architecture of cost c_a and predicted score
@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from nas.runtime.params import Section
 from nas.search.archive import Evaluated, keys
 from nas.search.nsga2 import best
-from nas.search.operators import Draw, children, first, mutants, unseen
+from nas.search.operators import Draw, crossover, first, mutate, unseen
 from nas.search.problem import Problem
 from nas.search.surrogate import Surrogate
 
@@ -38,7 +38,7 @@ BUDGETS = 512  # for each cost
 
 
 class Settings(Section):
-    """How much predictor-guided search to run."""
+    """How much Bayesian search to run."""
 
     evaluations: int = Field(ge=2)
     start: int = Field(ge=2)  # evaluated before the first prediction
@@ -46,12 +46,12 @@ class Settings(Section):
 
 
 @dataclass(frozen=True, eq=False)
-class Guided:
+class Bayesian:
     """Any number of costs; each round fits a new predictor."""
 
     settings: Settings
     draw: Draw  # what is evaluated first
-    name: ClassVar[str] = "guided"
+    stream: ClassVar[str] = "guided"  # random streams keep their first name, so that draws stay
 
     def propose(self, problem: Problem, so_far: Evaluated | None, number: int, rng: np.random.Generator) -> np.ndarray:
         """See `nas.search.operators.Method`; a round that finds too few new architectures proposes those."""
@@ -77,7 +77,7 @@ def _candidates(
 
     def offspring() -> np.ndarray:
         mothers, fathers = pool[rng.integers(len(pool), size=(2, POPULATION))]
-        return mutants(problem.space, children(mothers, fathers, rng), min(MUTATIONS / max(free, 1), 1.0), rng)
+        return mutate(problem.space, crossover(mothers, fathers, rng), min(MUTATIONS / max(free, 1), 1.0), rng)
 
     for _ in range(GENERATIONS):
         new = unseen(problem, offspring, POPULATION, seen)

@@ -1,9 +1,9 @@
 """Evolutionary search for the accuracy-cost front, and random search with the same budget beside it.
 
-AttentiveNAS (arXiv:2011.09011), sections 4.2 and 4.5: a random population, then rounds of mutants and
+AttentiveNAS (arXiv:2011.09011), sections 4.2 and 4.5: a random population, then rounds of mutations and
 crossovers of the best architecture per bucket of cost. Nothing here knows where scores and costs come from.
 
-No architecture is evaluated twice, so evaluations count distinct ones: population + rounds * (mutants +
+No architecture is evaluated twice, so evaluations count distinct ones: population + rounds * (mutations +
 crossovers), 5632 with the paper's 512, 20, 128, 128. (Its text says 5248, which is 128 + 20 * 256.) Beside
 the smallest network, as in the release, the first population has the largest: sandwich training favours both.
 """
@@ -16,7 +16,7 @@ from pydantic import Field
 
 from nas.runtime.params import Section
 from nas.search.archive import Evaluated, keys
-from nas.search.operators import Draw, children, first, mutants, unseen
+from nas.search.operators import Draw, crossover, first, mutate, unseen
 from nas.search.problem import Problem
 from nas.spaces import encoding
 
@@ -25,7 +25,7 @@ class Settings(Section):
     """How much evolution to run; the paper's numbers are 512, 128, 128, 20, 0.2 (its release), 10."""
 
     population: int = Field(ge=1)  # architectures drawn at random at first, the smallest and the largest among them
-    mutants: int = Field(ge=0)  # a round
+    mutations: int = Field(ge=0)  # a round
     crossovers: int = Field(ge=0)  # a round
     rounds: int = Field(ge=0)
     mutation_probability: float = Field(gt=0, le=1)  # a gene
@@ -34,7 +34,7 @@ class Settings(Section):
 
 @dataclass(frozen=True, eq=False)
 class Evolution:
-    """The paper's: rounds of mutants and crossovers of the best architecture per bucket of cost.
+    """The paper's: rounds of mutations and crossovers of the best architecture per bucket of cost.
 
     With several costs a bucket is a cell, as many along each further cost as along the first, and of the cells' best
     those of the Pareto set are parents: cells are so many that without it nearly everything would be one.
@@ -42,7 +42,7 @@ class Evolution:
 
     settings: Settings
     draw: Draw  # the first population
-    name: ClassVar[str] = "evolution"
+    stream: ClassVar[str] = "evolution"
 
     def propose(self, problem: Problem, so_far: Evaluated | None, number: int, rng: np.random.Generator) -> np.ndarray:
         """See `nas.search.operators.Method`; a round that finds too few new architectures proposes those."""
@@ -55,13 +55,13 @@ class Evolution:
         seen = set(keys(so_far.rows))
 
         def mutated() -> np.ndarray:
-            return mutants(problem.space, pool[rng.integers(len(pool), size=s.mutants)], s.mutation_probability, rng)
+            return mutate(problem.space, pool[rng.integers(len(pool), size=s.mutations)], s.mutation_probability, rng)
 
         def crossed() -> np.ndarray:
             mothers, fathers = pool[rng.integers(len(pool), size=(2, s.crossovers))]
-            return children(mothers, fathers, rng)
+            return crossover(mothers, fathers, rng)
 
-        found = unseen(problem, mutated, s.mutants, seen)
+        found = unseen(problem, mutated, s.mutations, seen)
         return np.concatenate([found, unseen(problem, crossed, s.crossovers, seen | set(keys(found)))])
 
     def _parents(self, problem: Problem, so_far: Evaluated) -> np.ndarray:
@@ -86,7 +86,7 @@ class RandomSearch:
     evaluations: int
     block: int  # evaluated in a round
     draw: Draw
-    name: ClassVar[str] = "random search"
+    stream: ClassVar[str] = "random search"
 
     def propose(self, problem: Problem, so_far: Evaluated | None, number: int, rng: np.random.Generator) -> np.ndarray:
         """See `nas.search.operators.Method`; if the draws stop yielding new architectures there are fewer than asked for."""

@@ -16,39 +16,39 @@ from nas.spaces.mbconv import Arch
 
 
 @dataclass(frozen=True)
-class Member:
+class Model:
     """An architecture that nothing found beats at its cost."""
 
     name: str  # e.g. "glyphs-a0", the cheapest
     arch: Arch
     cost: float  # the first one, in its unit, e.g. MFLOPs
-    score: float  # e.g. top-1 in percent on the pictures it was chosen on: optimistic
+    score: float  # e.g. top-1 in percent on the images it was chosen on: optimistic
 
 
-def family(evaluated: Evaluated, prefix: str, size: int) -> list[Member]:
-    """Members of the front of cost and score, both ascending: `size` of them, or all if the front is smaller.
+def family(evaluated: Evaluated, prefix: str, size: int) -> list[Model]:
+    """Models of the front of cost and score, both ascending: `size` of them, or all if the front is smaller.
 
-    From the front's cheapest to its dearest, evenly spread in the logarithm of cost: accuracy rises by about the same
+    From the front's cheapest to its most expensive, evenly spread in the logarithm of cost: accuracy rises by about the same
     amount for each doubling, so each step up is worth taking.
 
     Args:
         evaluated: what was searched.
         prefix: of the names.
-        size: number of members.
+        size: number of models.
 
     Raises:
         ValueError: if size is below 1.
     """
     if size < 1:
-        raise ValueError(f"params.yaml: search.members: {size}: a family has at least one member")
+        raise ValueError(f"params.yaml: search.models: {size}: a family has at least one model")
     front = evaluated[metrics.best_front(evaluated.cost, evaluated.score)]  # cost ascending
-    return _members(front[_spread(front.cost, size)], prefix)
+    return _models(front[_spread(front.cost, size)], prefix)
 
 
-def family_within(problem: Problem, evaluated: Evaluated, prefix: str, targets: Sequence[Mapping[str, float]]) -> list[Member]:
-    """For each target the member of the front with the highest score that stays within it, the first cost ascending.
+def family_within(problem: Problem, evaluated: Evaluated, prefix: str, targets: Sequence[Mapping[str, float]]) -> list[Model]:
+    """For each target the model of the front with the highest score that stays within it, the first cost ascending.
 
-    Targets that the same member serves best share it; of equals the cheapest in the first cost is taken.
+    Targets that the same model serves best share it; of equals the cheapest in the first cost is taken.
 
     Args:
         problem: objectives and bounds.
@@ -60,7 +60,7 @@ def family_within(problem: Problem, evaluated: Evaluated, prefix: str, targets: 
         ValueError: if there are no targets, a name is not known, or nothing on the front stays within a target.
     """
     if not len(targets):
-        raise ValueError("params.yaml: search.targets: empty; list the greatest costs allowed for each member")
+        raise ValueError("params.yaml: search.targets: empty; list the greatest costs allowed for each model")
     front = evaluated[problem.front(evaluated)]
     costs = {o.name: o.of(front.rows) for o in (*problem.costs, *problem.constraints)}
     places = []
@@ -72,12 +72,12 @@ def family_within(problem: Problem, evaluated: Evaluated, prefix: str, targets: 
             least = {name: float(costs[name].min()) for name in target}
             raise ValueError(f"params.yaml: search.targets: nothing found keeps {dict(target)}; the least of each found is {least}")
         places.append(int(np.argmax(np.where(fits, front.score, -np.inf))))
-    return _members(front[np.unique(places)], prefix)
+    return _models(front[np.unique(places)], prefix)
 
 
-def _members(chosen: Evaluated, prefix: str) -> list[Member]:
+def _models(chosen: Evaluated, prefix: str) -> list[Model]:
     numbers = zip(chosen.archs, chosen.cost.tolist(), chosen.score.tolist())
-    return [Member(f"{prefix}-a{i}", arch, cost, score) for i, (arch, cost, score) in enumerate(numbers)]
+    return [Model(f"{prefix}-a{i}", arch, cost, score) for i, (arch, cost, score) in enumerate(numbers)]
 
 
 def _spread(costs: np.ndarray, size: int) -> np.ndarray:
@@ -108,14 +108,14 @@ def figures(cost: np.ndarray, top1: np.ndarray, ends: tuple[float, float], chanc
     Args:
         cost: (n,), MFLOPs.
         top1: (n,), percent.
-        ends: cost of the space's cheapest and dearest architecture.
+        ends: cost of the space's cheapest and most expensive architecture.
         chance: top-1 of guessing, percent.
 
     Returns:
-        hypervolume; top1_best, and top1_low, the best at or below cheapest + (dearest - cheapest) / 4, percent; no top1_low
+        hypervolume; top1_best, and top1_low, the best at or below cheapest + (most expensive - cheapest) / 4, percent; no top1_low
         where nothing so cheap was evaluated.
     """
-    cost, top1, (cheapest, dearest) = np.asarray(cost), np.asarray(top1), ends
-    low = top1[cost <= cheapest + (dearest - cheapest) / 4]
-    found = {"hypervolume": hypervolume(cost, top1, dearest, chance), "top1_best": float(top1.max())}
+    cost, top1, (cheapest, most_expensive) = np.asarray(cost), np.asarray(top1), ends
+    low = top1[cost <= cheapest + (most_expensive - cheapest) / 4]
+    found = {"hypervolume": hypervolume(cost, top1, most_expensive, chance), "top1_best": float(top1.max())}
     return found | ({"top1_low": float(low.max())} if len(low) else {})

@@ -14,7 +14,7 @@ from pydantic import Field
 from nas.evaluation import metrics
 from nas.runtime.params import Section
 from nas.search.archive import Evaluated, keys
-from nas.search.operators import Draw, children, first, mutants, unseen
+from nas.search.operators import Draw, crossover, first, mutate, unseen
 from nas.search.problem import Problem
 
 
@@ -34,7 +34,7 @@ class Nsga2:
 
     settings: Settings
     draw: Draw  # the first population
-    name: ClassVar[str] = "nsga2"
+    stream: ClassVar[str] = "nsga2"
 
     def propose(self, problem: Problem, so_far: Evaluated | None, number: int, rng: np.random.Generator) -> np.ndarray:
         """See `nas.search.operators.Method`; a round that finds too few new architectures proposes those."""
@@ -48,7 +48,7 @@ class Nsga2:
             # survivors are in order, so the winner of a tournament of two is the lower number
             mothers, fathers = alive.rows[rng.integers(len(alive), size=(2, 2, n)).min(axis=0)]
             crossed = rng.random(n) < s.crossover_probability
-            return mutants(problem.space, np.where(crossed[:, None], children(mothers, fathers, rng), mothers), s.mutation_probability, rng)
+            return mutate(problem.space, np.where(crossed[:, None], crossover(mothers, fathers, rng), mothers), s.mutation_probability, rng)
 
         return unseen(problem, offspring, n, set(keys(so_far.rows))) if n > 0 else so_far.rows[:0]
 

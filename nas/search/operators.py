@@ -25,7 +25,7 @@ Draw = Callable[[int, np.random.Generator], list[Arch]]  # n architectures at ra
 class Method(Protocol):
     """A way of searching."""
 
-    name: str  # also of its random streams
+    stream: str  # names its random streams
 
     def propose(self, problem: Problem, so_far: Evaluated | None, number: int, rng: np.random.Generator) -> np.ndarray:
         """Rows (m, genes) to evaluate next: distinct, new, within the bounds; none at the end of the search.
@@ -65,7 +65,7 @@ def search(
     """
     cache = Cache() if cache is None else cache
     number = 0 if evaluated is None else int(evaluated.round.max()) + 1
-    while len(rows := method.propose(problem, evaluated, number, generator(seed, method.name, number))):
+    while len(rows := method.propose(problem, evaluated, number, generator(seed, method.stream, number))):
         new = Evaluated(rows, problem.cost(rows), _scores(rows, score, cache), np.full(len(rows), number))
         evaluated = new if evaluated is None else evaluated + new
         on_round(evaluated, number)
@@ -107,12 +107,12 @@ def unseen(problem: Problem, propose: Callable[[], np.ndarray], n: int, seen: se
     return np.array(list(found.values())[:n], dtype=np.int64).reshape(-1, genes)
 
 
-def mutants(space: SearchSpace, rows: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
+def mutate(space: SearchSpace, rows: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
     """(n, genes) -> (n, genes): each gene drawn anew with the given probability (it may come out as it was)."""
     return np.where(rng.random(rows.shape) < probability, encoding.random_rows(space, len(rows), rng), rows)
 
 
-def children(mothers: np.ndarray, fathers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def crossover(mothers: np.ndarray, fathers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(n, genes) twice -> (n, genes): each gene from either parent, with probability 1/2."""
     return np.where(rng.random(mothers.shape) < 0.5, mothers, fathers)
 

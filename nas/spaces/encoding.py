@@ -14,7 +14,7 @@ import numpy as np
 from nas.runtime.io import read_json, short
 from nas.spaces.mbconv import Arch, SearchSpace, StageArch
 
-FIGURES = ("mflops", "parameters", "top1_search", "top1_monitor")  # of a member, in family.json
+FIGURES = ("mflops", "parameters", "top1_search", "top1_val")  # of a model, in family.json
 
 
 class ArchitectureError(ValueError):
@@ -45,7 +45,7 @@ def from_json(found: Any) -> Arch:
 
 
 def read_family(path: Path, again: str = "dvc repro --force search") -> list[dict]:
-    """The entries of a family.json: name, arch as `from_json` takes it, mflops, parameters, top1_search, top1_monitor.
+    """The entries of a family.json: name, arch as `from_json` takes it, mflops, parameters, top1_search, top1_val.
 
     Raises:
         ArchitectureError: if it is something else; a name that would lead out of the folder of weights counts as that.

@@ -81,7 +81,7 @@ class Space(Section):
     """All networks of one one-shot model."""
 
     name: str
-    resolution: Size  # side of the pictures, pixels
+    resolution: Size  # side of the images, pixels
     stem: StemSpace
     fixed: FixedSpace
     stages: Annotated[tuple[StageSpace, ...], Field(min_length=1)]
@@ -123,7 +123,7 @@ class Space(Section):
         """(stages, blocks) whether a stage may have 1, 2, ... blocks."""
         return np.array([[1 + b in stage.depths for b in range(self.blocks)] for stage in self.stages])
 
-    def heaviest(self) -> Arch:
+    def largest(self) -> Arch:
         """As deep as can be, everywhere the largest expansion and kernel, with squeeze-and-excitation where there is a choice."""
         return Arch((len(self.configurations) - 1,) * stage.depths[-1] for stage in self.stages)
 
@@ -167,8 +167,8 @@ class Space(Section):
         return Plan(self.resolution, stem, (fixed, *rows), head, SQUEEZE)
 
     def sides(self) -> tuple[int, ...]:
-        """(stages,) side of the pictures that the first block of each stage takes, pixels."""
-        sides = self.plan(self.heaviest()).sides[1:]
+        """(stages,) side of the images that the first block of each stage takes, pixels."""
+        sides = self.plan(self.largest()).sides[1:]
         return tuple(sides[sum(stage.depths[-1] for stage in self.stages[:s])] for s in range(len(self.stages)))
 
 

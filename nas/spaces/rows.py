@@ -100,7 +100,7 @@ class Plan:
         ValueError: if a row does not take the channels that the one before gives.
     """
 
-    resolution: int  # side of the pictures, pixels
+    resolution: int  # side of the images, pixels
     stem: Stem
     rows: tuple[Row, ...]
     head: Head

@@ -97,7 +97,7 @@ class Space(params.Section):
     """A search space; `Widths`, an int array (layers, operations), holds the hidden channels of every operation."""
 
     name: str
-    resolution: Annotated[int, Field(ge=8)]  # side of the pictures, pixels
+    resolution: Annotated[int, Field(ge=8)]  # side of the images, pixels
     stem: Stem
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     head: Head

@@ -1,11 +1,11 @@
-"""Stage export: each member of the family as a folder to take away, every format checked against PyTorch.
+"""Stage export: each model of the family as a folder to take away, every format checked against PyTorch.
 
 params   params.yaml: seed, space, runtime, evaluation, export
 reads    outputs/split/, outputs/search/family.json, family/
 writes   outputs/export/family/<name>/   bundle.json, weights.safetensors, model.pt2, model.onnx, model.int8.onnx, card.md
          outputs/export/<name>           a link to it
-         outputs/export/parity.csv       member, format, max_abs_diff, agreement, top1, top1_drop (percent, part `monitor`), limit
-         outputs/export/metrics.json     {"members", "onnx_max_abs_diff", "pt2_max_abs_diff", "int8_top1_drop"}  worst member
+         outputs/export/parity.csv       model, format, max_abs_diff, agreement, top1, top1_drop (percent, part `val`), limit
+         outputs/export/metrics.json     {"models", "onnx_max_abs_diff", "pt2_max_abs_diff", "int8_top1_drop"}  worst model
 
 An export that is another function than the network it was made from stops the stage. All files but the cards, which
 hold measured latencies, are the same bytes whenever the same networks are exported.
@@ -46,9 +46,9 @@ CALLS = 20  # of each runtime, for the latency on the card
 class Export(params.Section):
     """Section `export`."""
 
-    calibration_pictures: Annotated[int, Field(ge=1)]  # of part `train`, for the ranges of the 8-bit networks
-    checked_pictures: Annotated[int, Field(ge=1)] | None  # of part `monitor`, for parity and accuracy; null: all
-    licence: str | None  # of the pictures, for the model card; null: as known for the named set
+    calibration_images: Annotated[int, Field(ge=1)]  # of part `train`, for the ranges of the 8-bit networks
+    checked_images: Annotated[int, Field(ge=1)] | None  # of part `val`, for parity and accuracy; null: all
+    licence: str | None  # of the images, for the model card; null: as known for the named set
     register_models: bool  # the family in MLflow's model registry
 
 
@@ -62,12 +62,12 @@ def main() -> None:
         data = loader.read(split.OUT)
         rows = encoding.read_family(SEARCHED / "family.json")
         drawn = seeding.generator(seed, "export").permutation(data.items("train"))
-        calibration = pixels(data, np.sort(drawn[: p.calibration_pictures]))
-        checked = data.items("monitor")[: p.checked_pictures]
-        pictures, labels = pixels(data, checked), data.labels[checked]
-        run.dataset("outputs/split/splits.parquet", "export", pictures=len(checked))
-        exporter = Exporter(data, space, calibration, pictures, labels, evaluation.batch, runtime.threads, p.licence)
-        found = [parity for row in progress(rows, "export", len(rows)) for parity in exporter.member(row)]
+        calibration = pixels(data, np.sort(drawn[: p.calibration_images]))
+        checked = data.items("val")[: p.checked_images]
+        images, labels = pixels(data, checked), data.labels[checked]
+        run.dataset("outputs/split/splits.parquet", "export", images=len(checked))
+        exporter = Exporter(data, space, calibration, images, labels, evaluation.batch, runtime.threads, p.licence)
+        found = [parity for row in progress(rows, "export", len(rows)) for parity in exporter.model(row)]
         link([row["name"] for row in rows])
         table = pd.DataFrame([parity.row() for parity in found])
         table.to_csv(OUT / "parity.csv", index=False)
@@ -78,8 +78,8 @@ def main() -> None:
 
 
 def pixels(data: loader.DataSet, items: np.ndarray) -> np.ndarray:
-    """Pictures as networks are given them, (n, 3, side, side) uint8."""
-    found = np.stack([fit(data.pictures.picture(i), data.side) for i in items])
+    """Images as networks are given them, (n, 3, side, side) uint8."""
+    found = np.stack([fit(data.images.image(i), data.side) for i in items])
     return np.ascontiguousarray(found.transpose(0, 3, 1, 2))
 
 
@@ -91,7 +91,7 @@ class Exporter:
         data: loader.DataSet,
         space: SearchSpace,
         calibration: np.ndarray,
-        pictures: np.ndarray,
+        images: np.ndarray,
         labels: np.ndarray,
         batch: int,
         threads: int,
@@ -99,18 +99,18 @@ class Exporter:
     ) -> None:
         """
         Args:
-            calibration: training pictures (n, 3, side, side) uint8, for the ranges of the 8-bit networks.
-            pictures: (n, 3, side, side) uint8, with their labels (n,): every format is compared on them.
-            batch: pictures at once.
+            calibration: training images (n, 3, side, side) uint8, for the ranges of the 8-bit networks.
+            images: (n, 3, side, side) uint8, with their labels (n,): every format is compared on them.
+            batch: images at once.
             threads: of ONNX Runtime.
-            licence: of the pictures, for the card; None: as known for the named set.
+            licence: of the images, for the card; None: as known for the named set.
         """
         self.data, self.space = data, space
-        self.calibration, self.pictures, self.labels = calibration, pictures, labels
+        self.calibration, self.images, self.labels = calibration, images, labels
         self.batch, self.threads = batch, threads
         self.licence = licence or card.LICENCES.get(data.key, card.UNKNOWN)
 
-    def member(self, row: dict) -> list[Parity]:
+    def model(self, row: dict) -> list[Parity]:
         """The bundle of an entry of family.json; its parity, format by format.
 
         Raises:
@@ -123,7 +123,7 @@ class Exporter:
             name=row["name"],
             dataset=self.data.title,
             classes=self.data.classes,
-            pictures=bundle.Preparation(side=self.data.side, mean=self.data.mean, std=self.data.std),
+            images=bundle.Preparation(side=self.data.side, mean=self.data.mean, std=self.data.std),
             architecture=bundle.Architecture.of(self.space, arch),
         )
         folder = FAMILY / row["name"]
@@ -133,12 +133,12 @@ class Exporter:
 
         runs = {f.file: f.run(folder / f.file, self.threads) for f in formats.formats()}
         folded = formats.open_classifier(classifier)
-        wanted = logits(folded, self.pictures, self.batch)
-        unfolded = logits(formats.open_classifier(bundle.load(folder, folded=False)), self.pictures, self.batch)
+        wanted = logits(folded, self.images, self.batch)
+        unfolded = logits(formats.open_classifier(bundle.load(folder, folded=False)), self.images, self.batch)
         compare(row["name"], "folded network", unfolded, wanted, self.labels, FOLDED_LIMIT).check()
         found = []
         for f in formats.formats():
-            parity = compare(row["name"], f.title, logits(runs[f.file], self.pictures, self.batch), wanted, self.labels, f.limit)
+            parity = compare(row["name"], f.title, logits(runs[f.file], self.images, self.batch), wanted, self.labels, f.limit)
             parity.check()
             found.append(parity)
 
@@ -147,9 +147,9 @@ class Exporter:
             described,
             facts,
             found,
-            latencies({"torch": folded, "ONNX Runtime": runs[ONNX], "ONNX Runtime, 8 bits": runs[INT8]}, self.pictures[:1], self.threads),
+            latencies({"torch": folded, "ONNX Runtime": runs[ONNX], "ONNX Runtime, 8 bits": runs[INT8]}, self.images[:1], self.threads),
             self.data.parts.counts(),
-            f"{len(self.labels)} pictures of part `monitor`, which nothing was trained or chosen on",
+            f"{len(self.labels)} images of part `val`, which nothing was trained or chosen on",
             self.licence,
             {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "card.md"},
         )
@@ -157,24 +157,24 @@ class Exporter:
         return found
 
 
-def latencies(runs: dict[str, formats.Run], pictures: np.ndarray, threads: int) -> list[card.Latency]:
+def latencies(runs: dict[str, formats.Run], images: np.ndarray, threads: int) -> list[card.Latency]:
     """Medians over interleaved calls, after one call of each."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(1 + CALLS):
         for name, run in runs.items():
             start = time.perf_counter()
-            run(pictures)
+            run(images)
             if turn:
                 times[name].append(1000 * (time.perf_counter() - start))
     device = card.device()
-    return [card.Latency(name, statistics.median(ms), len(pictures), threads, device) for name, ms in times.items()]
+    return [card.Latency(name, statistics.median(ms), len(images), threads, device) for name, ms in times.items()]
 
 
 def figures(table: pd.DataFrame) -> dict[str, float]:
-    """The stage's metrics, of the worst member; top-1 in percentage points.
+    """The stage's metrics, of the worst model; top-1 in percentage points.
 
     Args:
-        table: a row for each member and format, see `Parity`.
+        table: a row for each model and format, see `Parity`.
     """
     worst = table.groupby("format")[["max_abs_diff", "top1_drop"]].max()
     titles = {f.file: f.title for f in formats.formats()}
@@ -183,7 +183,7 @@ def figures(table: pd.DataFrame) -> dict[str, float]:
         "pt2_max_abs_diff": worst.loc[titles[PT2], "max_abs_diff"],
         "int8_top1_drop": worst.loc[titles[INT8], "top1_drop"],
     }
-    return {"members": table["member"].nunique()} | {key: float(f"{value:.4g}") for key, value in found.items()}
+    return {"models": table["model"].nunique()} | {key: float(f"{value:.4g}") for key, value in found.items()}
 
 
 def link(names: list[str]) -> None:
@@ -198,7 +198,7 @@ def link(names: list[str]) -> None:
 
 
 def register(rows: list[dict], data: loader.DataSet, run: StageRun) -> None:
-    """The family in MLflow: one registered model, a version and an alias for each member; torch.export, no pickle."""
+    """The family in MLflow: one registered model, a version and an alias for each model; torch.export, no pickle."""
     example = np.zeros((2, 3, data.side, data.side), dtype=np.uint8)
     for row in progress(rows, "export: models registered", len(rows)):
         run.model(
@@ -207,7 +207,7 @@ def register(rows: list[dict], data: loader.DataSet, run: StageRun) -> None:
             example,
             registered_name=f"pareto-nas-{data.key}",
             alias=row["name"].rpartition("-")[2],
-            metrics={key: row[key] for key in ("mflops", "parameters", "top1_search", "top1_monitor")},
+            metrics={key: row[key] for key in ("mflops", "parameters", "top1_search", "top1_val")},
             tags={"mflops": f"{row['mflops']:.3f}", "dataset": data.key},
         )
 

@@ -40,14 +40,14 @@ def main() -> None:
         judged, costs = judged_on(rows), found.table.cost_table()
         found.table.save(OUT / "table.json")
         rows.to_csv(OUT / "validation.csv", index=False)
-        style.save(style.picture(*drawing.charts(judged, found.table.setting)), OUT / "validation.png")
+        style.save(style.image(*drawing.charts(judged, found.table.setting)), OUT / "validation.png")
         for name in ("table.json", "validation.png"):
             run.artifact(OUT / name)
         run.table(judged, "validation.json")
         metrics = {
             **judge.figures(*(judged[c].to_numpy() for c in ("predicted_latency_ms", "first_latency_ms", "second_latency_ms", "mflops"))),
-            "cheapest_latency_ms": costs.smallest,
-            "dearest_latency_ms": costs.largest,
+            "min_latency_ms": costs.smallest,
+            "max_latency_ms": costs.largest,
             "networks": len(judged),
             "seconds": found.table.setting["seconds"],
         }

@@ -1,6 +1,6 @@
-"""What the pipelines of TF-NAS and HardCoRe-NAS share: folders, parameters' file, MLflow runs, targets and pictures.
+"""What the pipelines of TF-NAS and HardCoRe-NAS share: folders, parameters' file, MLflow runs, targets and images.
 
-A pipeline lies in pipelines/<name>: dvc.yaml, params.yaml, outputs. Both reuse the pictures that the main pipeline's stage
+A pipeline lies in pipelines/<name>: dvc.yaml, params.yaml, outputs. Both reuse the images that the main pipeline's stage
 split divided; stages run from the project's root.
 """
 
@@ -127,7 +127,7 @@ class Settings:
 
 
 class Target(params.Section):
-    """A latency that a network is to have: in ms, or as a share of the way from the cheapest network to the dearest."""
+    """A latency that a network is to have: in ms, or as a share of the way from the cheapest network to the most expensive."""
 
     latency_ms: Annotated[float, Field(gt=0)] | None = None
     share: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -138,7 +138,7 @@ class Target(params.Section):
             raise ValueError("one of latency_ms and share is needed")
         return self
 
-    def ms(self, cheapest_ms: float, dearest_ms: float, place: str) -> float:
+    def ms(self, min_ms: float, max_ms: float, place: str) -> float:
         """The latency, for a whole batch.
 
         Args:
@@ -148,11 +148,11 @@ class Target(params.Section):
             ParamsError: if no network of the space has it.
         """
         if self.share is not None:
-            return min(cheapest_ms + self.share * (dearest_ms - cheapest_ms), dearest_ms)  # rounding must not lead beyond
-        if not cheapest_ms <= self.latency_ms <= dearest_ms:
+            return min(min_ms + self.share * (max_ms - min_ms), max_ms)  # rounding must not lead beyond
+        if not min_ms <= self.latency_ms <= max_ms:
             raise params.ParamsError(
                 f"{place}: no network of the space takes {self.latency_ms:g} ms on this device; "
-                f"the achievable range is {cheapest_ms:.4g} to {dearest_ms:.4g} ms"
+                f"the achievable range is {min_ms:.4g} to {max_ms:.4g} ms"
             )
         return self.latency_ms
 
@@ -170,7 +170,7 @@ class Training(params.Section):
 
 
 def divided(data: DataSet, items: np.ndarray, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures for the weights, and the share `held_out` of them for the search: the same classes in the same proportions."""
+    """Images for the weights, and the share `held_out` of them for the search: the same classes in the same proportions."""
     return tuple(train_test_split(items, test_size=held_out, random_state=seed, stratify=data.labels[items]))
 
 

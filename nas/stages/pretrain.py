@@ -1,13 +1,13 @@
 """Stage pretrain: constraint-free supernet training with uniform sampling, then the accuracy of random sub-networks.
 
-AttentiveNAS (arXiv:2011.09011), section 4.3: 30 epochs on 90 % of the training pictures; 1024
+AttentiveNAS (arXiv:2011.09011), section 4.3: 30 epochs on 90 % of the training images; 1024
 sub-networks measured on the other 10 %.
 
 params   params.yaml: seed, space, recipe, runtime, evaluation, pretrain
 reads    outputs/split/
 writes   outputs/pretrain/weights.safetensors, history.csv
          outputs/pretrain/measured.parquet   one column a gene, mflops, top1 (percent, part `predictor`)
-         outputs/pretrain/metrics.json       {"top1_smallest", "top1_largest"}  percent, part `monitor`
+         outputs/pretrain/metrics.json       {"top1_smallest", "top1_largest"}  percent, part `val`
 """
 
 from dataclasses import asdict
@@ -54,10 +54,10 @@ def main() -> None:
         data = loader.read(split.OUT)
         supernet = runner.new_supernet(space, len(data.classes), seed, recipe.zero_init)
         need_space(OUT, 8 * sum(t.nbytes for t in supernet.parameters()), "stage pretrain")
-        run.dataset("outputs/split/splits.parquet", "training", pictures=len(data.items("train")))
+        run.dataset("outputs/split/splits.parquet", "training", images=len(data.items("train")))
         parts = ("train", "search") if data.search_in_training else ("train",)
         batches = runner.training_batches(data, data.items(*parts), recipe, runtime, device, seed)
-        monitor = runner.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
+        val = runner.scorer(supernet, data, "val", evaluation, runtime, device, seed)
         trained = trainer.train(
             supernet,
             batches,
@@ -69,7 +69,7 @@ def main() -> None:
             runtime,
             device,
             checkpoint,
-            lambda: runner.ends(monitor),
+            lambda: runner.ends(val),
             runner.curves(run, "pretrain", data, recipe),
         )
         rows = distinct_rows(space, p.subnetworks, seed)

@@ -1,4 +1,4 @@
-"""Stage report: the family on the test pictures, every figure, and one page that opens offline.
+"""Stage report: the family on the test images, every figure, and one page that opens offline.
 
 The only stage that reads the test part of the main data set, and it chooses nothing.
 
@@ -8,7 +8,7 @@ writes   outputs/report/family.csv       the family with its test accuracy, perc
          outputs/report/trials.csv       trials per sample by cost target (Figure 8)
          outputs/report/*.png            pareto, search, predictor, accuracy, loss, sampling, transfer
          outputs/report/index.html       all of it
-         outputs/report/metrics.json     {"top1_<member>", "top1_smallest", "top1_largest"}  percent, test
+         outputs/report/metrics.json     {"top1_<model>", "top1_smallest", "top1_largest"}  percent, test
 """
 
 from pathlib import Path
@@ -58,14 +58,14 @@ def main() -> None:
     with runner.stage("report", sections, trained.strategy) as (run, _):
         device = runtime.start()
         data = loader.read(split.OUT)
-        run.dataset("outputs/split/splits.parquet", "test", pictures=len(data.items("test")))
+        run.dataset("outputs/split/splits.parquet", "test", images=len(data.items("test")))
         supernet = runner.new_supernet(space, len(data.classes), seed).to(device)
         load_weights(search.TRAINED / "weights.safetensors", supernet)
         test = runner.scorer(supernet, data, "test", evaluation, runtime, device, seed)
         table = flops.table(space, len(data.classes))
 
         family = pd.DataFrame(encoding.read_family(search.OUT / "family.json"))
-        networks = [search.load_member(entry, space, len(data.classes)) for entry in family.to_dict("records")]
+        networks = [search.load_model(entry, space, len(data.classes)) for entry in family.to_dict("records")]
         family["top1_test"] = [test.top1_of(network.to(device)) for network in networks]
         smallest, largest = runner.ends(test)
         rows = encoding.to_rows([space.smallest(), space.largest()])
@@ -95,7 +95,7 @@ def main() -> None:
         )
         family.drop(columns="arch").to_csv(OUT / "family.csv", index=False)
         trials.to_csv(OUT / "trials.csv", index=False)
-        pictures(found, OUT)
+        images(found, OUT)
         (OUT / "index.html").write_text(page.page(found))
         for path in sorted(OUT.glob("*.png")):
             run.artifact(path, "plots")
@@ -107,7 +107,7 @@ def main() -> None:
         run.close_pipeline()
 
 
-def pictures(found: page.Findings, out: Path) -> None:
+def images(found: page.Findings, out: Path) -> None:
     """Every figure of the page as a PNG."""
     charts = {
         "pareto": [pareto.chart(found.family, found.ends, found.evaluated, cost) for cost in found.costs],
@@ -119,7 +119,7 @@ def pictures(found: page.Findings, out: Path) -> None:
         "transfer": [transfer_chart.chart(found.transfer)],
     }
     for name, chart in charts.items():
-        style.save(style.picture(*chart), out / f"{name}.png")
+        style.save(style.image(*chart), out / f"{name}.png")
 
 
 if __name__ == "__main__":

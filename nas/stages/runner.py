@@ -33,7 +33,7 @@ OUTPUTS = Path("outputs")
 class Evaluation(params.Section):
     """Section `evaluation`: how sub-networks are measured."""
 
-    batch: Annotated[int, Field(ge=2)]  # pictures at once
+    batch: Annotated[int, Field(ge=2)]  # images at once
     calibration_batches: Annotated[int, Field(ge=1)]  # training batches for the batch-norm statistics; 64 in the paper
 
 
@@ -85,22 +85,22 @@ def new_supernet(searched: SearchSpace, classes: int, number: int, zero_init: bo
 
 
 def calibration(data: DataSet, evaluation: Evaluation, number: int, part: str, workers: int) -> EvaluationBatches:
-    """Batches of training pictures, without augmentation, for batch-norm statistics; fewer if there are not so many."""
+    """Batches of training images, without augmentation, for batch-norm statistics; fewer if there are not so many."""
     items = data.items(part)
     n = whole_batches(min(len(items), evaluation.batch * evaluation.calibration_batches), evaluation.batch)
     chosen = seeding.generator(number, "calibration").choice(items, n, replace=False)
     return EvaluationBatches(data, chosen, evaluation.batch, workers)
 
 
-def whole_batches(pictures: int, batch: int) -> int:
-    """So many pictures that no smaller batch is left over: each batch counts alike in the batch-norm statistics."""
-    return pictures - pictures % batch if pictures > batch else pictures
+def whole_batches(images: int, batch: int) -> int:
+    """So many images that no smaller batch is left over: each batch counts alike in the batch-norm statistics."""
+    return images - images % batch if images > batch else images
 
 
 def scorer(
     supernet: Supernet, data: DataSet, part: str, evaluation: Evaluation, runtime: Runtime, device: torch.device, number: int
 ) -> Scorer:
-    """Top-1 on one part of the data, calibrated on pictures of the part `train`."""
+    """Top-1 on one part of the data, calibrated on images of the part `train`."""
     held_out = EvaluationBatches(data, data.items(part), evaluation.batch, runtime.workers)
     return Scorer(
         supernet,
@@ -125,7 +125,7 @@ def training_batches(
     """This process's share of the batches of the recipe, augmented.
 
     Raises:
-        ValueError: if there are fewer pictures than fill a batch, or a batch cannot be divided among the processes.
+        ValueError: if there are fewer images than fill a batch, or a batch cannot be divided among the processes.
     """
     share = distributed.share(recipe.batch)
     return TrainingBatches(data, items, recipe.batch, recipe.augmentation, number, runtime.workers, device.type == "cuda", share)
@@ -133,8 +133,8 @@ def training_batches(
 
 def curves(run: StageRun, place: str, data: DataSet, recipe: Recipe) -> Callable[[Epoch], None]:
     """Logs each epoch as `<place>/...`, and says once if the largest network is no better than guessing after the warm-up."""
-    pictures, told = len(data.items("monitor")), False
-    guessing = 100 * binom.ppf(0.99, pictures, 1 / len(data.classes)) / pictures  # percent that 99 of 100 guessers stay below
+    images, told = len(data.items("val")), False
+    guessing = 100 * binom.ppf(0.99, images, 1 / len(data.classes)) / images  # percent that 99 of 100 guessers stay below
 
     def on_epoch(row: Epoch) -> None:
         nonlocal told

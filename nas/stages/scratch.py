@@ -31,7 +31,7 @@ class Alone:
         self._evaluation, self._checkpoint = evaluation, checkpoint
 
     def trained(self, name: str, network: RowNetwork, data: loader.DataSet, items: np.ndarray) -> RowNetwork:
-        """The network with fresh weights drawn by its name, trained on the pictures and calibrated; in eval mode.
+        """The network with fresh weights drawn by its name, trained on the images and calibrated; in eval mode.
 
         Raises:
             FloatingPointError: if the loss is no number any more; says what to lower.
@@ -60,7 +60,7 @@ class Alone:
 
     @torch.no_grad()
     def answers(self, network: RowNetwork, data: loader.DataSet, items: np.ndarray) -> np.ndarray:
-        """(n,) class that the network names for each picture, in the order of the items.
+        """(n,) class that the network names for each image, in the order of the items.
 
         Raises:
             ValueError: if one of them cannot be decoded.
@@ -69,7 +69,7 @@ class Alone:
         found = [network(images).argmax(1).cpu().numpy() for images, _ in placed(batches, self._runtime, self._device)]
         answers = np.concatenate(found)
         if len(answers) != len(items):
-            raise ValueError(f"{len(items) - len(answers)} of {len(items)} pictures of {data.key!r} cannot be decoded")
+            raise ValueError(f"{len(items) - len(answers)} of {len(items)} images of {data.key!r} cannot be decoded")
         return answers
 
     def _keep(self, name: str, state: dict) -> None:

@@ -1,7 +1,7 @@
 """Stage search: the Pareto set by the chosen method, the family from it, random search with the same budget beside it.
 
 AttentiveNAS (arXiv:2011.09011), sections 4.2 and 4.5. The search scores with the final weights, or
-with those of an early epoch where the search pictures were trained on too (`search.weights`), or by what
+with those of an early epoch where the search images were trained on too (`search.weights`), or by what
 the accuracy predictor makes of an architecture (`search.score`). Each score is kept below .checkpoints/scores by
 what it was measured with, so that no architecture is ever evaluated twice, in this search or in another one.
 
@@ -9,7 +9,7 @@ params   params.yaml: seed, space, runtime, evaluation, search
 reads    outputs/split/, outputs/train/weights.safetensors, early.safetensors, outputs/fit_predictor/forest.npz, the latency table
 writes   outputs/search/evaluated.parquet   one column a gene, mflops, parameters, latency_ms (by the table), top1 (percent, part
                                             `search`), round, front, method
-         outputs/search/family.json         name, arch, mflops, parameters, top1_search, top1_monitor (percent, final weights)
+         outputs/search/family.json         name, arch, mflops, parameters, top1_search, top1_val (percent, final weights)
          outputs/search/family/             <name>.safetensors: calibrated networks with the final weights
          outputs/search/metrics.json        {"evaluations", "hypervolume", "top1_low", "top1_best", "family"}; with a baseline
                                             {"hypervolume_random"}; with other costs than MFLOPs alone {"hypervolume_objectives"}
@@ -37,7 +37,7 @@ from nas.sampling.exact import ExactSampler
 from nas.sampling.uniform import Unconstrained
 from nas.search import bayesian, evolution, nsga2
 from nas.search.archive import Cache, Evaluated
-from nas.search.family import Member, family, family_within, figures, hypervolume
+from nas.search.family import Model, family, family_within, figures, hypervolume
 from nas.search.operators import Draw, Method, Score, search
 from nas.search.predictor import Forest
 from nas.search.problem import Problem, of_score, of_table
@@ -74,7 +74,7 @@ class Bounds(params.Section):
     mflops: Bound
     parameters: Bound
     latency_ms: Bound
-    top1: Bound  # percent, on the search pictures
+    top1: Bound  # percent, on the search images
 
 
 class Random(params.Section):
@@ -91,20 +91,20 @@ class Search(params.Section):
     latency_table: str  # file
     costs: Annotated[tuple[Cost, ...], Field(min_length=1)]  # objectives beside the score; the first orders the family
     bounds: Bounds
-    members: Annotated[int, Field(ge=1)] | None  # of the family, or
-    targets: tuple[dict[Cost, float], ...] | None  # what each member may cost
-    method: Literal["evolution", "nsga2", "guided", "random"]
+    models: Annotated[int, Field(ge=1)] | None  # of the family, or
+    targets: tuple[dict[Cost, float], ...] | None  # what each model may cost
+    method: Literal["evolution", "nsga2", "bayesian", "random"]
     first: Literal["spread", "uniform"]  # the first architectures: evenly over the cost, or as they come
     evolution: evolution.Settings
     nsga2: nsga2.Settings
-    guided: bayesian.Settings
+    bayesian: bayesian.Settings
     random: Random
     baseline: bool  # random search with as many evaluations beside it
 
     @model_validator(mode="after")
     def _one_choice(self) -> Self:
-        if (self.members is None) == (self.targets is None):
-            raise ValueError("either members or targets is needed, and not both")
+        if (self.models is None) == (self.targets is None):
+            raise ValueError("either models or targets is needed, and not both")
         if len(set(self.costs)) < len(self.costs):
             raise ValueError(f"costs {list(self.costs)}: each can be named once")
         return self
@@ -123,7 +123,7 @@ def main() -> None:
         supernet = runner.new_supernet(space, len(data.classes), seed).to(device)
         weights = TRAINED / ("early.safetensors" if p.weights == "early" else "weights.safetensors")
         load_weights(weights, supernet)
-        run.dataset("outputs/split/splits.parquet", "search", pictures=len(data.items("search")))
+        run.dataset("outputs/split/splits.parquet", "search", images=len(data.items("search")))
         if p.score == "measured":
             score, cache = runner.scorer(supernet, data, "search", evaluation, runtime, device, seed).each, scores(str(weights), p)
         else:
@@ -138,18 +138,18 @@ def main() -> None:
 
         best = found[p.method]
         if p.targets is None:
-            members = family(best[problem.front(best)], data.key, p.members)
+            models = family(best[problem.front(best)], data.key, p.models)
         else:
-            members = family_within(problem, best, data.key, p.targets)
+            models = family_within(problem, best, data.key, p.targets)
         load_weights(TRAINED / "weights.safetensors", supernet)
-        final = runner.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
-        rows = [row(member, known, final) for member in progress(members, "search: family calibrated", len(members))]
+        final = runner.scorer(supernet, data, "val", evaluation, runtime, device, seed)
+        rows = [row(model, known, final) for model in progress(models, "search: family calibrated", len(models))]
         if distributed.first():
             runner.write_json(OUT / "family.json", rows)
         metrics = found_figures(p, found, known["mflops"], 100 / len(data.classes))
         if p.costs != ("mflops",):
             metrics["hypervolume_objectives"] = area(best)
-        runner.finish("search", metrics | {"family": len(members)}, run)
+        runner.finish("search", metrics | {"family": len(models)}, run)
 
 
 def found_figures(p: Search, found: dict[str, Evaluated], mflops: CostTable, chance: float) -> dict[str, float]:
@@ -204,7 +204,7 @@ def volume(problem: Problem, known: dict[str, CostTable], chance: float) -> Call
 
 
 def scores(weights: str, p: Search) -> Cache:
-    """The scores that were measured before with the same weights, pictures, settings and code; the first process keeps the file.
+    """The scores that were measured before with the same weights, images, settings and code; the first process keeps the file.
 
     Args:
         weights: the file that is searched with, as dvc.yaml names it.
@@ -266,7 +266,7 @@ def searches(
     methods = {
         "evolution": evolution.Evolution(p.evolution, first),
         "nsga2": nsga2.Nsga2(p.nsga2, first),
-        "guided": bayesian.Guided(p.guided, first),
+        "bayesian": bayesian.Bayesian(p.bayesian, first),
         "random": evolution.RandomSearch(p.random.evaluations, BLOCK, anywhere),
     }
     found = {p.method: searched(p.method, methods[p.method])}
@@ -291,22 +291,22 @@ def draws(p: Search, problem: Problem, known: dict[str, CostTable]) -> tuple[Dra
     return Spread(between, low, high) if p.first == "spread" else anywhere, anywhere
 
 
-def row(member: Member, known: dict[str, CostTable], final: Scorer) -> dict:
-    """A member's entry in family.json; its calibrated network is written beside it."""
-    network = final.network(member.arch)
+def row(model: Model, known: dict[str, CostTable], final: Scorer) -> dict:
+    """A model's entry in family.json; its calibrated network is written beside it."""
+    network = final.network(model.arch)
     if distributed.first():
-        save_weights(OUT / "family" / f"{member.name}.safetensors", network)
+        save_weights(OUT / "family" / f"{model.name}.safetensors", network)
     return {
-        "name": member.name,
-        "arch": encoding.to_json(member.arch),
-        "mflops": known["mflops"].cost(member.arch),
+        "name": model.name,
+        "arch": encoding.to_json(model.arch),
+        "mflops": known["mflops"].cost(model.arch),
         "parameters": sum(p.numel() for p in network.parameters()),
-        "top1_search": member.score,
-        "top1_monitor": final.top1_of(network),
+        "top1_search": model.score,
+        "top1_val": final.top1_of(network),
     }
 
 
-def load_member(entry: dict, searched: runner.SearchSpace, classes: int) -> Network:
+def load_model(entry: dict, searched: runner.SearchSpace, classes: int) -> Network:
     """The calibrated network of an entry of family.json, in eval mode on the CPU."""
     network = Network(searched, encoding.from_json(entry["arch"]), classes)
     load_weights(OUT / "family" / f"{entry['name']}.safetensors", network)

@@ -1,10 +1,10 @@
-"""Stage split: who sees which picture, and the pixels of the sets that are drawn.
+"""Stage split: who sees which image, and the pixels of the sets that are drawn.
 
 params   params.yaml: seed, split, search.weights
 reads    the folders split.root and split.transfer_root
 writes   outputs/split/sets.json        for each set: title, classes, mean and std of training pixels, counts by part, source
          outputs/split/splits.parquet   set, item, label, part (or "broken")
-         outputs/split/pictures/        <set>.npy uint8 (n, side, side, 3) of each embedded set; files elsewhere stay there
+         outputs/split/images/        <set>.npy uint8 (n, side, side, 3) of each embedded set; files elsewhere stay there
          outputs/split/metrics.json     {"images", "classes", "<set>_images", "<set>_classes"}; where files may be broken,
                                         and for sets in files only, {"broken_files", "<set>_broken_files"}: left out
 """
@@ -34,7 +34,7 @@ OUT = Path("outputs/split")
 
 
 class Split(Section):
-    """params.yaml: split. Fractions: test of all pictures, the others of the rest."""
+    """params.yaml: split. Fractions: test of all images, the others of the rest."""
 
     root: str  # file or folder that the main set comes from
     data: sets.Source
@@ -44,7 +44,7 @@ class Split(Section):
     test: float = Field(gt=0, lt=1)
     predictor: float = Field(gt=0, lt=1)
     search: float = Field(gt=0, lt=1)
-    monitor: float = Field(gt=0, lt=1)
+    val: float = Field(gt=0, lt=1)
     check_files: bool  # decode every file now
     broken_files: int = Field(ge=0)  # of a set, so many may be broken: left out and named
 
@@ -88,23 +88,23 @@ def divide(p: Split, seed: int, search_in_training: bool, out: Path) -> dict[str
     keys = [source.key(place) for source, place in asked]
     if doubled := sorted({key for key in keys if keys.count(key) > 1}):
         raise ParamsError(f"{params.FILE}: split.data and split.transfer name the set {doubled[0]!r} twice")
-    (out / "pictures").mkdir(parents=True, exist_ok=True)
+    (out / "images").mkdir(parents=True, exist_ok=True)
 
     described, tables, metrics = {}, [], {}
-    fractions = {"test": p.test, "predictor": p.predictor, "search": p.search, "monitor": p.monitor}
+    fractions = {"test": p.test, "predictor": p.predictor, "search": p.search, "val": p.val}
     for key, (source, place) in zip(keys, asked):
         main_set = key == keys[0]
-        pictures = sets.open_set(source, place, seed, p.side)
-        broken = sets.check(pictures, p.check_files, partial(_shown, f"checking files of {key}, by the thousand"), p.broken_files)
+        images = sets.open_set(source, place, seed, p.side)
+        broken = sets.check(images, p.check_files, partial(_shown, f"checking files of {key}, by the thousand"), p.broken_files)
         shares = fractions if main_set else {**dict.fromkeys(fractions, 0.0), "test": p.test}
-        part = parts_without(list(broken), pictures, shares, seed)
-        mean, std = sets.statistics(pictures, Parts(part).items("train"), p.side, Broken(key, p.broken_files, len(broken)))
+        part = parts_without(list(broken), images, shares, seed)
+        mean, std = sets.statistics(images, Parts(part).items("train"), p.side, Broken(key, p.broken_files, len(broken)))
         if source.name in sets.EMBEDDED:
-            _save(out / "pictures" / f"{key}.npy", pictures.pixels)
+            _save(out / "images" / f"{key}.npy", images.pixels)
         described[key] = {
             "name": key,
             "title": source.title(place),
-            "classes": list(pictures.classes),
+            "classes": list(images.classes),
             "mean": mean,
             "std": std,
             "side": p.side,
@@ -113,8 +113,8 @@ def divide(p: Split, seed: int, search_in_training: bool, out: Path) -> dict[str
             "root": place.as_posix(),
         }
         prefix = "" if main_set else f"{key}_"
-        tables.append(pd.DataFrame({"set": key, "item": np.arange(len(pictures)), "label": pictures.labels, "part": part}))
-        metrics |= {f"{prefix}images": len(pictures) - len(broken), f"{prefix}classes": len(pictures.classes)}
+        tables.append(pd.DataFrame({"set": key, "item": np.arange(len(images)), "label": images.labels, "part": part}))
+        metrics |= {f"{prefix}images": len(images) - len(broken), f"{prefix}classes": len(images.classes)}
         if p.broken_files and source.name not in sets.EMBEDDED:
             described[key]["broken_files"] = {"limit": p.broken_files, "left_out": list(broken.values())}
             metrics[f"{prefix}broken_files"] = len(broken)
@@ -127,21 +127,21 @@ def divide(p: Split, seed: int, search_in_training: bool, out: Path) -> dict[str
     return metrics
 
 
-def parts_without(broken: list[int], pictures: sets.Pictures, shares: dict[str, float], seed: int) -> np.ndarray:
-    """The part of each picture, (n,); those of the broken ones are `BROKEN`, as if they were not there.
+def parts_without(broken: list[int], images: sets.Images, shares: dict[str, float], seed: int) -> np.ndarray:
+    """The part of each image, (n,); those of the broken ones are `BROKEN`, as if they were not there.
 
     Raises:
-        ValueError: if a class has no other pictures, or too few.
+        ValueError: if a class has no other images, or too few.
     """
-    whole = np.ones(len(pictures), dtype=bool)
+    whole = np.ones(len(images), dtype=bool)
     whole[broken] = False
-    if gone := [pictures.classes[i] for i in np.setdiff1d(pictures.labels, pictures.labels[whole])]:
+    if gone := [images.classes[i] for i in np.setdiff1d(images.labels, images.labels[whole])]:
         raise ValueError(f"all files of class {gone[0]!r} are broken ({len(gone)} such classes); replace them or remove the class")
-    own_test = None if pictures.test is None else pictures.test[whole]
-    found = split_parts(pictures.labels[whole], **shares, seed=seed, own_test=own_test, classes=pictures.classes)
+    own_test = None if images.test is None else images.test[whole]
+    found = split_parts(images.labels[whole], **shares, seed=seed, own_test=own_test, classes=images.classes)
     if not broken:
         return found
-    parts = np.full(len(pictures), BROKEN, dtype=object)
+    parts = np.full(len(images), BROKEN, dtype=object)
     parts[whole] = found
     return parts.astype(str)
 

@@ -19,11 +19,11 @@ def write(found: Survey, surveyed: Surveyed, range_ms: tuple[float, float], pipe
     judged.to_csv(out / "validation.csv", index=False)
     run.artifact(out / "table.json")
     run.table(judged, "validation.json")
-    cheapest, dearest = range_ms
+    cheapest, most_expensive = range_ms
     metrics = {
         **validation.figures(*(judged[c].to_numpy() for c in ("predicted_latency_ms", "first_latency_ms", "second_latency_ms", "mflops"))),
-        "cheapest_latency_ms": cheapest,
-        "dearest_latency_ms": dearest,
+        "min_latency_ms": cheapest,
+        "max_latency_ms": most_expensive,
         "networks": len(judged),
         "seconds": found.table.setting["seconds"],
     }

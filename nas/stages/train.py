@@ -5,7 +5,7 @@ reads    outputs/split/, outputs/fit_predictor/forest.npz (strategies that end i
 writes   outputs/train/weights.safetensors
          outputs/train/early.safetensors   the weights after epoch `search_epoch`
          outputs/train/history.csv
-         outputs/train/metrics.json        {"top1_smallest", "top1_largest"}  percent, part `monitor`
+         outputs/train/metrics.json        {"top1_smallest", "top1_largest"}  percent, part `val`
 """
 
 import shutil
@@ -64,9 +64,9 @@ def main() -> None:
         need_space(OUT, 10 * sum(t.nbytes for t in supernet.parameters()), "stage train")
         parts = ("train", "predictor", "search") if data.search_in_training else ("train", "predictor")
         items = data.items(*parts)
-        run.dataset("outputs/split/splits.parquet", "training", pictures=len(items))
+        run.dataset("outputs/split/splits.parquet", "training", images=len(items))
         batches = runner.training_batches(data, items, recipe, runtime, device, seed)
-        monitor = runner.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
+        val = runner.scorer(supernet, data, "val", evaluation, runtime, device, seed)
         log = runner.curves(run, "train", data, recipe)
 
         def on_epoch(row: trainer.Epoch) -> None:
@@ -85,7 +85,7 @@ def main() -> None:
             runtime,
             device,
             checkpoint,
-            lambda: runner.ends(monitor),
+            lambda: runner.ends(val),
             on_epoch,
         )
         if distributed.first():

@@ -1,14 +1,14 @@
-"""Stage transfer: members of the family fine-tuned on other data sets (AttentiveNAS, appendix G and Table 5).
+"""Stage transfer: models of the family fine-tuned on other data sets (AttentiveNAS, appendix G and Table 5).
 
-On each set every member is fine-tuned with every learning rate and weight decay on 80 % of the
-training pictures; the other 20 %, the hold-out, choose the setting and the member. That one is
-fine-tuned again on all training pictures and then sees the test pictures, once.
+On each set every model is fine-tuned with every learning rate and weight decay on 80 % of the
+training images; the other 20 %, the hold-out, choose the setting and the model. That one is
+fine-tuned again on all training images and then sees the test images, once.
 
 params   params.yaml: seed, space, runtime, evaluation, transfer
 reads    outputs/split/, outputs/search/family.json, outputs/search/family/
-writes   outputs/transfer/results.parquet   set, member, mflops, learning_rate, weight_decay, top1_holdout, top1_test, best
+writes   outputs/transfer/results.parquet   set, model, mflops, learning_rate, weight_decay, top1_holdout, top1_test, best
          outputs/transfer/weights/          <set>.safetensors: the chosen network, calibrated
-         outputs/transfer/metrics.json      {"<set>_top1"}  percent, test, the chosen member
+         outputs/transfer/metrics.json      {"<set>_top1"}  percent, test, the chosen model
 """
 
 from dataclasses import replace
@@ -38,10 +38,10 @@ OUT = runner.OUTPUTS / "transfer"
 class Transfer(params.Section):
     """Section `transfer`."""
 
-    members: Annotated[int, Field(ge=1)]  # of the family, spread from the cheapest to the dearest; 1: the dearest
+    models: Annotated[int, Field(ge=1)]  # of the family, spread from the cheapest to the most expensive; 1: the most expensive
     learning_rates: Annotated[tuple[float, ...], Field(min_length=1)]
     weight_decays: Annotated[tuple[float, ...], Field(min_length=1)]
-    holdout: Annotated[float, Field(gt=0, lt=1)]  # of the training pictures, to choose on
+    holdout: Annotated[float, Field(gt=0, lt=1)]  # of the training images, to choose on
     fine_tuning: FineTuning
     augmentation: dict[str, loader.Augmentation]  # by set, e.g. no flips for letters; `default` for those not named
 
@@ -65,7 +65,7 @@ def main() -> None:
         device = runtime.start()
         main_set, *sets = loader.keys(split.OUT)
         source = loader.read(split.OUT, main_set)
-        entries = spread(encoding.read_family(search.OUT / "family.json"), p.members)
+        entries = spread(encoding.read_family(search.OUT / "family.json"), p.models)
         settings = [Try(*pair) for pair in product(p.learning_rates, p.weight_decays)]
         tuner = Tuner(p, seed, runtime, device, evaluation, checkpoint)
 
@@ -74,28 +74,28 @@ def main() -> None:
         for key, entry, setting in progress(jobs, "transfer: fine-tunings on the hold-out", len(jobs)):
             data = like(loader.read(split.OUT, key), source)
             fit, held_out = holdout(data, p.holdout, seed)
-            network = search.load_member(entry, space, len(source.classes))
+            network = search.load_model(entry, space, len(source.classes))
             try:
                 held = tuner.top1(f"{key}/{entry['name']}/{setting}/hold-out", network, data, fit, held_out, setting)
             except FloatingPointError as error:
                 print(f"{key}, {entry['name']}: {error}; counted as 0 %", flush=True)
                 held = 0.0
-            rows.append({"set": key, "member": entry["name"], "mflops": entry["mflops"], **vars(setting), "top1_holdout": held})
-        columns = ["set", "member", "mflops", "learning_rate", "weight_decay", "top1_holdout"]
+            rows.append({"set": key, "model": entry["name"], "mflops": entry["mflops"], **vars(setting), "top1_holdout": held})
+        columns = ["set", "model", "mflops", "learning_rate", "weight_decay", "top1_holdout"]
         results = pd.DataFrame(rows, columns=columns).assign(top1_test=np.nan, best=False)
         (OUT / "weights").mkdir(exist_ok=True)  # there without transfer sets, too
-        for key in progress(sets, "transfer: chosen networks on all training pictures", len(sets)):
+        for key in progress(sets, "transfer: chosen networks on all training images", len(sets)):
             best = results[results["set"] == key]["top1_holdout"].idxmax()
             chosen = results.loc[best]
             data = like(loader.read(split.OUT, key), source)
-            entry = next(e for e in entries if e["name"] == chosen["member"])
-            network = search.load_member(entry, space, len(source.classes))
+            entry = next(e for e in entries if e["name"] == chosen["model"])
+            network = search.load_model(entry, space, len(source.classes))
             setting = Try(float(chosen["learning_rate"]), float(chosen["weight_decay"]))
             tested = tuner.top1(f"{key}/chosen", network, data, data.items("train"), data.items("test"), setting)
             results.loc[best, ["top1_test", "best"]] = tested, True
             save_weights(OUT / "weights" / f"{key}.safetensors", network)
             metrics[f"{key}_top1"] = tested
-            run.dataset("outputs/split/splits.parquet", f"transfer {key}", pictures=len(data.items("train")))
+            run.dataset("outputs/split/splits.parquet", f"transfer {key}", images=len(data.items("train")))
         results["best"] = results["best"].astype(bool)
         results.to_parquet(OUT / "results.parquet", index=False)
         run.table(results, "results.json")
@@ -103,18 +103,18 @@ def main() -> None:
 
 
 def spread(entries: list[dict], n: int) -> list[dict]:
-    """n members from the cheapest to the dearest, the dearest always among them."""
+    """n models from the cheapest to the most expensive, the most expensive always among them."""
     places = np.linspace(len(entries) - 1, 0, min(n, len(entries))).round().astype(int)
     return [entries[i] for i in sorted(set(places.tolist()))]
 
 
 def like(data: loader.DataSet, source: loader.DataSet) -> loader.DataSet:
-    """The data, normalised as the pictures that the network was trained on."""
+    """The data, normalised as the images that the network was trained on."""
     return replace(data, mean=source.mean, std=source.std)
 
 
 def holdout(data: loader.DataSet, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Training pictures to fit to and to choose on, stratified, by seed."""
+    """Training images to fit to and to choose on, stratified, by seed."""
     items = data.items("train")
     fit, held_out = train_test_split(items, test_size=fraction, random_state=seed, stratify=data.labels[items])
     return np.sort(fit), np.sort(held_out)
@@ -139,7 +139,7 @@ class Tuner:
         self._state = state
 
     def top1(self, job: str, network: Network, data: loader.DataSet, fit: np.ndarray, held_out: np.ndarray, setting: Try) -> float:
-        """Top-1 (percent) on the held-out pictures after fine-tuning, in place; not computed twice.
+        """Top-1 (percent) on the held-out images after fine-tuning, in place; not computed twice.
 
         The weights of the job `<set>/chosen` are needed afterwards and so are kept with its result.
         """

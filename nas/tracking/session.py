@@ -387,7 +387,7 @@ class _Link:
         self._journal = journal
         self._pause, self._next_try = FIRST_PAUSE, -math.inf  # seconds; by time.monotonic
         self._told = False
-        self._system_metrics, self._monitor = system_metrics, None
+        self._system_metrics, self._val = system_metrics, None
         self._heading()
 
     @classmethod
@@ -409,12 +409,12 @@ class _Link:
         """Start MLflow's thread for system metrics; it ends where MLflow does not answer."""
         if not self._system_metrics:
             return
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+        from mlflow.system_metrics.system_metrics_val import SystemMetricsMonitor
 
-        if self._monitor:
-            self._monitor.finish()
-        self._monitor = SystemMetricsMonitor(self.place.run, resume_logging=True)
-        self._monitor.start()
+        if self._val:
+            self._val.finish()
+        self._val = SystemMetricsMonitor(self.place.run, resume_logging=True)
+        self._val.start()
 
     def write(self, do: str, **record: Any) -> None:
         """Write a record, now or later."""
@@ -497,8 +497,8 @@ class _Link:
 
     def end(self, status: str, seconds: float, closes: bool) -> None:
         """The run ends, and its parent too unless other stages follow; a last try to deliver what waits."""
-        if self._monitor:
-            self._monitor.finish()
+        if self._val:
+            self._val.finish()
             self._system_metrics = False
         ends_parent = status != "FINISHED" or closes or self.opening.pipeline.ends_with_stage
         try:

@@ -1,4 +1,4 @@
-"""Fine-tune a network of the family on other pictures (AttentiveNAS, appendix G).
+"""Fine-tune a network of the family on other images (AttentiveNAS, appendix G).
 
 SGD with momentum 0.9, label smoothing 0.1, dropout 0.5, cosine; learning rate and weight decay are
 chosen by the caller on a hold-out.

@@ -80,7 +80,7 @@ class Alpha(Distillation):
 
 
 class AdaptiveAlpha(Distillation):
-    """For each picture the larger D_alpha of two (AlphaNet: alpha -1 and 1, clip 5)."""
+    """For each image the larger D_alpha of two (AlphaNet: alpha -1 and 1, clip 5)."""
 
     loss: Literal["adaptive-alpha"] = "adaptive-alpha"
     alpha_min: Order
@@ -131,7 +131,7 @@ def alpha_divergence(student: Tensor, teacher: Tensor, alpha: float, clip: float
 
 
 def adaptive_alpha_divergence(student: Tensor, teacher: Tensor, alpha_min: float, alpha_max: float, clip: float | None = None) -> Tensor:
-    """Mean over a batch of each picture's larger divergence, clipped, of two alphas, in nats; never negative.
+    """Mean over a batch of each image's larger divergence, clipped, of two alphas, in nats; never negative.
 
     The arguments are those of `alpha_divergence`. AlphaNet (arXiv:2102.07954): a negative alpha
     punishes what the student holds possible and the teacher does not, a positive one the reverse.
@@ -167,7 +167,7 @@ def _mean(log_q: Tensor, divergence: Tensor, weights: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _alpha(log_q: Tensor, log_p: Tensor, alpha: float, clip: float | None) -> tuple[Tensor, Tensor]:
-    """D_alpha of each picture, (batch,), and q rho, (batch, classes), rho being what grad log q is weighted with.
+    """D_alpha of each image, (batch,), and q rho, (batch, classes), rho being what grad log q is weighted with.
 
     rho = r^alpha / alpha may have any constant added, as E_q[grad log q] = 0. Below 1/2 it is (r^alpha - 1) / alpha,
     which tends to log r and gives D_alpha = E_q[rho] / (alpha - 1). From 1/2 on, with p r^(alpha - 1) for q r^alpha,

@@ -41,8 +41,8 @@ class Epoch:
     loss_largest: float  # mean cross-entropy, nats
     loss_sampled: float  # mean distillation loss, nats
     loss_smallest: float  # mean distillation loss, nats
-    top1_smallest: float  # percent, on the part `monitor`
-    top1_largest: float  # percent, on the part `monitor`
+    top1_smallest: float  # percent, on the part `val`
+    top1_largest: float  # percent, on the part `val`
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ class NotFinite(Exception):
 
 
 class Monitor(Protocol):
-    """Top-1 (percent) of the smallest and the largest sub-network on pictures that nothing is chosen on."""
+    """Top-1 (percent) of the smallest and the largest sub-network on images that nothing is chosen on."""
 
     def __call__(self) -> tuple[float, float]: ...
 
 
 def choose_all(strategy: Strategy, groups: list[list[Arch]], score: Callable[[list[Arch]], list[float]]) -> list[Arch]:
-    """One architecture of each group by the strategy; all that need a score are scored together, on all processes' pictures.
+    """One architecture of each group by the strategy; all that need a score are scored together, on all processes' images.
 
     Raises:
         NotFinite: if a score is no number.
@@ -93,7 +93,7 @@ def train(
     runtime: Runtime,
     device: torch.device,
     checkpoint: Checkpoint | FirstSaves,
-    monitor: Monitor,
+    val: Monitor,
     on_epoch: Callable[[Epoch], None],
 ) -> Trained:
     """Train in place, from the checkpoint where there is one.
@@ -190,7 +190,7 @@ def train(
                     break
                 if ends:
                     means = (sums / counted).tolist() if counted else [math.nan] * 3
-                    smallest, largest = monitor()
+                    smallest, largest = val()
                     history.append(Epoch(epoch + 1, rate, *means, smallest, largest))
                     on_epoch(history[-1])
                     if not trouble.in_row:  # else it would be no good state to go back to

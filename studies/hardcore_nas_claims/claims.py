@@ -140,7 +140,7 @@ def _balanced(r: Results) -> Claim:
         "A search from the balanced start finds better networks than one from the fastest network, whose gradients reach no other.",
         "Networks found from the most even point within a share of the way from the fastest network to the target (A), and from the "
         f"fastest network itself (B), by the trained one-shot model; {r.start:.0%} is the start of `pipelines/hardcore_nas`, 100% the "
-        "paper's. Top-1 on test pictures after fine-tuning, as in Equation 27; top-1 and loss on the pictures of the search, by the "
+        "paper's. Top-1 on test images after fine-tuning, as in Equation 27; top-1 and loss on the images of the search, by the "
         "one-shot model's weights; in pairs of the same target and seed. Here a gradient is taken of every choice, drawn or not, at "
         "what was drawn for the others: the fastest network is left all the same.",
         tuple(c for start in balanced for c in _against(r, start, 0.0)),
@@ -172,13 +172,13 @@ def _tuning(r: Results) -> list[Claim]:
     fresh, short, long = by[FRESH, scratch], by[TUNED, few], by[TUNED, many]
     gains = ", ".join(f"{gain:+.2f}" for gain in short - fresh)
     every = r.targets.set_index("name")
-    told = "the heaviest network's answers and the one-shot model's weights"
+    told = "the largest network's answers and the one-shot model's weights"
     return [
         Claim(
             "short fine-tuning",
             "appendix G, Figure 8",
             "A few epochs of fine-tuning surpass training from fresh weights in most cases.",
-            f"Top-1 on test pictures after {few} epochs with {told} (A), against {scratch} from fresh weights (B); and what stage tune of "
+            f"Top-1 on test images after {few} epochs with {told} (A), against {scratch} from fresh weights (B); and what stage tune of "
             "HardCoRe-NAS has for all targets. Pairs are of the same network. The paper's training from fresh weights is the full one.",
             (
                 paired(f"{few} epochs over {scratch} from fresh weights", POINTS, short, fresh),
@@ -199,7 +199,7 @@ def _tuning(r: Results) -> list[Claim]:
             "long fine-tuning",
             "appendix G, Figure 8",
             "More epochs of fine-tuning improve most of the networks significantly.",
-            f"Top-1 on test pictures after {many} epochs with {told} (A), against {scratch} from fresh weights and against {few} (B).",
+            f"Top-1 on test images after {many} epochs with {told} (A), against {scratch} from fresh weights and against {few} (B).",
             (
                 paired(f"{many} epochs over {scratch} from fresh weights", POINTS, long, fresh),
                 paired(f"{many} epochs over {few}", POINTS, long, short),
@@ -229,7 +229,7 @@ def _order(r: Results) -> Claim:
         "order of networks",
         "main paper, section 3.3",
         "The one-shot model's weights tell which of two networks will be better.",
-        "Kendall's tau between top-1 by the one-shot model's weights, on the pictures of the search, and top-1 on test pictures after "
+        "Kendall's tau between top-1 by the one-shot model's weights, on the images of the search, and top-1 on test images after "
         "fine-tuning (A), against tau of the latency by the table (B), among different networks that stage `starts` found for a target; "
         "pairs are of the same target. The networks of a target are alike in latency and few, so order is hard to tell.",
         (paired("one-shot weights over latency alone", TAU, tau["weights"], tau["latency"]),) if len(tau) else (),

@@ -1,7 +1,7 @@
 """What the stages that test HardCoRe-NAS's claims share: what is varied, and networks tuned for other numbers of epochs.
 
 The pipeline is studies/hardcore_nas_claims/dvc.yaml, what it varies is beside it. All else is as
-pipelines/hardcore_nas/params.yaml says; pictures, latency table, one-shot model and networks are those that
+pipelines/hardcore_nas/params.yaml says; images, latency table, one-shot model and networks are those that
 pipelines/hardcore_nas/dvc.yaml left.
 """
 
@@ -47,14 +47,14 @@ class Tuning(params.Section):
     """Section `tuning`."""
 
     targets: Annotated[tuple[str, ...], Field(min_length=1), Ascending]  # by name, a is the fastest
-    epochs: Annotated[tuple[Epochs, ...], Field(min_length=2), Ascending]  # of fine-tuning with the heaviest network's answers
+    epochs: Annotated[tuple[Epochs, ...], Field(min_length=2), Ascending]  # of fine-tuning with the largest network's answers
     scratch: Epochs  # of training from fresh weights
 
 
 class Starts(params.Section):
     """Section `starts`."""
 
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), Ascending]  # of pictures and networks drawn
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), Ascending]  # of images and networks drawn
     shares: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1), Ascending]  # of other starts
 
 
@@ -68,7 +68,7 @@ class Settings:
 
     def sections(self, *names: str) -> dict[str, Any]:
         """For MLflow's parameters: sections of this pipeline, and all of HardCoRe-NAS's that decide a search or a training."""
-        shared = self.hardcore_nas.sections("seed", "space", "runtime", "evaluation", "pictures", "search", "tune")
+        shared = self.hardcore_nas.sections("seed", "space", "runtime", "evaluation", "images", "search", "tune")
         return {name: getattr(self, name) for name in names} | {f"hardcore_nas.{name}": value for name, value in shared.items()}
 
 
@@ -103,9 +103,9 @@ class Networks:
     def __init__(self, s: hardcore_nas.Settings, checkpoint: Checkpoint, run: StageRun) -> None:
         self._s = s
         self.device, self.data = s.runtime.start(), loader.read(split.OUT)
-        run.dataset(str(split.OUT / "splits.parquet"), "training", pictures=len(self.data.items("train")))
+        run.dataset(str(split.OUT / "splits.parquet"), "training", images=len(self.data.items("train")))
         self.model = OneShot(s.space, len(self.data.classes))
-        self._teacher = RowNetwork(s.space.plan(s.space.heaviest()), len(self.data.classes))
+        self._teacher = RowNetwork(s.space.plan(s.space.largest()), len(self.data.classes))
         for path, network in ((WEIGHTS, self.model), (TEACHER, self._teacher)):
             load_weights(path, network)
             network.to(self.device, memory_format=s.runtime.memory_format).eval()
@@ -117,7 +117,7 @@ class Networks:
         return extract(self.model, arch).to(self.device, memory_format=self._s.runtime.memory_format)
 
     def tuned(self, name: str, arch: Arch, epochs: int) -> tuple[RowNetwork, Trained]:
-        """From the one-shot model's weights, with the heaviest network's answers.
+        """From the one-shot model's weights, with the largest network's answers.
 
         Args:
             name: of the network.
@@ -136,5 +136,5 @@ class Networks:
         return network, self._trainer.fit(f"{name}_scratch_{epochs}", "scratch", network, loss, self.data.items("train"), how)
 
     def top1(self, network: nn.Module) -> float:
-        """Percent of the test pictures that a network on the device, in eval mode, names rightly."""
+        """Percent of the test images that a network on the device, in eval mode, names rightly."""
         return top1(network, placed(self._test, self._s.runtime, self.device))

@@ -36,7 +36,7 @@ LIMITS = (
     "Small scale: one data set, a small space, short searches and short training. What holds here need not hold on ImageNet, nor the other "
     "way round.",
     "The claims on latency are those of one machine.",
-    "There is one one-shot model, trained with one seed: searches with other seeds differ in the pictures and in the networks drawn. Pairs "
+    "There is one one-shot model, trained with one seed: searches with other seeds differ in the images and in the networks drawn. Pairs "
     "of other targets, or of other networks, share it.",
 )
 PAPER = {
@@ -44,7 +44,7 @@ PAPER = {
     "space": "up to 20 blocks, 12 configurations in each",
     "targets": "40, 45, 50, 55, 60 ms; Equation 27: 35, 40, 45, 50, 55 ms",
     "search": "10,000 steps",
-    "one-shot model": "epochs: 300 of the heaviest network, 100 of all",
+    "one-shot model": "epochs: 300 of the largest network, 100 of all",
     "fine-tuning": "epochs: 10, 50",
     "training from fresh weights": "epochs: 300",
     "seeds": "not said",
@@ -115,14 +115,14 @@ def of_starts(r: Results) -> style.Chart:
 
 
 def figure_8(r: Results) -> style.Chart:
-    """Top-1 over measured latency, a line a training; bars are a standard error of counting the pictures, up and down."""
+    """Top-1 over measured latency, a line a training; bars are a standard error of counting the images, up and down."""
     trained = r.tuning[r.tuning["epochs"] > 0].groupby(["training", "epochs"], sort=False)
     words, markers = {TUNED: "fine-tuned", FRESH: "from fresh weights"}, (*style.MARKERS,)
     lines = []
     for i, (((training, epochs), rows), colour) in enumerate(zip(trained, _colours(len(trained)))):
         rows, name = rows.sort_values("measured_latency_ms"), f"{words[training]}, {epochs} epoch" + "s" * (epochs > 1)
         x, top1 = rows["measured_latency_ms"].to_numpy(), rows["top1"].to_numpy()
-        error = np.sqrt(top1 * (100 - top1) / rows["pictures"].to_numpy())
+        error = np.sqrt(top1 * (100 - top1) / rows["images"].to_numpy())
         lines.append(style.Series(name, x, top1, colour, markers[i % len(markers)], "solid", error=error))
     return style.Chart("figure_8", "Fine-tuning against training from fresh weights", "measured latency, ms", "top-1, %", tuple(lines))
 
@@ -134,16 +134,16 @@ def _colours(n: int) -> list[str]:
 def facts(s: config.Settings, measured: LatencyTable) -> dict[str, str]:
     """What was run, for the page."""
     p, setting, latency = s.hardcore_nas, measured.setting, measured.latency()
-    cheapest, dearest = latency.range_ms
+    cheapest, most_expensive = latency.range_ms
     place = f"{hardcore_nas.PIPELINE.parameters}: search.targets"
-    targets = sorted(target.ms(cheapest, dearest, place) for target in p.search.targets)
+    targets = sorted(target.ms(cheapest, most_expensive, place) for target in p.search.targets)
     return {
         "machine": f"{setting['device']}, {setting['backend']}, threads: {setting['threads']}, batches of {setting['batch']}",
         "space": f"{p.space.name}: up to {sum(stage.depths[-1] for stage in p.space.stages)} blocks, "
         f"{len(p.space.configurations)} configurations in each",
-        "targets": f"{', '.join(f'{ms:.3g}' for ms in targets)} ms; the table has networks of {cheapest:.3g} to {dearest:.3g} ms",
+        "targets": f"{', '.join(f'{ms:.3g}' for ms in targets)} ms; the table has networks of {cheapest:.3g} to {most_expensive:.3g} ms",
         "search": f"{p.search.steps:,} steps, from the most even point within {p.search.start:.0%} of the way to the target",
-        "one-shot model": f"epochs: {p.train.heaviest.epochs} of the heaviest network, {p.train.multi_path.epochs} of all",
+        "one-shot model": f"epochs: {p.train.largest.epochs} of the largest network, {p.train.multi_path.epochs} of all",
         "fine-tuning": f"epochs: {_listed(s.tuning.epochs)}, of networks {_listed(s.tuning.targets)}; {p.tune.tuning.epochs} in stage "
         "`starts`",
         "training from fresh weights": f"epochs: {s.tuning.scratch}",

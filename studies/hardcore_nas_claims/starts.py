@@ -1,11 +1,11 @@
 """Stage starts: searches from the fastest network, from the balanced start and from others (Appendix E, Equation 27).
 
-The one-shot model, the targets and the pictures are those of stage search of HardCoRe-NAS; its own start, `search.start`, is
-one of the starts. Seeds decide pictures and networks drawn. What a search comes to is judged by the one-shot model's weights,
-on the pictures of the search, and fine-tuned as stage tune of HardCoRe-NAS does it; the test pictures choose nothing.
+The one-shot model, the targets and the images are those of stage search of HardCoRe-NAS; its own start, `search.start`, is
+one of the starts. Seeds decide images and networks drawn. What a search comes to is judged by the one-shot model's weights,
+on the images of the search, and fine-tuned as stage tune of HardCoRe-NAS does it; the test images choose nothing.
 
 params   studies/hardcore_nas_claims/params.yaml: starts
-         pipelines/hardcore_nas/params.yaml: seed, space, runtime, evaluation, pictures, search, tune
+         pipelines/hardcore_nas/params.yaml: seed, space, runtime, evaluation, images, search, tune
 reads    outputs/split/; of HardCoRe-NAS latency/table.json, train/weights.safetensors, train/teacher.safetensors
 writes   starts/results.csv    a search: seed, start (share of the way from the fastest network to the target), target (its name),
                                target_latency_ms, table_latency_ms, max_violation_ms (the most that a step or the network is above
@@ -52,15 +52,15 @@ def main() -> None:
         latency = latency_hardcore_nas.load(hardcore_nas.TABLE, own.space, len(data.classes)).latency()
         place = f"{hardcore_nas.PIPELINE.parameters}: search.targets"
         targets = dict(zip(NAMES, sorted(target.ms(*latency.range_ms, place) for target in own.search.targets)))
-        _, items = divided(data, data.items("train"), own.pictures.held_out, own.seed)
-        pictures = EvaluationBatches(data, items, own.evaluation.batch, own.runtime.workers)
+        _, items = divided(data, data.items("train"), own.images.held_out, own.seed)
+        images = EvaluationBatches(data, items, own.evaluation.batch, own.runtime.workers)
         rows, jobs = [], list(product(s.starts.seeds, sorted([own.search.start, *s.starts.shares]), targets))
         for seed, share, target in progress(jobs, "starts: searches", len(jobs)):
             varied = replace(own, seed=seed, search=own.search.model_copy(update={"start": share}))
             searcher = Searcher(varied, networks.model, latency, data, items, device, checkpoint, run)
             found = searcher.search(f"{seed}-{share:g}-{target}", targets[target])
             end = outcome(found, latency, targets[target])
-            loss, held_out = judged(networks.inherited(end["arch"]), placed(pictures, own.runtime, device))
+            loss, held_out = judged(networks.inherited(end["arch"]), placed(images, own.runtime, device))
             tuned, _ = networks.tuned(named(end["arch"]), end["arch"], own.tune.tuning.epochs)
             rows.append(
                 {
@@ -85,14 +85,14 @@ def main() -> None:
 
 
 @torch.no_grad()
-def judged(network: nn.Module, pictures: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Mean cross-entropy, nats, and percent of the pictures that are named rightly.
+def judged(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Mean cross-entropy, nats, and percent of the images that are named rightly.
 
     Args:
         network: in eval mode.
-        pictures: normalised images (B, 3, H, W) and labels (B,), on the network's device.
+        batches: normalised images (B, 3, H, W) and labels (B,), on the network's device.
     """
-    answers, labels = (torch.cat(part) for part in zip(*((network(images), labels) for images, labels in pictures)))
+    answers, labels = (torch.cat(part) for part in zip(*((network(images), labels) for images, labels in batches)))
     return F.cross_entropy(answers, labels).item(), 100 * (answers.argmax(1) == labels).double().mean().item()
 
 

@@ -1,12 +1,12 @@
 """Stage tuning: networks fine-tuned for few and for many epochs, and trained from fresh weights (Appendix G, Figure 8).
 
-As stage tune of HardCoRe-NAS does it, but for the numbers of epochs; the test pictures choose nothing.
+As stage tune of HardCoRe-NAS does it, but for the numbers of epochs; the test images choose nothing.
 
 params   studies/hardcore_nas_claims/params.yaml: tuning
-         pipelines/hardcore_nas/params.yaml: seed, space, runtime, evaluation, pictures, tune
+         pipelines/hardcore_nas/params.yaml: seed, space, runtime, evaluation, images, tune
 reads    outputs/split/; of HardCoRe-NAS train/weights.safetensors, train/teacher.safetensors, derive/family.json
 writes   tuning/results.csv    a network and training: network, training ("tuning" or "scratch"), epochs (0: the one-shot model's
-                               weights as they are), top1 (percent, test), pictures (that it was counted on),
+                               weights as they are), top1 (percent, test), images (that it was counted on),
                                measured_latency_ms, seconds
          tuning/history.csv    network, training, epochs, epoch, loss (mean, nats)
          tuning/metrics.json   {"<training>_<epochs>_top1"}: means over the networks
@@ -31,7 +31,7 @@ def main() -> None:
         for name in progress(s.tuning.targets, "tuning: networks", len(s.tuning.targets)):
             entry, arch = family[name]
             jobs = [(TUNED, own.tuned, epochs) for epochs in s.tuning.epochs] + [(FRESH, own.fresh, s.tuning.scratch)]
-            known = {"network": name, "pictures": len(own.data.items("test")), "measured_latency_ms": entry["measured_latency_ms"]}
+            known = {"network": name, "images": len(own.data.items("test")), "measured_latency_ms": entry["measured_latency_ms"]}
             rows.append({**known, "training": TUNED, "epochs": 0, "top1": own.top1(own.inherited(arch)), "seconds": 0.0})
             for training, train, epochs in jobs:
                 network, trained = train(name, arch, epochs)

@@ -1,14 +1,14 @@
 """Stage alphanet: the supernet of the main pipeline's stage train, but for what sub-networks learn from the largest one.
 
 AlphaNet (arXiv:2102.07954): an adaptive alpha-divergence takes the place of KL. All else, the seed among it, is as params.yaml
-says, so the two trainings start from the same weights and see the same pictures and proposals.
+says, so the two trainings start from the same weights and see the same images and proposals.
 
 params   params.yaml: seed, space, recipe, runtime, evaluation, train; studies/methods/params.yaml: alphanet
 reads    outputs/split/, outputs/fit_predictor/forest.npz (strategies that end in -acc)
 writes   alphanet/weights.safetensors
          alphanet/early.safetensors   the weights after epoch `search_epoch`
          alphanet/history.csv         as outputs/train/history.csv
-         alphanet/metrics.json        {"top1_smallest", "top1_largest"}  percent, part `monitor`
+         alphanet/metrics.json        {"top1_smallest", "top1_largest"}  percent, part `val`
 """
 
 import shutil
@@ -40,8 +40,8 @@ def main() -> None:
         device, data = runtime.start(), loader.read(split.OUT)
         supernet = main_pipeline.new_supernet(space, len(data.classes), seed, recipe.zero_init)
         items = data.items("train", "predictor", *(["search"] if data.search_in_training else []))
-        run.dataset(str(split.OUT / "splits.parquet"), "training", pictures=len(items))
-        monitor = main_pipeline.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
+        run.dataset(str(split.OUT / "splits.parquet"), "training", images=len(items))
+        val = main_pipeline.scorer(supernet, data, "val", evaluation, runtime, device, seed)
         log = main_pipeline.curves(run, "alphanet", data, recipe)
 
         def on_epoch(row: trainer.Epoch) -> None:
@@ -60,7 +60,7 @@ def main() -> None:
             runtime=runtime,
             device=device,
             checkpoint=checkpoint,
-            monitor=lambda: main_pipeline.ends(monitor),
+            val=lambda: main_pipeline.ends(val),
             on_epoch=on_epoch,
         )
         save_weights(out / "weights.safetensors", supernet)

@@ -1,6 +1,6 @@
 """Stage alphanet_search: the main pipeline's search over AlphaNet's supernet, and a family from it.
 
-AlphaNet (arXiv:2102.07954). The same method, budget, pictures, targets and bounds as params.yaml says for stage search.
+AlphaNet (arXiv:2102.07954). The same method, budget, images, targets and bounds as params.yaml says for stage search.
 
 params   params.yaml: seed, space, runtime, evaluation, search
 reads    outputs/split/, alphanet/weights.safetensors, early.safetensors, outputs/fit_predictor/forest.npz, the latency table
@@ -39,7 +39,7 @@ def main() -> None:
         problem, device = search.stated(p, known), runtime.start()
         supernet = main_pipeline.new_supernet(space, len(data.classes), seed).to(device)
         load_weights(alphanet.OUT / ("early.safetensors" if p.weights == "early" else "weights.safetensors"), supernet)
-        run.dataset(str(split.OUT / "splits.parquet"), "search", pictures=len(data.items("search")))
+        run.dataset(str(split.OUT / "splits.parquet"), "search", images=len(data.items("search")))
         measured = main_pipeline.scorer(supernet, data, "search", evaluation, runtime, device, seed)
         score = measured.each if p.score == "measured" else search.predicted
         area = search.volume(problem, known, chance)
@@ -47,21 +47,21 @@ def main() -> None:
         best = found[p.method]
         problem.to_frame(best).assign(method=p.method).to_parquet(out / "evaluated.parquet", index=False)
         if p.targets is None:
-            members = family(best[problem.front(best)], data.key, p.members)
+            models = family(best[problem.front(best)], data.key, p.models)
         else:
-            members = family_within(problem, best, data.key, p.targets)
+            models = family_within(problem, best, data.key, p.targets)
 
         load_weights(alphanet.OUT / "weights.safetensors", supernet)
-        final = main_pipeline.scorer(supernet, data, "monitor", evaluation, runtime, device, seed)
+        final = main_pipeline.scorer(supernet, data, "val", evaluation, runtime, device, seed)
         entries, networks = [], nn.ModuleDict()
-        for member in progress(members, "alphanet_search: family calibrated", len(members)):
-            networks[member.name] = final.network(member.arch)
-            costs = {"mflops": known["mflops"].cost(member.arch), "parameters": int(known["parameters"].cost(member.arch))}
-            reached = {"top1_search": member.score, "top1_monitor": final.top1_of(networks[member.name])}
-            entries.append({"name": member.name, "arch": encoding.to_json(member.arch), **costs, **reached})
+        for model in progress(models, "alphanet_search: family calibrated", len(models)):
+            networks[model.name] = final.network(model.arch)
+            costs = {"mflops": known["mflops"].cost(model.arch), "parameters": int(known["parameters"].cost(model.arch))}
+            reached = {"top1_search": model.score, "top1_val": final.top1_of(networks[model.name])}
+            entries.append({"name": model.name, "arch": encoding.to_json(model.arch), **costs, **reached})
         main_pipeline.write_json(out / "family.json", entries)
         save_weights(out / "family.safetensors", networks)
-        config.PIPELINE.finish(out, search.found_figures(p, found, known["mflops"], chance) | {"family": len(members)}, run)
+        config.PIPELINE.finish(out, search.found_figures(p, found, known["mflops"], chance) | {"family": len(models)}, run)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""torchvision's networks for small pictures, with fresh weights.
+"""torchvision's networks for small images, with fresh weights.
 
-They halve a picture five times, which leaves nothing of 24 pixels. As is usual for small pictures some of their strides are 1
-here: of the five halvings the first, the third and the fourth are kept, as many as the search spaces for such pictures have.
+They halve an image five times, which leaves nothing of 24 pixels. As is usual for small images some of their strides are 1
+here: of the five halvings the first, the third and the fourth are kept, as many as the search spaces for such images have.
 """
 
 from collections import defaultdict
@@ -33,7 +33,7 @@ class Choice(Section):
             with torch.device("meta"):
                 build(self, 2)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"torchvision builds no such network for small pictures ({error})") from None
+            raise ValueError(f"torchvision builds no such network for small images ({error})") from None
         return self
 
 
@@ -56,16 +56,16 @@ class Baseline(nn.Module):
 
 
 def build(choice: Choice, classes: int) -> Baseline:
-    """The network for small pictures. Weights from torch's global generator.
+    """The network for small images. Weights from torch's global generator.
 
     Raises:
-        ValueError, TypeError: if torchvision has no such network, or it has another form than classifiers of pictures have.
+        ValueError, TypeError: if torchvision has no such network, or it has another form than classifiers of images have.
     """
     size = {} if choice.width is None else {"width_mult": choice.width}
     network = models.get_model(choice.model, weights=None, num_classes=classes, **size)
     halvings = strided(network)
     if len(halvings) <= max(KEPT):
-        raise ValueError(f"{choice.model} halves a picture {len(halvings)} times, more than {max(KEPT)} are needed")
+        raise ValueError(f"{choice.model} halves an image {len(halvings)} times, more than {max(KEPT)} are needed")
     for number, modules in enumerate(halvings):
         for module in modules if number not in KEPT else ():
             module.stride = 1 if isinstance(module, nn.MaxPool2d) else (1, 1)

@@ -3,7 +3,7 @@
 params   studies/methods/params.yaml: baselines; pipelines/tf_nas/params.yaml: seed, runtime, evaluation, train
 reads    outputs/split/
 writes   baselines/weights.safetensors   of all networks, calibrated, as <number>.<parameter>
-         baselines/metrics.json          {"<number>_top1"}, percent, pictures of the part `monitor`; in the order of the parameters
+         baselines/metrics.json          {"<number>_top1"}, percent, images of the part `val`; in the order of the parameters
 """
 
 import numpy as np
@@ -27,8 +27,8 @@ def main() -> None:
     with config.PIPELINE.stage("baselines", parameters) as (run, checkpoint, out):
         device, data = s.runtime.start(), loader.read(split.OUT)
         alone = Alone(s.train, tf_nas.PIPELINE, s.seed, s.runtime, s.evaluation, device, checkpoint)
-        items, watched = data.items("train"), data.items("monitor")
-        run.dataset(str(split.OUT / "splits.parquet"), "training", pictures=len(items))
+        items, watched = data.items("train"), data.items("val")
+        run.dataset(str(split.OUT / "splits.parquet"), "training", images=len(items))
         networks, metrics = nn.ModuleList(), {}
         for number, choice in enumerate(choices):
             networks.append(alone.trained(choice.name, build(choice, len(data.classes)), data, items))

@@ -43,7 +43,7 @@ class OneShot(params.Section):
     """Section `oneshot`."""
 
     targets: Annotated[tuple[str, ...], Field(min_length=1)] | None  # names of HardCoRe-NAS's; null: all
-    pictures: Annotated[int, Field(ge=1)]  # that networks are scored on
+    images: Annotated[int, Field(ge=1)]  # that networks are scored on
     evolution: effort.Settings
 
 
@@ -51,7 +51,7 @@ class Report(params.Section):
     """Section `report`: how latency is measured."""
 
     backend: Torch
-    batch: Annotated[int, Field(ge=1)]  # pictures a call
+    batch: Annotated[int, Field(ge=1)]  # images a call
     repetitions: Annotated[int, Field(ge=4)]  # rounds over all networks; fewer when time is up
     limit_s: Annotated[float, Field(gt=0)]  # seconds
 

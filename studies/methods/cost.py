@@ -1,6 +1,6 @@
 """What a method's training costs, in multiply-accumulates: the same on any machine.
 
-A picture that goes forward through a network costs the multiply-accumulates of its convolutions and classifier. Where weights
+An image that goes forward through a network costs the multiply-accumulates of its convolutions and classifier. Where weights
 learn it costs three times as much (forward, gradients by activations, gradients by weights), where only choices learn twice.
 Of supernets the mean over the sub-networks that are drawn. What is measured to report it costs nothing here.
 """
@@ -25,57 +25,57 @@ from nas.stages.tf_nas import config as tf_nas
 from nas.stages.train import Train
 from nas.training.recipe import Recipe
 
-WEIGHTS, CHOICES, FORWARD = 3, 2, 1  # passes that a picture costs, by what learns
+WEIGHTS, CHOICES, FORWARD = 3, 2, 1  # passes that an image costs, by what learns
 DRAWN = 500  # sub-networks that a mean is taken over
-PATHS = 64  # pictures, each through a network of its own
+PATHS = 64  # images, each through a network of its own
 MMAC = 1e6  # multiply-accumulates
 
 
 @dataclass(frozen=True)
 class Work:
-    """Pictures that went through networks."""
+    """Images that went through networks."""
 
     what: str
-    pictures: float  # as often as they were seen
-    mmacs: float  # millions of multiply-accumulates of a picture's forward pass
+    images: float  # as often as they were seen
+    mmacs: float  # millions of multiply-accumulates of an image's forward pass
     passes: int
     network: str | None = None  # that it was for; None: for all of the method
 
     @property
     def total(self) -> float:
         """Millions of multiply-accumulates."""
-        return self.pictures * self.mmacs * self.passes
+        return self.images * self.mmacs * self.passes
 
 
 def frame(works: Sequence[Work]) -> pd.DataFrame:
-    """A row a work: what, network ("" for all), pictures, mmacs (a picture's forward pass), passes, tmacs (1e12, of all)."""
-    rows = [(w.what, w.network or "", w.pictures, w.mmacs, w.passes, w.total / 1e6) for w in works]
-    return pd.DataFrame(rows, columns=["what", "network", "pictures", "mmacs", "passes", "tmacs"])
+    """A row a work: what, network ("" for all), images, mmacs (an image's forward pass), passes, tmacs (1e12, of all)."""
+    rows = [(w.what, w.network or "", w.images, w.mmacs, w.passes, w.total / 1e6) for w in works]
+    return pd.DataFrame(rows, columns=["what", "network", "images", "mmacs", "passes", "tmacs"])
 
 
-def forward_mmacs(call: Callable[[], object], pictures: int) -> float:
-    """Millions of multiply-accumulates a picture, counted by torch while they go forward."""
+def forward_mmacs(call: Callable[[], object], images: int) -> float:
+    """Millions of multiply-accumulates an image, counted by torch while they go forward."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         call()
-    return counter.get_total_flops() / 2 / MMAC / pictures  # torch counts a multiplication and an addition
+    return counter.get_total_flops() / 2 / MMAC / images  # torch counts a multiplication and an addition
 
 
 def mmacs_of(network: torch.nn.Module, side: int) -> float:
-    """Of a picture of a side in pixels, through a network in eval mode."""
-    picture = torch.zeros(1, 3, side, side, device=next(network.parameters()).device)
-    return forward_mmacs(lambda: network(picture), 1)
+    """Of an image of a side in pixels, through a network in eval mode."""
+    image = torch.zeros(1, 3, side, side, device=next(network.parameters()).device)
+    return forward_mmacs(lambda: network(image), 1)
 
 
-def alone(what: str, names: Sequence[str], mmacs: Sequence[float], pictures: int, epochs: int) -> list[Work]:
+def alone(what: str, names: Sequence[str], mmacs: Sequence[float], images: int, epochs: int) -> list[Work]:
     """Networks trained by themselves."""
-    return [Work(what, epochs * pictures, each, WEIGHTS, name) for name, each in zip(names, mmacs)]
+    return [Work(what, epochs * images, each, WEIGHTS, name) for name, each in zip(names, mmacs)]
 
 
-def sandwich(p: Train, recipe: Recipe, table: CostTable, strategy: Strategy, pictures: int, seed: int) -> list[Work]:
+def sandwich(p: Train, recipe: Recipe, table: CostTable, strategy: Strategy, images: int, seed: int) -> list[Work]:
     """A supernet by the sandwich rule: the largest, the chosen and the smallest sub-network learn, candidates are looked at."""
     rng = seeding.generator(seed, "cost")
     drawn = float(np.mean([table.cost(arch) for _ in range(DRAWN) for arch in strategy.candidates(rng)]))
-    seen, form = p.epochs * pictures, parse(p.strategy)
+    seen, form = p.epochs * images, parse(p.strategy)
     works = [
         Work("largest sub-network", seen, table.cost(table.space.largest()), WEIGHTS),
         Work("chosen sub-networks", seen * recipe.sampled, drawn, WEIGHTS),
@@ -86,14 +86,14 @@ def sandwich(p: Train, recipe: Recipe, table: CostTable, strategy: Strategy, pic
     return works
 
 
-def searched(evaluated: pd.DataFrame, pictures: int) -> Work:
+def searched(evaluated: pd.DataFrame, images: int) -> Work:
     """Sub-networks that a search measured.
 
     Args:
         evaluated: with the column mflops.
-        pictures: that each is measured on, those for its batch norms among them.
+        images: that each is measured on, those for its batch norms among them.
     """
-    return Work("search", pictures * len(evaluated), float(evaluated["mflops"].mean()), FORWARD)
+    return Work("search", images * len(evaluated), float(evaluated["mflops"].mean()), FORWARD)
 
 
 def of_tf_nas(s: tf_nas.Settings, data: DataSet, classes: int, epochs: dict[str, int], mmacs: dict[str, float]) -> list[Work]:
@@ -106,18 +106,18 @@ def of_tf_nas(s: tf_nas.Settings, data: DataSet, classes: int, epochs: dict[str,
         epochs: by the name of the target, of its search; the common ones among them.
         mmacs: by the same names, of the networks.
     """
-    p, pictures = s.search.method, len(data.items("train"))
-    seen = (1 - s.search.held_out) * pictures * classes / len(data.classes)
+    p, images = s.search.method, len(data.items("train"))
+    seen = (1 - s.search.held_out) * images * classes / len(data.classes)
     path, mixture = supernet_mmacs(s, classes)
     works = [Work("common epochs", p.weight_epochs * seen, path, WEIGHTS)]
     if s.search.classes is not None:
         middle = multiply_adds(s.space.middle(), len(data.classes)).products / MMAC
-        works.append(Work("classes chosen", s.search.classes.epochs * pictures, middle, WEIGHTS))
+        works.append(Work("classes chosen", s.search.classes.epochs * images, middle, WEIGHTS))
     for name, number in epochs.items():
         own = (number - p.weight_epochs) * seen
         works.append(Work("search: weights", own * (2 if p.bi_sampling else 1), path, WEIGHTS, name))
         works.append(Work("search: strengths", own / p.strengths.every, mixture, CHOICES, name))
-    return works + alone("training", list(mmacs), list(mmacs.values()), pictures, s.train.how.epochs)
+    return works + alone("training", list(mmacs), list(mmacs.values()), images, s.train.how.epochs)
 
 
 def supernet_mmacs(s: tf_nas.Settings, classes: int) -> tuple[float, float]:
@@ -133,14 +133,14 @@ def supernet_mmacs(s: tf_nas.Settings, classes: int) -> tuple[float, float]:
 
 
 def one_shot(s: hardcore_nas.Settings, data: DataSet) -> list[Work]:
-    """HardCoRe-NAS's one-shot model: the heaviest network by itself, channels sorted, all networks with it as their teacher."""
-    seen, heaviest = (1 - s.pictures.held_out) * len(data.items("train")), heaviest_mmacs(s, data)
+    """HardCoRe-NAS's one-shot model: the largest network by itself, channels sorted, all networks with it as their teacher."""
+    seen, largest = (1 - s.images.held_out) * len(data.items("train")), largest_mmacs(s, data)
     all_of_them, _ = one_shot_mmacs(s, len(data.classes))
     return [
-        Work("heaviest network", s.train.heaviest.epochs * seen, heaviest, WEIGHTS),
-        Work("channels sorted", s.train.sorted_on * seen, heaviest, WEIGHTS),
+        Work("largest network", s.train.largest.epochs * seen, largest, WEIGHTS),
+        Work("channels sorted", s.train.sorted_on * seen, largest, WEIGHTS),
         Work("all networks", s.train.multi_path.epochs * seen, all_of_them, WEIGHTS),
-        Work("teacher of all", s.train.multi_path.epochs * seen, heaviest, FORWARD),
+        Work("teacher of all", s.train.multi_path.epochs * seen, largest, FORWARD),
     ]
 
 
@@ -151,23 +151,23 @@ def frank_wolfe(s: hardcore_nas.Settings, data: DataSet, names: Sequence[str]) -
 
 
 def tuned(s: hardcore_nas.Settings, data: DataSet, mmacs: dict[str, float]) -> list[Work]:
-    """Its networks fine-tuned with the heaviest as their teacher.
+    """Its networks fine-tuned with the largest as their teacher.
 
     Args:
         mmacs: by the names of the networks.
     """
-    seen, heaviest = s.tune.tuning.epochs * len(data.items("train")), heaviest_mmacs(s, data)
+    seen, largest = s.tune.tuning.epochs * len(data.items("train")), largest_mmacs(s, data)
     works = [Work("fine-tuning", seen, each, WEIGHTS, name) for name, each in mmacs.items()]
-    return works + [Work("teacher", seen, heaviest, FORWARD, name) for name in mmacs]
+    return works + [Work("teacher", seen, largest, FORWARD, name) for name in mmacs]
 
 
-def heaviest_mmacs(s: hardcore_nas.Settings, data: DataSet) -> float:
-    """Of the heaviest network of HardCoRe-NAS's space."""
-    return multiply_adds(s.space.plan(s.space.heaviest()), len(data.classes)).products / MMAC
+def largest_mmacs(s: hardcore_nas.Settings, data: DataSet) -> float:
+    """Of the largest network of HardCoRe-NAS's space."""
+    return multiply_adds(s.space.plan(s.space.largest()), len(data.classes)).products / MMAC
 
 
 def one_shot_mmacs(s: hardcore_nas.Settings, classes: int) -> tuple[float, float]:
-    """Of a network for each picture, drawn uniformly, and of all configurations at once."""
+    """Of a network for each image, drawn uniformly, and of all configurations at once."""
     rng, space = seeding.generator(s.seed, "cost"), s.space
     with hardcore_nas.drawn(s.seed, "cost"):
         model = OneShot(space, classes).eval()

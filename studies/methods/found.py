@@ -80,21 +80,21 @@ def of_attentive(family: Path, evaluated: Path, weights: Path | None, data: Data
     """AttentiveNAS's or AlphaNet's.
 
     Args:
-        weights: of all members; None: each has a file, as stage search writes them.
+        weights: of all models; None: each has a file, as stage search writes them.
     """
     p, searched = params.read("train", train.Train), params.read("search", search.Search)
     recipe, _, evaluation = main_pipeline.shared()
     seed, space = main_pipeline.seed(), main_pipeline.search_space()
     entries = encoding.read_family(family)
     if weights is None:
-        networks = {entry["name"]: search.load_member(entry, space, len(data.classes)) for entry in entries}
+        networks = {entry["name"]: search.load_model(entry, space, len(data.classes)) for entry in entries}
     else:
         networks = {entry["name"]: Network(space, encoding.from_json(entry["arch"]), len(data.classes)) for entry in entries}
         loaded(weights, networks)
-    table, pictures = flops.table(space, len(data.classes)), len(data.items("train", "predictor"))
+    table, images = flops.table(space, len(data.classes)), len(data.items("train", "predictor"))
     rows = read_table(evaluated, "dvc repro --force search")
     measured_on = len(data.items("search")) + evaluation.batch * evaluation.calibration_batches
-    works = cost.sandwich(p, recipe, table, train.sampling(p, table, seed), pictures, seed)
+    works = cost.sandwich(p, recipe, table, train.sampling(p, table, seed), images, seed)
     short = {name.rpartition("-")[2]: network for name, network in networks.items()}
     return Found(short, [*works, cost.searched(rows[rows["method"] == searched.method], measured_on)])
 
@@ -130,7 +130,7 @@ def of_one_shot(method: str, s: hardcore_nas.Settings, data: DataSet) -> Found:
         plans = {f"{e['method']}_{e['name']}": s.space.plan(Arch(map(tuple, e["arch"]))) for e in entries}
         mine = {e["name"]: f"{method}_{e['name']}" for e in entries if e["method"] == method}
         scored = [
-            Work("search", e["evaluations"] * e["pictures"], e["scored_mmacs"] / e["evaluations"], cost.FORWARD, e["name"])
+            Work("search", e["evaluations"] * e["images"], e["scored_mmacs"] / e["evaluations"], cost.FORWARD, e["name"])
             for e in entries
             if e["method"] == method
         ]
@@ -163,17 +163,17 @@ def loaded(weights: Path, networks: Mapping[str, nn.Module]) -> None:
 
 
 def mmacs(networks: Mapping[str, nn.Module], side: int) -> dict[str, float]:
-    """Millions of multiply-accumulates of a picture of the data set, by name."""
+    """Millions of multiply-accumulates of an image of the data set, by name."""
     return {name: cost.mmacs_of(network, side) for name, network in networks.items()}
 
 
-def members(found: Mapping[str, Found]) -> list[tuple[str, str, nn.Module]]:
+def models(found: Mapping[str, Found]) -> list[tuple[str, str, nn.Module]]:
     """Method, name and network of all."""
     return [(method, name, network) for method, each in found.items() for name, network in each.networks.items()]
 
 
 def costs(found: Mapping[str, Found]) -> pd.DataFrame:
-    """A row a work: method, what, network ("" for all of the method), pictures, mmacs, passes, tmacs."""
+    """A row a work: method, what, network ("" for all of the method), images, mmacs, passes, tmacs."""
     return pd.concat([cost.frame(each.works).assign(method=method) for method, each in found.items()], ignore_index=True)[
-        ["method", "what", "network", "pictures", "mmacs", "passes", "tmacs"]
+        ["method", "what", "network", "images", "mmacs", "passes", "tmacs"]
     ]

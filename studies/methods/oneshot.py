@@ -1,15 +1,15 @@
 """Stage oneshot: evolution and random search over HardCoRe-NAS's one-shot model, for its targets, then its fine-tuning.
 
 HardCoRe-NAS (arXiv:2102.11646) is compared with such searches. Both score as many networks, each within the target by the same
-latency table, by the one-shot model's weights, on pictures that HardCoRe-NAS's search goes by; the best is fine-tuned as its networks are.
+latency table, by the one-shot model's weights, on images that HardCoRe-NAS's search goes by; the best is fine-tuned as its networks are.
 
 params   studies/methods/params.yaml: oneshot
-         pipelines/hardcore_nas/params.yaml: seed, space, runtime, evaluation, pictures, search.targets, tune
+         pipelines/hardcore_nas/params.yaml: seed, space, runtime, evaluation, images, search.targets, tune
 reads    outputs/split/; of HardCoRe-NAS latency/table.json, train/weights.safetensors, train/teacher.safetensors
 writes   oneshot/networks.json         a method ("evolution" or "random") and target: method, name, target_latency_ms,
                                        table_latency_ms, top1_held_out (percent, by the one-shot model's weights), evaluations,
                                        scored_mmacs (millions of multiply-accumulates of all networks that were scored),
-                                       pictures (that each was scored on), arch
+                                       images (that each was scored on), arch
          oneshot/history.csv           method, name, evaluations, top1_held_out (the best so far)
          oneshot/weights.safetensors   of the fine-tuned networks, as <method>_<name>.<parameter>
          oneshot/metrics.json          {"<method>_<name>_top1_held_out", "evaluations"}
@@ -51,25 +51,25 @@ NETWORKS, TUNED = OUT / "networks.json", OUT / "weights.safetensors"
 
 def main() -> None:
     p, s = config.read().oneshot, hardcore_nas.read()
-    parameters = s.sections("seed", "space", "runtime", "evaluation", "pictures", "tune") | {"oneshot": p}
+    parameters = s.sections("seed", "space", "runtime", "evaluation", "images", "tune") | {"oneshot": p}
     with config.PIPELINE.stage("oneshot", parameters) as (run, checkpoint, out):
         device, data = s.runtime.start(), loader.read(split.OUT)
         classes, items = len(data.classes), data.items("train")
         latency = latency_hardcore_nas.load(hardcore_nas.TABLE, s.space, classes).latency()
         place = f"{hardcore_nas.PIPELINE.parameters}: search.targets"
         targets = wanted(p.targets, sorted(target.ms(*latency.range_ms, place) for target in s.search.targets))
-        model, teacher = OneShot(s.space, classes), RowNetwork(s.space.plan(s.space.heaviest()), classes)
+        model, teacher = OneShot(s.space, classes), RowNetwork(s.space.plan(s.space.largest()), classes)
         load_weights(WEIGHTS, model)
         load_weights(TEACHER, teacher)
         model.eval()
         teacher.to(device, memory_format=s.runtime.memory_format).eval()
-        _, held_out = divided(data, items, s.pictures.held_out, s.seed)
-        seen = seeding.generator(s.seed, "oneshot", "pictures").choice(held_out, min(p.pictures, len(held_out)), replace=False)
-        run.dataset(str(split.OUT / "splits.parquet"), "search", pictures=len(seen))
-        pictures = list(placed(loader.EvaluationBatches(data, seen, s.evaluation.batch), s.runtime, device))
+        _, held_out = divided(data, items, s.images.held_out, s.seed)
+        seen = seeding.generator(s.seed, "oneshot", "pictures").choice(held_out, min(p.images, len(held_out)), replace=False)
+        run.dataset(str(split.OUT / "splits.parquet"), "search", images=len(seen))
+        images = list(placed(loader.EvaluationBatches(data, seen, s.evaluation.batch), s.runtime, device))
 
         def score(arch: Arch) -> float:
-            return top1(extract(model, arch).to(device, memory_format=s.runtime.memory_format), pictures)
+            return top1(extract(model, arch).to(device, memory_format=s.runtime.memory_format), images)
 
         trainer = hardcore_nas.Trainer("tune", s, data, device, checkpoint, run)
         entries, rows, tuned, metrics = [], [], nn.ModuleDict(), {}
@@ -87,7 +87,7 @@ def main() -> None:
                     "target_latency_ms": round(target_ms, 6),
                     "table_latency_ms": round(latency.of(best.arch), 6),
                 }
-                entries.append({**entry, **figures(best, found, s.space, classes), "pictures": len(seen), "arch": best.arch})
+                entries.append({**entry, **figures(best, found, s.space, classes), "images": len(seen), "arch": best.arch})
                 rows += [{"method": method, "name": name, **row} for row in curve(found)]
                 network = extract(model, best.arch)
                 trainer.fit(key, "tuning", network, tuning_loss(network, teacher, s.tune.tuning.label_smoothing), items, s.tune.tuning)

@@ -18,7 +18,7 @@ LOOKS = {  # colour and marker
     RANDOM: (GREY, "triangle-up"),
     TORCHVISION: (PURPLE, "circle"),
 }
-AXES = {"latency_ms": "measured latency, ms a batch of {batch}", "mflops": "MFLOPs (multiply-accumulates) a picture"}
+AXES = {"latency_ms": "measured latency, ms a batch of {batch}", "mflops": "MFLOPs (multiply-accumulates) an image"}
 SAME_TARGETS = (HARDCORE, EVOLUTION, RANDOM)  # their networks are named alike for the same target
 QUESTIONS = (  # a method, another one, what is claimed of the first
     (ALPHA, ATTENTIVE, "AlphaNet's adaptive divergence makes better sub-networks than KL."),
@@ -44,7 +44,7 @@ class Comparison:
     network: str
     other: str
     difference: float  # points of top-1
-    error: float  # standard error of it, by the pictures
+    error: float  # standard error of it, by the images
     slower: float  # its latency over the other's
 
     @property
@@ -70,7 +70,7 @@ def charts(networks: pd.DataFrame, batch: int) -> tuple[Chart, ...]:
             colour, marker = LOOKS[method]
             line = None if method == TORCHVISION else "solid"  # those are networks of different kinds
             series.append(Series(method, ordered[column].to_numpy(), ordered["top1"].to_numpy(), colour, marker, line))
-        title = f"Top-1 on test pictures, by {'latency' if column == 'latency_ms' else 'FLOPs'}"
+        title = f"Top-1 on test images, by {'latency' if column == 'latency_ms' else 'FLOPs'}"
         drawn.append(Chart(column, title, label.format(batch=batch), "top-1, %", tuple(series), log_x=True))
     return tuple(drawn)
 
@@ -79,11 +79,11 @@ def compared(networks: pd.DataFrame, right: np.ndarray, one: str, other: str) ->
     """Networks of the two methods for the same targets; where they have none, for each of the other's the slowest of the first
     that is as fast. And how many of the other's are left over.
 
-    The slowest, not the best: that would be chosen on the test pictures.
+    The slowest, not the best: that would be chosen on the test images.
 
     Args:
         networks: method, network, latency_ms.
-        right: (networks, pictures) bool, whether each names each test picture rightly.
+        right: (networks, images) bool, whether each names each test image rightly.
     """
     ms, names, found = networks["latency_ms"].to_numpy(), networks["network"].to_numpy(), []
     mine, theirs = (np.flatnonzero(networks["method"] == method) for method in (one, other))
@@ -122,37 +122,37 @@ def total_costs(costs: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def page(networks: pd.DataFrame, right: np.ndarray, costs: pd.DataFrame, facts: Mapping[str, object], picture: str) -> str:
+def page(networks: pd.DataFrame, right: np.ndarray, costs: pd.DataFrame, facts: Mapping[str, object], image: str) -> str:
     """The whole page.
 
     Args:
         networks: a row a network: method, network, latency_ms, noise (a fraction), mflops, parameters, top1 (percent).
-        right: (networks, pictures) as in `compared`.
+        right: (networks, images) as in `compared`.
         costs: `found.costs`.
         facts: what was run, for the table.
-        picture: file of the figure, from where the page lies.
+        image: file of the figure, from where the page lies.
     """
     totals = total_costs(costs, networks)
     parts = [
         "# The methods side by side",
         "AttentiveNAS and AlphaNet (a supernet, then a search), TF-NAS and HardCoRe-NAS (searches by gradients for a latency), evolution "
-        "and random search over HardCoRe-NAS's one-shot model, and torchvision's networks: on the same pictures, measured on one "
+        "and random search over HardCoRe-NAS's one-shot model, and torchvision's networks: on the same images, measured on one "
         "device. The page is written from the results by the stage `report` of `studies/methods/dvc.yaml`: change the runs, "
         "not the page.",
-        f"![Top-1 by measured latency and by FLOPs, a line a method]({picture})",
+        f"![Top-1 by measured latency and by FLOPs, a line a method]({image})",
         "## In short",
         table(_short(networks, totals)),
         foremost(networks),
         "## Questions",
         "Networks of HardCoRe-NAS, evolution and random search are compared target by target. Else, for each network of the second "
-        f"method, the slowest of the first that takes at most {ALIKE:.0%} longer. The same test pictures for both. *Better* and "
-        f"*worse*: by at least {SURE} standard errors, by the pictures; *worse* is not said of a network that is faster by more than "
+        f"method, the slowest of the first that takes at most {ALIKE:.0%} longer. The same test images for both. *Better* and "
+        f"*worse*: by at least {SURE} standard errors, by the images; *worse* is not said of a network that is faster by more than "
         f"{FASTER:.0%}. In brackets the latency of the first as a share of the second's.",
         table(_answers(networks, right)),
         "## All networks",
         table(_listed(networks)),
         "## What training cost",
-        "In 10^12 multiply-accumulates, which do not depend on the machine. A picture costs a network's multiply-accumulates forward; "
+        "In 10^12 multiply-accumulates, which do not depend on the machine. An image costs a network's multiply-accumulates forward; "
         "three times that where weights learn, twice where only choices learn. Of supernets the mean over the sub-networks that are "
         "drawn. Evaluations of a search count; those for this page do not. The one-shot model is counted in each of the three methods "
         "that use it.",
@@ -168,15 +168,15 @@ def page(networks: pd.DataFrame, right: np.ndarray, costs: pd.DataFrame, facts: 
 
 
 LIMITS = (
-    "One seed a method. The standard errors are those of the test pictures: what another seed would change is not in them.",
+    "One seed a method. The standard errors are those of the test images: what another seed would change is not in them.",
     "Each method is trained as its own pipeline says, for minutes. How long each trained is in the table of costs: methods with more "
     "of it are not better for that alone, and none is trained until nothing is gained any more.",
     "The spaces differ in what they offer, HardCoRe-NAS's, TF-NAS's and AttentiveNAS's: a difference between two of these methods is "
     "one between space, training and search together. Evolution, random search and HardCoRe-NAS share all but the search.",
-    "AttentiveNAS's and AlphaNet's members were chosen by search.costs of params.yaml (FLOPs, if unchanged), TF-NAS's and HardCoRe-NAS's "
-    "for a latency of this device, torchvision's for nothing here; those halve a picture three times instead of five, as is usual for "
-    "small pictures.",
-    "Small pictures and small networks: what holds here need not hold on ImageNet.",
+    "AttentiveNAS's and AlphaNet's models were chosen by search.costs of params.yaml (FLOPs, if unchanged), TF-NAS's and HardCoRe-NAS's "
+    "for a latency of this device, torchvision's for nothing here; those halve an image three times instead of five, as is usual for "
+    "small images.",
+    "Small images and small networks: what holds here need not hold on ImageNet.",
 )
 
 
@@ -239,8 +239,8 @@ def _parts(costs: pd.DataFrame) -> pd.DataFrame:
     """Works of the same kind for several networks in one row."""
     rows = []
     for (method, what, passes), works in costs.groupby(["method", "what", "passes"], sort=False):
-        mmacs = np.average(works["mmacs"], weights=works["pictures"]) if works["pictures"].sum() else 0
-        seen = {"pictures": f"{works['pictures'].sum():,.0f}", "MFLOPs a picture": f"{mmacs:.3g}", "passes": passes}
+        mmacs = np.average(works["mmacs"], weights=works["images"]) if works["images"].sum() else 0
+        seen = {"images": f"{works['images'].sum():,.0f}", "MFLOPs an image": f"{mmacs:.3g}", "passes": passes}
         rows.append({"method": method, "work": what, **seen, "10^12": f"{works['tmacs'].sum():.3g}"})
     return pd.DataFrame(rows)
 

@@ -1,6 +1,6 @@
-"""Stage report of the methods: every network of every method on the test pictures and on this device; a figure and a page.
+"""Stage report of the methods: every network of every method on the test images and on this device; a figure and a page.
 
-All networks are measured in the same rounds, on pictures as the data set has them: a network that makes them smaller does so
+All networks are measured in the same rounds, on images as the data set has them: a network that makes them smaller does so
 within its time. Batch norm is folded. The stage chooses nothing.
 
 params   params.yaml: seed, space, recipe, evaluation, train, search; studies/methods/params.yaml: baselines, report;
@@ -55,14 +55,14 @@ def main() -> None:
     }
     with config.PIPELINE.stage("report", parameters) as (run, checkpoint, out):
         device, data = runtime.start(), loader.read(split.OUT)
-        run.dataset(str(split.OUT / "splits.parquet"), "test", pictures=len(data.items("test")))
+        run.dataset(str(split.OUT / "splits.parquet"), "test", images=len(data.items("test")))
         methods = found.all_found(s, data)
-        listed = found.members(methods)
+        listed = found.models(methods)
         modules = [module for _, _, module in listed]
         ms = measured(modules, data.side, s.report, seed, checkpoint)
         mmacs = [mmacs_of(module, data.side) for module in modules]
         test = loader.EvaluationBatches(data, data.items("test"), evaluation.batch, runtime.workers)
-        shown = progress(placed(test, runtime, device), "report: batches of test pictures", len(test))
+        shown = progress(placed(test, runtime, device), "report: batches of test images", len(test))
         right = answered(modules, shown, device)
         networks = pd.DataFrame(
             {
@@ -79,7 +79,7 @@ def main() -> None:
         networks.to_csv(out / "networks.csv", index=False, float_format="%.6g")
         costs.to_csv(out / "costs.csv", index=False, float_format="%.6g")
         PAGE.parent.mkdir(exist_ok=True)
-        style.save(style.picture(*page.charts(networks, s.report.batch)), PICTURE)
+        style.save(style.image(*page.charts(networks, s.report.batch)), PICTURE)
         PAGE.write_text(page.page(networks, right, costs, facts(s, data, ms), PICTURE.name))
         for path in (PAGE, PICTURE):
             run.artifact(path)
@@ -107,7 +107,7 @@ def measured(networks: Sequence[nn.Module], side: int, p: config.Report, seed: i
 
     Args:
         networks: in eval mode.
-        side: of the pictures, pixels.
+        side: of the images, pixels.
 
     Raises:
         ValueError: if the time limit is too short for two rounds.
@@ -125,15 +125,15 @@ def measured(networks: Sequence[nn.Module], side: int, p: config.Report, seed: i
 
 
 @torch.no_grad()
-def answered(networks: Sequence[nn.Module], pictures: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> np.ndarray:
-    """(networks, pictures) whether each names each rightly; leaves the networks on the device.
+def answered(networks: Sequence[nn.Module], batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> np.ndarray:
+    """(networks, images) whether each names each rightly; leaves the networks on the device.
 
     Args:
-        pictures: normalised images (B, 3, H, W) and labels (B,), on the device.
+        batches: normalised images (B, 3, H, W) and labels (B,), on the device.
     """
     for network in networks:
         network.to(device)
-    parts = [np.stack([(network(images).argmax(1) == labels).cpu().numpy() for network in networks]) for images, labels in pictures]
+    parts = [np.stack([(network(images).argmax(1) == labels).cpu().numpy() for network in networks]) for images, labels in batches]
     return np.concatenate(parts, axis=1)
 
 
@@ -155,11 +155,11 @@ def fronts(networks: pd.DataFrame, training_tmacs: pd.Series) -> None:
 
 def facts(s: config.Settings, data: loader.DataSet, ms: Measured) -> dict[str, object]:
     """What was run, for the page."""
-    batch, device = f"{s.report.batch} pictures of {data.side} px", ms.device
+    batch, device = f"{s.report.batch} images of {data.side} px", ms.device
     return {
         "data": f"{data.title}, {len(data.classes)} classes",
-        "pictures to train on": f"{len(data.items('train')):,}; AttentiveNAS and AlphaNet {len(data.items('train', 'predictor')):,}",
-        "pictures for testing": f"{len(data.items('test')):,}",
+        "images to train on": f"{len(data.items('train')):,}; AttentiveNAS and AlphaNet {len(data.items('train', 'predictor')):,}",
+        "images for testing": f"{len(data.items('test')):,}",
         "device": f"{device['device']}, {device['threads']} thread{'s' * (device['threads'] > 1)}, torch {device['versions']['torch']}",
         "latency": f"of a batch of {batch}, batch norm folded, median of {ms.rounds} rounds over all networks; two measurements of a "
         f"network differ by {np.median(ms.noise):.1%} (median; above some percent the machine was busy: dvc repro -f {ADDRESS})",

@@ -35,7 +35,7 @@ COLUMNS = {  # of each frame: those that name a row once, then the others
     "ranks": (("figure", "seed"), ("tau", "tau_flops", "paper")),
     "trials": (("seed",), ("uniform", "proposal", "exact")),
     "spaces": (("space", "seed"), ("hypervolume",)),
-    "members": (("seed", "member"), ("top1_inherited", "top1_alone")),
+    "models": (("seed", "model"), ("top1_inherited", "top1_scratch")),
 }
 
 
@@ -53,7 +53,7 @@ class Results:
     ranks: pd.DataFrame | None = None  # figure (4a to 4c, 7a to 7c), seed, tau, tau_flops (of cost alone), paper (its tau)
     trials: pd.DataFrame | None = None  # seed (of the pool), mean trials a sample: uniform, proposal, exact
     spaces: pd.DataFrame | None = None  # space ("deep" or "wide"), seed, hypervolume
-    members: pd.DataFrame | None = None  # seed, member, top1_inherited, top1_alone (percent)
+    models: pd.DataFrame | None = None  # seed, model, top1_inherited, top1_scratch (percent)
     losses: Ablation | None = None  # of distillation
 
     def __post_init__(self) -> None:
@@ -113,7 +113,7 @@ class Claim:
     judged: str  # what is compared with what
     comparisons: tuple[Comparison, ...]
     paper: str = ""  # its figures, if it gives any
-    figure: str = ""  # name of the picture that shows it
+    figure: str = ""  # name of the image that shows it
     found: str = ""  # figures of our own that the comparisons do not show
 
     @property
@@ -524,7 +524,7 @@ def _deep(r: Results) -> Claim:
         "AttentiveNAS, appendix D, Figure 9",
         "A space of deeper, narrower networks yields a better front than one of wider, shallower ones, both with uniform sampling.",
         "Hypervolume of the front, with one reference cost for both spaces. The wide space plays the part of BigNAS's at the size of "
-        "the pictures here; BigNAS's own, nas/spaces/big_nas.yaml, was not trained. The spaces differ in the number of their "
+        "the images here; BigNAS's own, nas/spaces/big_nas.yaml, was not trained. The spaces differ in the number of their "
         "architectures too (see above): of a smaller one, training and search see a larger share.",
         compare(levels, "deep", "wide", "hypervolume", AREA),
         figure="figure_9",
@@ -538,16 +538,16 @@ def _inherited(r: Results) -> Claim:
         "AttentiveNAS, sections 1 and 2",
         "Two-stage search needs no retraining: weights cut out of the supernet are at least as good as those of the same network "
         "trained alone.",
-        "Top-1 on test pictures, mean over members of the family, against training from scratch for as many epochs. Equal accuracy "
+        "Top-1 on test images, mean over models of the family, against training from scratch for as many epochs. Equal accuracy "
         "would satisfy the paper too, but shows here as a difference that cannot be told.",
-        compare(_melted(r.members, "top1_inherited", "top1_alone", names, "member"), *names, "mean over members", POINTS),
+        compare(_melted(r.models, "top1_inherited", "top1_scratch", names, "model"), *names, "mean over models", POINTS),
         figure="inherited",
     )
 
 
 PAPER = {
     "space": "AttentiveNAS, Table 2: 4.4e11 architectures, 203 to 1939 MFLOPs",
-    "pictures": "1.28 million (ImageNet)",
+    "images": "1.28 million (ImageNet)",
     "epochs": "360, early: 30",
     "steps": "about 225,000 (batches of 2,048)",
     "seeds": "not said",
@@ -563,7 +563,7 @@ def page(claims: Sequence[Claim], facts: Mapping[str, object], figures: str = ".
     Args:
         claims: as judged.
         facts: what was run, in the order to be shown: numbers, texts or lists. Those named as in PAPER get the paper's beside them.
-        figures: folder of the pictures, seen from the page.
+        figures: folder of the images, seen from the page.
     """
     shown: set[str] = set()
     short = [(_anchor(c), c.statement, f"**{c.verdict}**") for c in claims]
@@ -587,7 +587,7 @@ def _how(claims: Sequence[Claim]) -> str:
     text = (
         "Each claim is taken apart into comparisons, *A over B*, in the direction that is claimed. Runs with the same seed share initial "
         "weights and the order of batches, those that differ in the loss the sampled sub-networks as well, so the difference A - B is "
-        "taken seed by seed; means over buckets of cost, or over members, are taken first. The mean of the differences is set against its "
+        "taken seed by seed; means over buckets of cost, or over models, are taken first. The mean of the differences is set against its "
         "standard error (standard deviation with n - 1, over √n):\n\n"
         f"- **{HOLDS}**: the mean is at least two standard errors above zero;\n"
         f"- **{FAILS}**: it is at least two standard errors below zero;\n"
@@ -609,7 +609,7 @@ def _one_seed(claims: Sequence[Claim]) -> bool:
 
 
 def _section(claim: Claim, figures: str, shown: set[str]) -> str:
-    """`shown` gathers the pictures that are on the page already."""
+    """`shown` gathers the images that are on the page already."""
     parts = [f"### {_title(claim)}", claim.statement, f"- Source: {claim.source}."]
     if claim.paper:
         parts[-1] += f"\n- The paper's figure: {claim.paper}."
@@ -619,12 +619,12 @@ def _section(claim: Claim, figures: str, shown: set[str]) -> str:
     if not claim.comparisons:
         return "\n\n".join([*parts, "What it compares was not among the runs."])
     parts.append(_comparisons(claim.comparisons))
-    picture = claim.figure.replace("_", " ").capitalize().replace("Alphanet", "AlphaNet's Figure")
+    image = claim.figure.replace("_", " ").capitalize().replace("Alphanet", "AlphaNet's Figure")
     if claim.figure and claim.figure not in shown:
         shown.add(claim.figure)
-        parts.append(f"![{picture}]({figures}/{claim.figure}.png)")
+        parts.append(f"![{image}]({figures}/{claim.figure}.png)")
     elif claim.figure:
-        parts.append(f"[{picture}]({figures}/{claim.figure}.png), shown above.")
+        parts.append(f"[{image}]({figures}/{claim.figure}.png), shown above.")
     return "\n\n".join(parts)
 
 
@@ -658,8 +658,8 @@ def _limits(claims: Sequence[Claim]) -> str:
     points = [
         "Small scale: one data set, a small search space, short training. After 360 epochs on ImageNet the strategies may differ more, "
         "or less: what holds here need not hold there, and the other way round.",
-        "Strategies and losses are compared on the pictures that their searches chose by, as in AttentiveNAS's Figures 5 and 6; only the "
-        "inherited weights are compared on test pictures.",
+        "Strategies and losses are compared on the images that their searches chose by, as in AttentiveNAS's Figures 5 and 6; only the "
+        "inherited weights are compared on test images.",
     ]
     if by_seeds:
         seeds, _ = by_seeds.most_common(1)[0]

@@ -28,7 +28,7 @@ class Findings:
     trials: pd.DataFrame  # target, uniform, paper_mean, paper_std, exact: on AttentiveNAS's own space
     spaces: pd.DataFrame  # space, seed, mflops, top1
     methods: Sequence[Method]  # of getting N networks
-    members: pd.DataFrame  # seed, member, mflops, top1_inherited, top1_alone
+    models: pd.DataFrame  # seed, model, mflops, top1_inherited, top1_scratch
     losses: distillation.Ablation
     losses_summary: pd.DataFrame  # as summary, with the names of the losses
     claims: Sequence[claims.Claim]
@@ -46,7 +46,7 @@ def charts(found: Findings) -> dict[str, Sequence[Chart | BoxChart]]:
         "figure_8": [sampling.chart(found.trials)],
         "figure_9": [spaces.chart(found.spaces)],
         "table_3": deployments.charts(shown),
-        "inherited": inherited.charts(found.members),
+        "inherited": inherited.charts(found.models),
         **{name: distillation.box_charts(found.losses, found.edges, name) for name in distillation.figures(found.losses)},
     }
 
@@ -105,10 +105,10 @@ def page(found: Findings) -> str:
         ),
         section(
             "Inherited weights against training alone",
-            "Members of a family, with weights cut out of the supernet, and each trained from scratch for as many epochs. On test "
-            "pictures, on which nothing was chosen.",
+            "Models of a family, with weights cut out of the supernet, and each trained from scratch for as many epochs. On test "
+            "images, on which nothing was chosen.",
             drawn["inherited"],
-            inherited_table(found.members),
+            inherited_table(found.models),
             "Top-1 in percent, means over the seeds ± their standard deviation.",
         ),
         section(
@@ -150,11 +150,11 @@ def summary_table(summary: pd.DataFrame, what: str = "strategy") -> pd.DataFrame
     return pd.DataFrame(shown | {name: _spread(summary[f"{name}_mean"], summary[f"{name}_std"], n) for name, n in digits.items()})
 
 
-def inherited_table(members: pd.DataFrame) -> pd.DataFrame:
+def inherited_table(models: pd.DataFrame) -> pd.DataFrame:
     """For people: `inherited.summary`, mean ± deviation of each accuracy and of the difference."""
-    found = inherited.summary(members)
-    names = {"inherited": "top1_inherited", "trained alone": "top1_alone", "difference": "difference"}
-    shown = {"member": found["member"], "MFLOPs": found["mflops"].round(3)}
+    found = inherited.summary(models)
+    names = {"inherited": "top1_inherited", "trained alone": "top1_scratch", "difference": "difference"}
+    shown = {"model": found["model"], "MFLOPs": found["mflops"].round(3)}
     return pd.DataFrame(shown | {name: _spread(found[column], found[f"{column}_sd"], 1) for name, column in names.items()})
 
 

@@ -77,9 +77,9 @@ class Train(params.Section):
 class Measure(params.Section):
     """Section `measure`: the evaluation budget of every trained supernet."""
 
-    buckets: Annotated[int, Field(ge=2)]  # of equal width, from the cheapest architecture to the dearest
+    buckets: Annotated[int, Field(ge=2)]  # of equal width, from the cheapest architecture to the most expensive
     architectures: Annotated[int, Field(ge=4)]  # a bucket, the same for all
-    mutants: Annotated[int, Field(ge=0)]  # a round
+    mutations: Annotated[int, Field(ge=0)]  # a round
     crossovers: Annotated[int, Field(ge=0)]  # a round
     rounds: Annotated[int, Field(ge=0)]
     mutation_probability: Annotated[float, Field(gt=0, le=1)]  # a gene
@@ -90,7 +90,7 @@ class Scratch(params.Section):
     """Section `scratch`."""
 
     strategy: str  # whose families are trained alone
-    members: Annotated[int, Field(ge=1)]
+    models: Annotated[int, Field(ge=1)]
 
 
 class Report(params.Section):
@@ -258,7 +258,7 @@ def finish(out: Path, metrics: dict[str, float], run: StageRun, prefix: str) -> 
 
 
 def partition(data: DataSet, seed: int) -> DataSet:
-    """The pictures to train on and those that sub-networks are measured on divided anew by the seed, in the same numbers.
+    """The images to train on and those that sub-networks are measured on divided anew by the seed, in the same numbers.
 
     AttentiveNAS (arXiv:2011.09011), section 4.3 and appendix B: 90 % and 10 %, different partitions by different seeds.
     """
@@ -283,9 +283,9 @@ def training(
 ) -> list[trainer.Epoch]:
     """`nas.training.trainer.train` with the comparison's settings; curves go to MLflow as `<place>/...`."""
     device = s.runtime.start()
-    run.dataset(str(split.OUT / "splits.parquet"), "training", pictures=len(items))
+    run.dataset(str(split.OUT / "splits.parquet"), "training", images=len(items))
     batches = runner.training_batches(data, items, s.recipe, s.runtime, device, seed)
-    monitor = runner.scorer(supernet, data, "monitor", s.evaluation, s.runtime, device, seed)
+    val = runner.scorer(supernet, data, "val", s.evaluation, s.runtime, device, seed)
     return trainer.train(
         supernet,
         batches,
@@ -297,13 +297,13 @@ def training(
         s.runtime,
         device,
         checkpoint,
-        lambda: runner.ends(monitor),
+        lambda: runner.ends(val),
         runner.curves(run, place, data, s.recipe),
     ).history
 
 
 def edges(table: CostTable, buckets: int) -> np.ndarray:
-    """(buckets + 1,) costs that bound buckets of equal width from the cheapest architecture to the dearest."""
+    """(buckets + 1,) costs that bound buckets of equal width from the cheapest architecture to the most expensive."""
     return np.linspace(table.smallest, table.largest, buckets + 1)
 
 
@@ -339,7 +339,7 @@ def measure(table: CostTable, score: Scorer, m: Measure, seed: int, run: StageRu
     rows = architectures(table, m)
     settings = evolution.Settings(
         population=len(rows),
-        mutants=m.mutants,
+        mutations=m.mutations,
         crossovers=m.crossovers,
         rounds=m.rounds,
         mutation_probability=m.mutation_probability,

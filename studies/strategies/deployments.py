@@ -18,7 +18,7 @@ from nas.plots.style import Chart, Series
 from studies.strategies.buckets import looks
 
 DEPLOYMENTS = (1, 5, 40)  # the paper's N is 40
-FORWARD = 1 / 3  # of training a network on the same pictures
+FORWARD = 1 / 3  # of training a network on the same images
 
 
 @dataclass(frozen=True)

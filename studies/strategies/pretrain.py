@@ -1,7 +1,7 @@
-"""Stage pretrain of the comparison: a supernet with uniform sampling on one partition of the pictures, and its predictor.
+"""Stage pretrain of the comparison: a supernet with uniform sampling on one partition of the images, and its predictor.
 
 AttentiveNAS (arXiv:2011.09011), section 4.3 and appendix B: partition, weights and batches by the seed; the same
-architectures are measured for every seed, on the pictures that this partition holds out.
+architectures are measured for every seed, on the images that this partition holds out.
 
     python -m studies.strategies.pretrain SEED
 

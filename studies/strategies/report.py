@@ -57,7 +57,7 @@ def main() -> None:
         studies = [study(s.report, seed) for seed in s.seeds]
         both = two_spaces(s, runs)
         largest = max(table.largest, wide_table.largest)
-        members = scratch(s)
+        models = scratch(s)
         results = claims.Results(
             edges=config.edges(table, s.measure.buckets),
             runs=runs,
@@ -67,7 +67,7 @@ def main() -> None:
             spaces=space_charts.hypervolumes(both, largest, 100 / len(data.classes)).replace(
                 {"space": {s.space.name: "deep", s.wide_space.name: "wide"}}
             ),
-            members=members,
+            models=models,
             losses=losses,
         )
         judged = claims.judge(results)
@@ -79,13 +79,13 @@ def main() -> None:
             trials=studies[0],
             spaces=both,
             methods=methods(s),
-            members=members,
+            models=models,
             losses=losses,
             losses_summary=over_seeds(losses.finals),
             claims=judged,
         )
         for name, drawn in comparison.charts(found).items():
-            style.save(style.picture(*drawn), out / f"{name}.png")
+            style.save(style.image(*drawn), out / f"{name}.png")
         for name, frame in tables(found).items():
             frame.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
         (out / "index.html").write_text(comparison.page(found))
@@ -239,8 +239,8 @@ def two_spaces(s: config.Settings, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def scratch(s: config.Settings) -> pd.DataFrame:
-    """seed, member, mflops, top1_inherited, top1_alone (percent)."""
-    parts = [read_table(made("scratch", str(seed), "members.csv"), AGAIN).assign(seed=seed) for seed in s.seeds]
+    """seed, model, mflops, top1_inherited, top1_scratch (percent)."""
+    parts = [read_table(made("scratch", str(seed), "models.csv"), AGAIN).assign(seed=seed) for seed in s.seeds]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -273,7 +273,7 @@ def tables(found: comparison.Findings) -> dict[str, pd.DataFrame]:
         "figure_8": found.trials,
         "figure_9": by_column(space_charts.fronts(found.spaces), "space", "top1"),
         "table_3": by_column(deployments.costs(found.methods), "method", "cost"),
-        "inherited": inherited_charts.differences(found.members),
+        "inherited": inherited_charts.differences(found.models),
         **{name: boxes_of_losses(found, name) for name in distillation.figures(found.losses)},
         "ranks": ranks.table(found.ranks),
         "claims": claims.table(found.claims),
@@ -292,7 +292,7 @@ def targets(table: CostTable, s: config.Settings) -> str:
 
     def words(drawn: Prior) -> str:
         shares = np.histogram(np.clip(drawn.targets, bounds[0], bounds[-1]), bounds, weights=drawn.probabilities)[0]
-        return f"{shares[0]:.1%} in the cheapest bucket, {shares[-1]:.1%} in the dearest"
+        return f"{shares[0]:.1%} in the cheapest bucket, {shares[-1]:.1%} in the most expensive"
 
     return f"from the prior {words(prior)}; flat {words(prior.flat())}"
 
@@ -316,12 +316,12 @@ def by_column(frame: pd.DataFrame, key: str, value: str) -> pd.DataFrame:
 
 def facts(s: config.Settings, data: loader.DataSet, table: CostTable, wide: CostTable, runs: pd.DataFrame) -> dict[str, object]:
     """What was run, for the page of claims."""
-    pictures = len(data.items("train", "predictor"))
-    steps = s.train.epochs * (pictures // s.recipe.batch)
+    images = len(data.items("train", "predictor"))
+    steps = s.train.epochs * (images // s.recipe.batch)
     each = runs.groupby(["strategy", "seed"]).size()
     return {
         "data": f"{data.title}, {len(data.classes)} classes",
-        "pictures": f"{pictures:,} to train on, {len(data.items('search')):,} to measure on, {len(data.items('test')):,} for testing",
+        "images": f"{images:,} to train on, {len(data.items('search')):,} to measure on, {len(data.items('test')):,} for testing",
         "space": f"{s.space.name}: {s.space.size:,} architectures, {table.smallest:.3f} to {table.largest:.3f} MFLOPs",
         "wide space": f"{s.wide_space.name}: {s.wide_space.size:,} architectures, {wide.smallest:.3f} to {wide.largest:.3f} MFLOPs",
         "cost targets": targets(table, s),

@@ -1,15 +1,15 @@
-"""Stage scratch of the comparison: members of a family with inherited weights against the same networks trained alone.
+"""Stage scratch of the comparison: models of a family with inherited weights against the same networks trained alone.
 
 The claim that two-stage NAS rests on (AttentiveNAS, arXiv:2011.09011, sections 1 and 2): no retraining is needed.
-Each network is trained from fresh weights on the same pictures, for as many epochs, with the recipe's optimiser and
-label smoothing, without dropout, as sub-networks are in the supernet (appendix A). Both are measured on test pictures,
+Each network is trained from fresh weights on the same images, for as many epochs, with the recipe's optimiser and
+label smoothing, without dropout, as sub-networks are in the supernet (appendix A). Both are measured on test images,
 on which nothing was chosen.
 
     python -m studies.strategies.scratch SEED
 
 reads    train/<strategy>-<seed>/
-writes   scratch/<seed>/members.csv    member, mflops, top1_inherited, top1_alone (percent, test)
-         scratch/<seed>/metrics.json   {"top1_inherited", "top1_alone"}, means over the members
+writes   scratch/<seed>/models.csv    model, mflops, top1_inherited, top1_scratch (percent, test)
+         scratch/<seed>/metrics.json   {"top1_inherited", "top1_scratch"}, means over the models
 """
 
 import sys
@@ -44,19 +44,19 @@ def main(seed: int) -> None:
         supernet = main_pipeline.new_supernet(s.space, len(data.classes), seed).to(device)
         load_weights(trained / "weights.safetensors", supernet)
         test = main_pipeline.scorer(supernet, data, "test", s.evaluation, s.runtime, device, seed)
-        members = family(
+        models = family(
             Evaluated.from_frame(read_table(trained / "evaluated.parquet", "dvc repro --force studies/strategies/dvc.yaml:train"), s.space),
             "a",
-            size=s.scratch.members,
+            size=s.scratch.models,
         )
         rows = []
-        for i, member in enumerate(progress(members, "scratch: networks trained alone", len(members))):
-            alone = train_alone(member.arch, f"a{i}", data, s, seed, device, test, checkpoint)
-            rows.append({"member": f"a{i}", "mflops": member.cost, "top1_inherited": test.top1(member.arch), "top1_alone": alone})
+        for i, model in enumerate(progress(models, "scratch: networks trained alone", len(models))):
+            alone = train_alone(model.arch, f"a{i}", data, s, seed, device, test, checkpoint)
+            rows.append({"model": f"a{i}", "mflops": model.cost, "top1_inherited": test.top1(model.arch), "top1_scratch": alone})
         found = pd.DataFrame(rows)
-        found.to_csv(out / "members.csv", index=False)
-        run.table(found, "members.json")
-        config.finish(out, {key: found[key].mean() for key in ("top1_inherited", "top1_alone")}, run, "scratch")
+        found.to_csv(out / "models.csv", index=False)
+        run.table(found, "models.json")
+        config.finish(out, {key: found[key].mean() for key in ("top1_inherited", "top1_scratch")}, run, "scratch")
 
 
 def train_alone(

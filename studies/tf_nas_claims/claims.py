@@ -217,7 +217,7 @@ def _stopping(r: Results) -> Claim:
         "early stopping",
         "supplement, section 5",
         "Bi-sampling finds a better network than one path a step with early stopping.",
-        "Top-1 on test pictures of the derived networks, trained by themselves alike: bi-sampling to the last epoch (A) against early "
+        "Top-1 on test images of the derived networks, trained by themselves alike: bi-sampling to the last epoch (A) against early "
         "stopping (B), in pairs of the same seed. The supplement compares at the epoch where early stopping ended.",
         (paired("bi-sampling over early stopping", POINTS, chosen["top1"], early["top1"], "+0.4 (76.1, 75.7)"),),
         "76.1 % against 75.7 %, stopped at epoch 64 of 90",

@@ -1,7 +1,7 @@
 """What the stages that test TF-NAS's claims share: what is varied, and searches that differ from TF-NAS's own in a setting or two.
 
 The pipeline is studies/tf_nas_claims/dvc.yaml, what it varies is beside it. All else is as pipelines/tf_nas/params.yaml
-says; pictures, latency table and networks are those that pipelines/tf_nas/dvc.yaml left.
+says; images, latency table and networks are those that pipelines/tf_nas/dvc.yaml left.
 """
 
 import time
@@ -35,7 +35,7 @@ Seed = Annotated[int, Field(ge=0)]
 
 
 class Seeded(params.Section):
-    """A section whose experiment is done once a seed: of weights, batches, paths, classes and held-out pictures."""
+    """A section whose experiment is done once a seed: of weights, batches, paths, classes and held-out images."""
 
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
 

@@ -1,7 +1,7 @@
 """Stage stopping: what a search costs and comes to on all classes, on chosen ones, and ended early (supplement, sections 2 and 5).
 
 Early stopping takes the place of bi-sampling, as in the supplement: one path a step, ended when operations keep their order.
-The derived networks are trained by themselves as stage train of TF-NAS does it; the test pictures are read once.
+The derived networks are trained by themselves as stage train of TF-NAS does it; the test images are read once.
 
 params   studies/tf_nas_claims/params.yaml: stopping; pipelines/tf_nas/params.yaml: seed, space, runtime, evaluation, search, train
 reads    outputs/split/, pipelines/tf_nas/outputs/latency/table.json
@@ -64,7 +64,7 @@ def variants(s: config.Settings, seed: int) -> dict[str, tf_nas.Settings]:
 
 
 def top1(alone: Alone, s: tf_nas.Settings, choice: Choice, data: loader.DataSet) -> float:
-    """Percent of the test pictures that the network, trained by itself, names rightly."""
+    """Percent of the test images that the network, trained by itself, names rightly."""
     network = alone.trained("network", RowNetwork(s.space.plan(choice), len(data.classes)), data, data.items("train"))
     test = data.items("test")
     return 100 * float((alone.answers(network, data, test) == data.labels[test]).mean())

@@ -48,7 +48,7 @@ def test_nothing_is_extrapolated():
 
 
 def test_range_is_that_of_all_networks():
-    """Cheapest and dearest by listing every network with its widths at all places where a curve can bend."""
+    """Cheapest and most expensive by listing every network with its widths at all places where a curve can bend."""
     small = Space.model_validate(TINY.model_dump() | {"stages": TINY.stages[:1]})
     table = made_up(small, 3)
     low, high = small.bounds()

@@ -1,4 +1,4 @@
-"""Picture files as they come: every one becomes RGB pixels or an error that names it."""
+"""Image files as they come: every one becomes RGB pixels or an error that names it."""
 
 import errno
 import io
@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from nas.data.decoding import FORMATS, Broken, PictureError, decode, look
+from nas.data.decoding import FORMATS, Broken, ImageError, decode, look
 
 GREY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 
@@ -50,7 +50,7 @@ UPRIGHT = {
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_pictures_are_turned_upright(tmp_path, form, orientation):
+def test_images_are_turned_upright(tmp_path, form, orientation):
     """A file with an orientation gives the pixels of the file without, turned as the standard says."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
@@ -63,7 +63,7 @@ def test_pictures_are_turned_upright(tmp_path, form, orientation):
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.integers(6, 200), st.integers(0, 255)), min_size=1, max_size=8))
-def test_a_damaged_exif_block_is_no_broken_picture(tmp_path, changes):
+def test_a_damaged_exif_block_is_no_broken_image(tmp_path, changes):
     """Whatever is written into the EXIF block, the pixels come, turned in one of the eight ways."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation], exif[ExifTags.Base.XResolution], exif[ExifTags.Base.Make] = 6, 72.0, "camera"
@@ -79,7 +79,7 @@ def test_a_damaged_exif_block_is_no_broken_picture(tmp_path, changes):
 @pytest.mark.parametrize("form", FORMATS)
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_damaged_bytes_give_pixels_or_a_picture_error(tmp_path, monkeypatch, form, data):
+def test_damaged_bytes_give_pixels_or_a_image_error(tmp_path, monkeypatch, form, data):
     """Any bytes of a file changed, and its end cut off: RGB pixels, or one kind of error, with the file's name."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**5)
     found = bytearray(content(photo(), form))
@@ -88,7 +88,7 @@ def test_damaged_bytes_give_pixels_or_a_picture_error(tmp_path, monkeypatch, for
     path = written(tmp_path / "odd.png", bytes(found[: data.draw(st.integers(len(found) // 2, len(found)))]))
     try:
         pixels = decode(path)
-    except PictureError as error:
+    except ImageError as error:
         assert "odd.png cannot be decoded: " in str(error)
     else:
         assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size
@@ -138,7 +138,7 @@ def test_transparency_of_a_palette_is_white(tmp_path):
     assert decode(path).tolist() == [[[255, 255, 255], [200, 0, 0]]]
 
 
-def test_of_an_animation_the_first_picture_counts(tmp_path):
+def test_of_an_animation_the_first_image_counts(tmp_path):
     """An animated GIF gives its first frame."""
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("blue", "red")]
     path = written(tmp_path / "moving", content(frames[0], "GIF", save_all=True, append_images=frames[1:]))
@@ -156,12 +156,12 @@ def test_a_pair_of_photographs_in_one_jpeg_is_the_first(tmp_path):
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".bmp", ""])
 def test_the_content_counts_and_not_the_suffix(tmp_path, suffix):
     """A PNG file under another name has the same pixels."""
-    assert np.array_equal(decode(written(tmp_path / f"picture{suffix}", content(photo(), "PNG"))), np.asarray(photo()))
+    assert np.array_equal(decode(written(tmp_path / f"image{suffix}", content(photo(), "PNG"))), np.asarray(photo()))
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 7), (5000, 1)])
 def test_smallest_sizes(tmp_path, width, height):
-    """A single pixel and a single row are pictures like others."""
+    """A single pixel and a single row are images like others."""
     path = written(tmp_path / "small.png", content(Image.new("RGB", (width, height), (1, 2, 3)), "PNG"))
     assert np.array_equal(decode(path), np.full((height, width, 3), (1, 2, 3)))
 
@@ -176,9 +176,9 @@ def test_smallest_sizes(tmp_path, width, height):
         (b"<html>404 Not Found</html>", "its content is none of PNG, JPEG"),
     ],
 )
-def test_what_is_no_picture_is_named_with_the_reason(tmp_path, read, data, reason):
+def test_what_is_no_image_is_named_with_the_reason(tmp_path, read, data, reason):
     """Nothing, an archive, PostScript, which Pillow would have executed by Ghostscript, and an error page."""
-    with pytest.raises(PictureError, match=rf"cat/7\.jpg .*: {reason}"):
+    with pytest.raises(ImageError, match=rf"cat/7\.jpg .*: {reason}"):
         (tmp_path / "cat").mkdir()
         read(written(tmp_path / "cat" / "7.jpg", data))
 
@@ -192,7 +192,7 @@ def test_a_decompression_bomb_is_refused(tmp_path, read):
 
     head = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
-    with pytest.raises(PictureError, match=r"bomb\.png .*2500000000 pixels"):
+    with pytest.raises(ImageError, match=r"bomb\.png .*2500000000 pixels"):
         read(written(tmp_path / "bomb.png", bomb))
 
 
@@ -203,7 +203,7 @@ def test_a_text_bomb_is_refused(tmp_path):
     info = PngInfo()
     info.add_text("comment", "a" * 2_000_000, zip=True)
     path = written(tmp_path / "text.png", content(photo(), "PNG", pnginfo=info))
-    with pytest.raises(PictureError, match=r"text\.png cannot be decoded"):
+    with pytest.raises(ImageError, match=r"text\.png cannot be decoded"):
         decode(path)
 
 
@@ -212,7 +212,7 @@ def test_a_link_to_nothing_is_told(tmp_path, target, reason):
     """A link whose file is gone, and one to itself."""
     (tmp_path / "self.png").symlink_to(target)
     for read in (decode, look):
-        with pytest.raises(PictureError, match=rf"self\.png .*{reason}"):
+        with pytest.raises(ImageError, match=rf"self\.png .*{reason}"):
             read(tmp_path / "self.png")
 
 
@@ -220,13 +220,13 @@ def test_names_that_are_no_text_can_be_printed(tmp_path):
     """Bytes of a file name that are no UTF-8 stand as escapes in the message, which any file can hold."""
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
     path.touch()
-    with pytest.raises(PictureError, match=r"caf\\udce9\.png cannot be decoded: it is empty") as told:
+    with pytest.raises(ImageError, match=r"caf\\udce9\.png cannot be decoded: it is empty") as told:
         decode(path)
     str(told.value).encode()
 
 
-def test_too_many_open_files_are_no_fault_of_the_picture(tmp_path, monkeypatch):
-    """What the computer lacks stops as it is and is never counted as a broken picture."""
+def test_too_many_open_files_are_no_fault_of_the_image(tmp_path, monkeypatch):
+    """What the computer lacks stops as it is and is never counted as a broken image."""
     path = written(tmp_path / "fine.png", content(photo(), "PNG"))
 
     def full(*_, **__):
@@ -257,13 +257,13 @@ def test_broken_files_count_once_each_and_one_too_many_stops(capsys):
     told = capsys.readouterr().out
     assert [told.count(words) for words in ("a.png", "b.png", "broken files passed over: 2; 2 may be")] == [1, 1, 1]
     assert broken.metrics() == {"broken_files": 2}
-    with pytest.raises(PictureError, match=r"pets: 3 files are broken and 2 may be(.|\n)*split\.broken_files:\n  c\.png is bad"):
+    with pytest.raises(ImageError, match=r"pets: 3 files are broken and 2 may be(.|\n)*split\.broken_files:\n  c\.png is bad"):
         broken.add({9: "b.png is bad", 4: "c.png is bad"})
 
 
 def test_those_left_out_before_count_too():
     """A limit of three, three left out by split: the next one stops."""
-    with pytest.raises(PictureError, match="4 files are broken and 3 may be"):
+    with pytest.raises(ImageError, match="4 files are broken and 3 may be"):
         Broken("pets", 3, left_out=3).add({0: "a.png is bad"})
 
 
@@ -271,5 +271,5 @@ def test_without_a_limit_the_first_stops_and_there_is_no_figure():
     """The default: nothing is passed over and nothing is reported."""
     broken = Broken("pets")
     assert broken.metrics() == {}
-    with pytest.raises(PictureError, match="1 files are broken and 0 may be"):
+    with pytest.raises(ImageError, match="1 files are broken and 0 may be"):
         broken.add({0: "a.png is bad"})

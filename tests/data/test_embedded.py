@@ -19,7 +19,7 @@ def drawn(name: str, images: int, seed: int = 0, side: int = 28, difficulty: flo
 
 @pytest.mark.parametrize("name", embedded.ALPHABETS)
 def test_every_class_is_drawn_equally_often(name):
-    """Twice as many pictures as letters hold each class twice."""
+    """Twice as many images as letters hold each class twice."""
     classes = len(embedded.ALPHABETS[name])
     pixels, labels = drawn(name, 2 * classes)
     assert np.bincount(labels).tolist() == [2] * classes
@@ -28,15 +28,15 @@ def test_every_class_is_drawn_equally_often(name):
 
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**40), few=st.integers(34, 60), more=st.integers(1, 30))
-def test_more_pictures_extend_a_set(seed, few, more):
-    """Picture i is the same however many are asked for."""
+def test_more_images_extend_a_set(seed, few, more):
+    """Image i is the same however many are asked for."""
     short, long = drawn("glyphs", few, seed), drawn("glyphs", few + more, seed)
     assert np.array_equal(short[0], long[0][:few])
     assert np.array_equal(short[1], long[1][:few])
 
 
-def test_pictures_seeds_and_sets_differ():
-    """No two pictures of a set are equal, nor those of two seeds, nor those of two sets with one alphabet."""
+def test_images_seeds_and_sets_differ():
+    """No two images of a set are equal, nor those of two seeds, nor those of two sets with one alphabet."""
     pixels = drawn("glyphs", 300)[0]
     assert len(np.unique(pixels.reshape(300, -1), axis=0)) == 300
     other_seed, other_set = drawn("glyphs", 300, seed=1)[0], embedded.draw("greek", embedded.ALPHABETS["glyphs"], 300, 28, 0, 0.5)[0]
@@ -81,7 +81,7 @@ def test_alphabets_are_of_their_script():
 
 
 def test_difficulty_lowers_what_a_linear_classifier_reads():
-    """Nearest class mean of edges, fitted on 1,000 and tried on 360 pictures, reads easy pictures at least 1.5 times as often."""
+    """Nearest class mean of edges, fitted on 1,000 and tried on 360 images, reads easy images at least 1.5 times as often."""
 
     def accuracy(difficulty: float) -> float:
         pixels, labels = embedded.draw("glyphs", "ABCDEFGHIJ", 1360, 16, 0, difficulty)
@@ -112,6 +112,6 @@ def test_a_letter_without_a_font_is_named():
 
 @pytest.mark.parametrize(("alphabet", "images"), [("A", 5), ("ABA", 5), ("ABC", 2)])
 def test_impossible_sets_stop(alphabet, images):
-    """One letter, a letter twice, or fewer pictures than letters is no data set."""
+    """One letter, a letter twice, or fewer images than letters is no data set."""
     with pytest.raises(ValueError, match=r"params.yaml split\.data"):
         embedded.draw("glyphs", alphabet, images, 16, 0, 0.5)

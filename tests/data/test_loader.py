@@ -1,4 +1,4 @@
-"""Batches depend on seed, epoch and picture only."""
+"""Batches depend on seed, epoch and image only."""
 
 import random
 from dataclasses import replace
@@ -11,7 +11,7 @@ from PIL import Image
 
 from nas.data.decoding import Broken
 from nas.data.loader import Augmentation, AutoAugment, DataSet, EvaluationBatches, TrainingBatches, keys, read
-from nas.data.sets import ArrayPictures, FolderPictures, PictureError
+from nas.data.sets import ArrayImages, FolderImages, ImageError
 from nas.data.splits import Parts
 from nas.data.vision import transforms
 from nas.runtime.params import ParamsError, check
@@ -23,30 +23,30 @@ FULL = Augmentation(crop_scale=(0.4, 1.0), flip=True, policy="svhn")
 
 @pytest.fixture(scope="module")
 def dataset() -> DataSet:
-    """60 noise pictures of 12 px, 3 classes; all for training."""
+    """60 noise images of 12 px, 3 classes; all for training."""
     pixels = np.random.default_rng(0).integers(256, size=(60, 12, 12, 3), dtype=np.uint8)
-    pictures = ArrayPictures(pixels, np.arange(60, dtype=np.int64) % 3, ("a", "b", "c"))
+    images = ArrayImages(pixels, np.arange(60, dtype=np.int64) % 3, ("a", "b", "c"))
     parts = Parts(np.full(60, "train"))
-    return DataSet("noise", "Noise", pictures, pictures.classes, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), 12, parts, search_in_training=False)
+    return DataSet("noise", "Noise", images, images.classes, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), 12, parts, search_in_training=False)
 
 
 def by_item(batches) -> dict[int, torch.Tensor]:
-    """Picture number -> its image."""
+    """Image number -> its image."""
     return {int(item): image for batch in batches for item, image in zip(batch.items, batch.images)}
 
 
 def test_a_plain_batch_is_the_normalised_pixels(dataset):
     """Without augmentation an image is (pixel / 255 - mean) / std of its item, channel by channel, with its label."""
     for batch in TrainingBatches(dataset, np.arange(60), 20, PLAIN, seed=0).epoch(0):
-        pixels = dataset.pictures.pixels[batch.items.numpy()] / 255
+        pixels = dataset.images.pixels[batch.items.numpy()] / 255
         expected = ((pixels - dataset.mean) / dataset.std).transpose(0, 3, 1, 2)
         assert batch.images.dtype == torch.float32 and batch.images.is_contiguous()
         assert np.allclose(batch.images, expected, atol=1e-5)
         assert batch.labels.tolist() == (batch.items % 3).tolist() and batch.labels.dtype == torch.int64
 
 
-def test_an_epoch_shows_each_picture_once_and_drops_the_rest(dataset):
-    """60 pictures in batches of 25: two batches of 25 different pictures, others in another order next time."""
+def test_an_epoch_shows_each_image_once_and_drops_the_rest(dataset):
+    """60 images in batches of 25: two batches of 25 different images, others in another order next time."""
     batches = TrainingBatches(dataset, np.arange(60), 25, PLAIN, seed=0)
     first, second = (list(batches.epoch(e)) for e in (0, 1))
     assert batches.steps == 2 and [len(b.items) for b in first] == [25, 25]
@@ -64,8 +64,8 @@ def test_an_epoch_does_not_depend_on_earlier_ones(dataset):
     assert any(not torch.equal(before[i], after[i]) for i in before.keys() & after.keys())
 
 
-def test_batch_size_does_not_change_a_picture(dataset):
-    """In one epoch a picture is augmented in the same way whether it comes in a batch of 10 or of 30."""
+def test_batch_size_does_not_change_a_image(dataset):
+    """In one epoch an image is augmented in the same way whether it comes in a batch of 10 or of 30."""
     small, large = (by_item(TrainingBatches(dataset, np.arange(60), size, FULL, seed=1).epoch(2)) for size in (10, 30))
     assert small.keys() == large.keys()
     assert all(torch.equal(small[i], large[i]) for i in small)
@@ -90,7 +90,7 @@ def test_seeds_differ(dataset):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_global_random_states_stay_as_they_were(dataset, workers):
-    """Loading augmented pictures draws nothing from the caller's generators."""
+    """Loading augmented images draws nothing from the caller's generators."""
     torch.manual_seed(3)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
     list(TrainingBatches(dataset, np.arange(60), 20, FULL, seed=0, workers=workers).epoch(0))
@@ -101,10 +101,10 @@ def test_global_random_states_stay_as_they_were(dataset, workers):
 
 @pytest.mark.parametrize("policy", ["imagenet", "cifar10", "svhn"])
 def test_policies_are_torchvisions(dataset, policy):
-    """Over 60 pictures, the quicker AutoAugment gives what torchvision's gives from the same random state."""
+    """Over 60 images, the quicker AutoAugment gives what torchvision's gives from the same random state."""
     ours, theirs = (kind(transforms.AutoAugmentPolicy(policy)) for kind in (AutoAugment, transforms.AutoAugment))
     for i in range(60):
-        image = Image.fromarray(dataset.pictures.picture(i))
+        image = Image.fromarray(dataset.images.image(i))
         results = []
         for augment in (ours, theirs):
             with torch.random.fork_rng(devices=[]):
@@ -114,7 +114,7 @@ def test_policies_are_torchvisions(dataset, policy):
 
 
 def test_flips_come_every_second_time(dataset):
-    """With flips alone, each picture is itself or its mirror image, both in 20 to 40 of 60 cases."""
+    """With flips alone, each image is itself or its mirror image, both in 20 to 40 of 60 cases."""
     flipped = 0
     for i, image in by_item(TrainingBatches(dataset, np.arange(60), 60, PLAIN.model_copy(update={"flip": True}), 0).epoch(0)).items():
         plain = by_item(EvaluationBatches(dataset, np.array([i]), 1))[i]
@@ -124,9 +124,9 @@ def test_flips_come_every_second_time(dataset):
     assert 20 <= flipped <= 40
 
 
-def test_too_few_pictures_for_a_batch_stop(dataset):
-    """The message has the key, the set and the number of pictures."""
-    with pytest.raises(ValueError, match=r"recipe\.batch 64: 'noise' has 60 pictures"):
+def test_too_few_images_for_a_batch_stop(dataset):
+    """The message has the key, the set and the number of images."""
+    with pytest.raises(ValueError, match=r"recipe\.batch 64: 'noise' has 60 images"):
         TrainingBatches(dataset, np.arange(60), 64, PLAIN, seed=0)
 
 
@@ -149,16 +149,16 @@ def test_evaluation_goes_in_order_and_again(dataset):
 
 
 @pytest.mark.parametrize(("keep_mb", "decoded"), [(1, 60), (0, 180)])
-def test_pictures_are_decoded_once_where_they_fit(dataset, keep_mb, decoded):
-    """Three passes over 60 pictures decode 60 when they may be kept, else 180; an unfinished pass keeps nothing."""
+def test_images_are_decoded_once_where_they_fit(dataset, keep_mb, decoded):
+    """Three passes over 60 images decode 60 when they may be kept, else 180; an unfinished pass keeps nothing."""
     seen = []
 
-    class Counted(ArrayPictures):
-        def picture(self, i):
+    class Counted(ArrayImages):
+        def image(self, i):
             seen.append(i)
-            return super().picture(i)
+            return super().image(i)
 
-    counted = DataSet(**{**vars(dataset), "pictures": Counted(dataset.pictures.pixels, dataset.labels, dataset.classes)})
+    counted = DataSet(**{**vars(dataset), "images": Counted(dataset.images.pixels, dataset.labels, dataset.classes)})
     batches = EvaluationBatches(counted, np.arange(60), 25, keep_mb=keep_mb)
     next(iter(batches))
     seen.clear()
@@ -167,30 +167,30 @@ def test_pictures_are_decoded_once_where_they_fit(dataset, keep_mb, decoded):
     assert len(seen) == decoded
 
 
-def test_no_pictures_to_evaluate_stop(dataset):
+def test_no_images_to_evaluate_stop(dataset):
     """An accuracy over nothing is not 0."""
-    with pytest.raises(ValueError, match="0 pictures of 'noise'"):
+    with pytest.raises(ValueError, match="0 images of 'noise'"):
         EvaluationBatches(dataset, np.array([], dtype=np.int64), 8)
 
 
-# Broken pictures
+# Broken images
 
 
-class Damaged(ArrayPictures):
-    """Pictures some of which cannot be decoded."""
+class Damaged(ArrayImages):
+    """Images some of which cannot be decoded."""
 
     bad: frozenset[int] = frozenset()
 
-    def picture(self, i):
+    def image(self, i):
         if int(i) in self.bad:
-            raise PictureError(f"{i}.png cannot be decoded: cut")
-        return super().picture(i)
+            raise ImageError(f"{i}.png cannot be decoded: cut")
+        return super().image(i)
 
 
 def damaged(dataset: DataSet, *bad: int, limit: int) -> DataSet:
-    pictures = Damaged(dataset.pictures.pixels, dataset.labels, dataset.classes)
-    object.__setattr__(pictures, "bad", frozenset(bad))
-    return replace(dataset, pictures=pictures, broken=Broken("noise", limit))
+    images = Damaged(dataset.images.pixels, dataset.labels, dataset.classes)
+    object.__setattr__(images, "bad", frozenset(bad))
+    return replace(dataset, images=images, broken=Broken("noise", limit))
 
 
 def images(batches) -> torch.Tensor:
@@ -202,8 +202,8 @@ def items(batches) -> list[int]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_another_picture_takes_the_place_of_a_broken_one(dataset, workers):
-    """Batches stay full, all other places are as without damage, and the label is that of the picture that came instead."""
+def test_another_image_takes_the_place_of_a_broken_one(dataset, workers):
+    """Batches stay full, all other places are as without damage, and the label is that of the image that came instead."""
     whole = list(TrainingBatches(dataset, np.arange(60), 20, FULL, seed=1).epoch(2))
     found = list(TrainingBatches(damaged(dataset, 5, 17, limit=2), np.arange(60), 20, FULL, seed=1, workers=workers).epoch(2))
     before, after = np.array(items(whole)), np.array(items(found))
@@ -214,8 +214,8 @@ def test_another_picture_takes_the_place_of_a_broken_one(dataset, workers):
     assert all(b.labels.tolist() == (b.items % 3).tolist() for b in found)
 
 
-def test_what_comes_instead_depends_on_seed_epoch_and_picture(dataset):
-    """The same in other batches, with other pictures broken too, after other epochs; another one in another epoch or for another seed."""
+def test_what_comes_instead_depends_on_seed_epoch_and_image(dataset):
+    """The same in other batches, with other images broken too, after other epochs; another one in another epoch or for another seed."""
 
     def instead(*bad: int, batch: int = 20, seed: int = 1, epochs: tuple[int, ...] = (4,)) -> tuple[int, bytes]:
         whole = TrainingBatches(dataset, np.arange(60), batch, FULL, seed)
@@ -231,7 +231,7 @@ def test_what_comes_instead_depends_on_seed_epoch_and_picture(dataset):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_picture_is_told_once_and_counted_once(dataset, workers, capsys):
+def test_a_broken_image_is_told_once_and_counted_once(dataset, workers, capsys):
     """Over three epochs and two passes of evaluation each name comes once, with one line that counts them."""
     found = damaged(dataset, 5, 17, limit=2)
     batches = TrainingBatches(found, np.arange(60), 20, PLAIN, seed=1, workers=workers)
@@ -246,28 +246,28 @@ def test_a_broken_picture_is_told_once_and_counted_once(dataset, workers, capsys
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("limit", [0, 1])
-def test_more_broken_pictures_than_may_be_stop(dataset, workers, limit):
+def test_more_broken_images_than_may_be_stop(dataset, workers, limit):
     """With the name of the one that is too many, the limit's key and no traceback of a worker's, in training and evaluation."""
     found = damaged(dataset, 5, 17, limit=limit)
     for batches in (
         TrainingBatches(found, np.arange(60), 20, PLAIN, seed=1, workers=workers).epoch(0),
         EvaluationBatches(replace(found, broken=Broken("noise", limit)), np.arange(60), 16, workers=workers),
     ):
-        with pytest.raises(PictureError, match=rf"files are broken and {limit} may be.*split\.broken_files(.|\n)*(5|17)\.png") as told:
+        with pytest.raises(ImageError, match=rf"files are broken and {limit} may be.*split\.broken_files(.|\n)*(5|17)\.png") as told:
             list(batches)
         assert "Traceback" not in str(told.value)
 
 
 def test_nothing_to_train_on_stops(dataset):
-    """Where all pictures are broken and as many may be, there is nothing to take their places."""
+    """Where all images are broken and as many may be, there is nothing to take their places."""
     found = damaged(dataset, *range(60), limit=60)
-    with pytest.raises(PictureError, match="none of the 60 pictures of 'noise'"):
+    with pytest.raises(ImageError, match="none of the 60 images of 'noise'"):
         list(TrainingBatches(found, np.arange(60), 20, PLAIN, seed=0).epoch(0))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("keep_mb", [0, 1])
-def test_evaluation_leaves_broken_pictures_out(dataset, workers, keep_mb):
+def test_evaluation_leaves_broken_images_out(dataset, workers, keep_mb):
     """Every pass has the same batches, smaller by what is broken, and none where all of it is."""
     found = damaged(dataset, 1, 4, 5, 6, 7, limit=5)
     batches = EvaluationBatches(found, np.arange(12), 4, workers=workers, keep_mb=keep_mb)
@@ -279,14 +279,14 @@ def test_evaluation_leaves_broken_pictures_out(dataset, workers, keep_mb):
 
 @pytest.mark.parametrize("augmentation", [PLAIN, FULL])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1)])
-def test_pictures_of_a_pixel_are_trained_on(dataset, augmentation, shape):
+def test_images_of_a_pixel_are_trained_on(dataset, augmentation, shape):
     """One pixel, one row, one column: brought to the side like any other."""
 
-    class Tiny(ArrayPictures):
-        def picture(self, i):
+    class Tiny(ArrayImages):
+        def image(self, i):
             return np.full((*shape, 3), 200, dtype=np.uint8)
 
-    tiny = replace(dataset, pictures=Tiny(dataset.pictures.pixels, dataset.labels, dataset.classes))
+    tiny = replace(dataset, images=Tiny(dataset.images.pixels, dataset.labels, dataset.classes))
     assert [b.images.shape for b in TrainingBatches(tiny, np.arange(60), 30, augmentation, 0).epoch(0)] == [(30, 3, 12, 12)] * 2
     assert np.allclose(images(EvaluationBatches(tiny, np.arange(3), 3))[:, 0], (200 / 255 - 0.5) / 0.2)
 
@@ -304,7 +304,7 @@ def split(out: Path, **changes) -> dict[str, int]:
         "test": 0.25,
         "predictor": 0.1,
         "search": 0.15,
-        "monitor": 0.05,
+        "val": 0.05,
         "check_files": True,
         "broken_files": 0,
         **changes,
@@ -312,7 +312,7 @@ def split(out: Path, **changes) -> dict[str, int]:
     return divide(check({"split": entries}, "split", Split), 0, False, out)
 
 
-def picture_folder(root: Path, rng: np.random.Generator, each: int = 40) -> Path:
+def image_folder(root: Path, rng: np.random.Generator, each: int = 40) -> Path:
     """Noise of different sizes, PNG and JPEG, in two classes."""
     for label in ("cat", "dog"):
         (root / label).mkdir(parents=True)
@@ -323,11 +323,11 @@ def picture_folder(root: Path, rng: np.random.Generator, each: int = 40) -> Path
 
 
 def test_read_gives_back_what_split_wrote(tmp_path):
-    """The main set without a key, a transfer set by its key, with parts, pictures and statistics that fit together."""
+    """The main set without a key, a transfer set by its key, with parts, images and statistics that fit together."""
     split(tmp_path)
     assert keys(tmp_path) == ("glyphs", "greek")
     main, greek = read(tmp_path), read(tmp_path, "greek")
-    assert (main.key, main.classes, main.side, len(main.pictures)) == ("glyphs", tuple("ABCDE"), 12, 600)
+    assert (main.key, main.classes, main.side, len(main.images)) == ("glyphs", tuple("ABCDE"), 12, 600)
     assert greek.parts.counts() == {"train": 79, "test": 26}
     images = torch.cat([b.images for b in EvaluationBatches(main, main.items("train"), 50)])
     assert torch.allclose(images.mean((0, 2, 3)), torch.zeros(3), atol=1e-3)
@@ -344,19 +344,19 @@ def test_an_unknown_set_is_answered_with_those_there_are(tmp_path):
 
 
 @pytest.mark.parametrize("augmentation", [PLAIN, FULL])
-def test_own_pictures_train(tmp_path, rng, augmentation):
+def test_own_images_train(tmp_path, rng, augmentation):
     """PNG and JPEG files of several sizes come out as batches of one side, and each file is in one part."""
-    root = picture_folder(tmp_path / "pets", rng)
+    root = image_folder(tmp_path / "pets", rng)
     split(tmp_path / "out", root=str(root), data={"name": "imagefolder"}, side=16)
     dataset = read(tmp_path / "out")
-    assert isinstance(dataset.pictures, FolderPictures) and dataset.key == "pets" and dataset.classes == ("cat", "dog")
+    assert isinstance(dataset.images, FolderImages) and dataset.key == "pets" and dataset.classes == ("cat", "dog")
     shapes = [b.images.shape for b in TrainingBatches(dataset, dataset.items("train"), 8, augmentation, seed=0).epoch(0)]
     assert shapes == [(8, 3, 16, 16)] * (len(dataset.items("train")) // 8)
 
 
-def test_pictures_changed_since_the_split_stop(tmp_path, rng):
+def test_images_changed_since_the_split_stop(tmp_path, rng):
     """A file that was added later would shift all numbers."""
-    root = picture_folder(tmp_path / "pets", rng)
+    root = image_folder(tmp_path / "pets", rng)
     split(tmp_path / "out", root=str(root), data={"name": "imagefolder"})
     Image.new("RGB", (20, 20)).save(root / "cat" / "late.png")
     with pytest.raises(ValueError, match=r"'pets' have changed since .*\(80 then, 81 now\)"):
@@ -364,30 +364,30 @@ def test_pictures_changed_since_the_split_stop(tmp_path, rng):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_broke_later_is_named(tmp_path, rng, workers):
+def test_a_image_that_broke_later_is_named(tmp_path, rng, workers):
     """A file cut after the split stops the epoch with its path, from a worker process too."""
-    root = picture_folder(tmp_path / "pets", rng)
+    root = image_folder(tmp_path / "pets", rng)
     split(tmp_path / "out", root=str(root), data={"name": "imagefolder"})
     dataset = read(tmp_path / "out")
-    path = dataset.pictures.paths[dataset.items("train")[0]]
+    path = dataset.images.paths[dataset.items("train")[0]]
     path.write_bytes(path.read_bytes()[:200])
     batches = TrainingBatches(dataset, dataset.items("train"), len(dataset.items("train")), PLAIN, seed=0, workers=workers)
-    with pytest.raises(PictureError, match=path.name):
+    with pytest.raises(ImageError, match=path.name):
         list(batches.epoch(0))
 
 
 def test_what_split_left_out_is_in_no_part_and_counts(tmp_path, rng):
     """Of three broken files that may be, split leaves two out; the register of the set that is read begins with them."""
-    root = picture_folder(tmp_path / "pets", rng)
+    root = image_folder(tmp_path / "pets", rng)
     for name in ("cat/003.png", "dog/010.jpg"):
         (root / name).write_bytes(b"")
     split(tmp_path / "out", root=str(root), data={"name": "imagefolder"}, transfer=[], broken_files=3)
     dataset = read(tmp_path / "out")
-    assert sum(dataset.parts.counts().values()) == 78 and len(dataset.pictures) == 80
-    left_out = {i for i, path in enumerate(dataset.pictures.paths) if path.relative_to(root).as_posix() in ("cat/003.png", "dog/010.jpg")}
-    assert not left_out & set(dataset.items("train", "predictor", "search", "monitor", "test").tolist())
+    assert sum(dataset.parts.counts().values()) == 78 and len(dataset.images) == 80
+    left_out = {i for i, path in enumerate(dataset.images.paths) if path.relative_to(root).as_posix() in ("cat/003.png", "dog/010.jpg")}
+    assert not left_out & set(dataset.items("train", "predictor", "search", "val", "test").tolist())
     assert (dataset.broken.limit, dataset.broken.left_out) == (3, 2)
     for i in dataset.items("train")[:2]:
-        dataset.pictures.paths[i].write_bytes(b"")
-    with pytest.raises(PictureError, match="pets: 4 files are broken and 3 may be"):
+        dataset.images.paths[i].write_bytes(b"")
+    with pytest.raises(ImageError, match="pets: 4 files are broken and 3 may be"):
         list(TrainingBatches(dataset, dataset.items("train"), len(dataset.items("train")), PLAIN, seed=0).epoch(0))

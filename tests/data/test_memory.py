@@ -19,16 +19,16 @@ import sys
 from pathlib import Path
 import numpy as np, psutil
 from nas.data.loader import Augmentation, DataSet, EvaluationBatches, TrainingBatches
-from nas.data.sets import FolderPictures
+from nas.data.sets import FolderImages
 from nas.data.splits import Parts
 
 workers = int(sys.argv[2])
-pictures = FolderPictures.find(Path(sys.argv[1]))
-parts = Parts(np.full(len(pictures), "train"))
-data = DataSet("many", "Many", pictures, pictures.classes, (0.5,) * 3, (0.2,) * 3, 16, parts, False)
+images = FolderImages.find(Path(sys.argv[1]))
+parts = Parts(np.full(len(images), "train"))
+data = DataSet("many", "Many", images, images.classes, (0.5,) * 3, (0.2,) * 3, 16, parts, False)
 augmentation = Augmentation(crop_scale=(0.4, 1.0), flip=True, policy="none")
-batches = TrainingBatches(data, np.arange(len(pictures)), 500, augmentation, 0, workers)
-evaluation = EvaluationBatches(data, np.arange(0, len(pictures), 10), 500, workers, keep_mb=0)
+batches = TrainingBatches(data, np.arange(len(images)), 500, augmentation, 0, workers)
+evaluation = EvaluationBatches(data, np.arange(0, len(images), 10), 500, workers, keep_mb=0)
 
 def memory():
     me = psutil.Process()
@@ -39,7 +39,7 @@ for epoch in range(3):
         for i, batch in enumerate(source):
             if i == batches.steps - 10 * max(workers, 1):  # while the workers are still there
                 found = memory()
-    print(len(pictures), found)
+    print(len(images), found)
 """
 
 
@@ -53,7 +53,7 @@ def many(tmp_path_factory) -> Path:
     for c in range(CLASSES):
         (root / f"class {c}").mkdir()
         for i in range(FILES // CLASSES):
-            (root / f"class {c}" / f"picture number {i:06d}.png").write_bytes(content)
+            (root / f"class {c}" / f"image number {i:06d}.png").write_bytes(content)
     return root
 
 

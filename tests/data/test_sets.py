@@ -29,25 +29,25 @@ def save(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (20, 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """blue, green, red: two PNG files and a JPEG file each, and what must be passed over."""
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     for name, colour in COLOURS.items():
         for file in ("1.png", "2.PNG", "3.jpg"):
             save(root / name / file, colour)
-    (root / "red" / "Thumbs.db").write_text("no picture")
+    (root / "red" / "Thumbs.db").write_text("no image")
     (root / ".hidden").mkdir()
     return root
 
 
 def test_classes_and_labels_are_the_folders(folder):
-    """Three folders of three files: three classes in alphabetical order, each picture of its folder's colour."""
-    pictures = sets.FolderPictures.find(folder)
-    assert pictures.classes == ("blue", "green", "red")
-    assert pictures.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert pictures.test is None
-    for i, label in enumerate(pictures.labels):
-        pixels = pictures.picture(i)
+    """Three folders of three files: three classes in alphabetical order, each image of its folder's colour."""
+    images = sets.FolderImages.find(folder)
+    assert images.classes == ("blue", "green", "red")
+    assert images.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert images.test is None
+    for i, label in enumerate(images.labels):
+        pixels = images.image(i)
         assert pixels.shape == (12, 20, 3) and pixels.dtype == np.uint8
-        assert np.abs(pixels.astype(int) - COLOURS[pictures.classes[label]]).max() <= 3  # JPEG rounds
+        assert np.abs(pixels.astype(int) - COLOURS[images.classes[label]]).max() <= 3  # JPEG rounds
 
 
 @pytest.mark.parametrize(("others", "tested"), [(["test"], "test"), (["val"], "val"), (["val", "test"], "test"), ([], None)])
@@ -56,10 +56,10 @@ def test_a_test_folder_is_the_test_part(tmp_path, others, tested):
     for part in ["train", *others]:
         for name, colour in COLOURS.items():
             save(tmp_path / part / name / f"{part}.png", colour)
-    pictures = sets.FolderPictures.find(tmp_path)
-    for_testing = [path.stem == tested for path in pictures.paths]
-    assert len(pictures) == 3 * (1 + len(others))
-    assert (pictures.test.tolist() if tested else pictures.test) == (for_testing if tested else None)
+    images = sets.FolderImages.find(tmp_path)
+    for_testing = [path.stem == tested for path in images.paths]
+    assert len(images) == 3 * (1 + len(others))
+    assert (images.test.tolist() if tested else images.test) == (for_testing if tested else None)
 
 
 def test_other_classes_in_test_stop(tmp_path):
@@ -69,49 +69,49 @@ def test_other_classes_in_test_stop(tmp_path):
         save(tmp_path / "test" / name / "1.png", (9, 9, 9))
     save(tmp_path / "test" / "c" / "1.png", (9, 9, 9))
     with pytest.raises(ValueError, match=r"3 class folders.*2.*'c'"):
-        sets.FolderPictures.find(tmp_path)
+        sets.FolderImages.find(tmp_path)
 
 
 def test_a_missing_folder_is_named(tmp_path):
     """The message has the path and the keys to change."""
     with pytest.raises(FileNotFoundError, match=r"nowhere; params.yaml split\.root"):
-        sets.FolderPictures.find(tmp_path / "nowhere")
+        sets.FolderImages.find(tmp_path / "nowhere")
 
 
 def test_fewer_than_two_classes_stop(tmp_path):
     """No class folder and one class folder are no classification task."""
     with pytest.raises(ValueError, match="two or more classes; found none"):
-        sets.FolderPictures.find(tmp_path)
+        sets.FolderImages.find(tmp_path)
     save(tmp_path / "only" / "1.png", (0, 0, 0))
     with pytest.raises(ValueError, match="found only 'only'"):
-        sets.FolderPictures.find(tmp_path)
+        sets.FolderImages.find(tmp_path)
 
 
 def test_an_empty_class_folder_is_named(folder):
-    """A folder with no pictures in it stops, with its path."""
+    """A folder with no images in it stops, with its path."""
     (folder / "grey").mkdir()
-    with pytest.raises(ValueError, match=r"no pictures .*grey"):
-        sets.FolderPictures.find(folder)
+    with pytest.raises(ValueError, match=r"no images .*grey"):
+        sets.FolderImages.find(folder)
 
 
 def test_a_zero_byte_file_is_found_without_decoding(folder):
     """The check of heads alone names an empty file."""
     (folder / "red" / "4.png").touch()
-    with pytest.raises(sets.PictureError, match=r"1 of 10 files.*\n.*red/4\.png"):
-        sets.check(sets.FolderPictures.find(folder), decode=False)
+    with pytest.raises(sets.ImageError, match=r"1 of 10 files.*\n.*red/4\.png"):
+        sets.check(sets.FolderImages.find(folder), decode=False)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])
 def test_a_truncated_file_is_named(folder, rng, suffix):
-    """A picture cut anywhere is refused by decoding with its path, whatever Pillow raises for that format and place."""
+    """An image cut anywhere is refused by decoding with its path, whatever Pillow raises for that format and place."""
     whole = folder / "red" / f"cut{suffix}"
     Image.fromarray(rng.integers(256, size=(24, 24, 3), dtype=np.uint8)).save(whole)
     content = whole.read_bytes()
     for length in np.linspace(1, 0.9 * len(content), 25).astype(int):
         whole.write_bytes(content[:length])
-        pictures = sets.FolderPictures.find(folder)
-        with pytest.raises(sets.PictureError, match=f"red/cut{suffix} cannot be decoded"):
-            pictures.picture(pictures.paths.index(whole))
+        images = sets.FolderImages.find(folder)
+        with pytest.raises(sets.ImageError, match=f"red/cut{suffix} cannot be decoded"):
+            images.image(images.paths.index(whole))
 
 
 def test_check_tells_all_broken_files_at_once(folder):
@@ -120,11 +120,11 @@ def test_check_tells_all_broken_files_at_once(folder):
     Image.effect_noise((64, 64), 50).save(cut)
     cut.write_bytes(cut.read_bytes()[:300])
     text.write_text("this is no JPEG")
-    pictures = sets.FolderPictures.find(folder)
-    with pytest.raises(sets.PictureError, match="1 of 9 files are broken"):
-        sets.check(pictures, decode=False)
-    with pytest.raises(sets.PictureError, match="2 of 9 files are broken") as told:
-        sets.check(pictures, decode=True)
+    images = sets.FolderImages.find(folder)
+    with pytest.raises(sets.ImageError, match="1 of 9 files are broken"):
+        sets.check(images, decode=False)
+    with pytest.raises(sets.ImageError, match="2 of 9 files are broken") as told:
+        sets.check(images, decode=True)
     assert str(cut) in str(told.value) and str(text) in str(told.value)
 
 
@@ -132,18 +132,18 @@ def test_check_tells_all_broken_files_at_once(folder):
     ("mode", "file"), [("L", "a.png"), ("L", "a.jpg"), ("P", "a.png"), ("CMYK", "a.jpg"), ("RGBA", "a.webp"), ("1", "a.bmp")]
 )
 def test_every_mode_becomes_rgb(folder, mode, file):
-    """Grey, palette, CMYK, RGBA and black-and-white files of a white picture are white in three channels."""
+    """Grey, palette, CMYK, RGBA and black-and-white files of a white image are white in three channels."""
     path = save(folder / "red" / file, (255, 255, 255), mode=mode)
-    pictures = sets.FolderPictures.find(folder)
-    assert pictures.picture(pictures.paths.index(path)).tolist() == np.full((12, 20, 3), 255).tolist()
+    images = sets.FolderImages.find(folder)
+    assert images.image(images.paths.index(path)).tolist() == np.full((12, 20, 3), 255).tolist()
 
 
 def test_see_through_pixels_are_white_and_deep_grey_keeps_its_shade(folder):
     """Fully transparent red shows as white; 16-bit grey 0x8000 is 128."""
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(folder / "red" / "clear.png")
     Image.fromarray(np.full((4, 4), 0x8000, dtype=np.uint16)).save(folder / "red" / "deep.png")
-    pictures = sets.FolderPictures.find(folder)
-    shades = {path.name: np.unique(pictures.picture(i)).tolist() for i, path in enumerate(pictures.paths)}
+    images = sets.FolderImages.find(folder)
+    shades = {path.name: np.unique(images.image(i)).tolist() for i, path in enumerate(images.paths)}
     assert shades["clear.png"] == [255] and shades["deep.png"] == [128]
 
 
@@ -159,25 +159,25 @@ def test_fit_is_resize_and_centre_crop(rng):
 
 
 def test_fit_leaves_the_right_size_alone(rng):
-    """A picture of the side asked for keeps every pixel, and a smaller one is enlarged."""
+    """An image of the side asked for keeps every pixel, and a smaller one is enlarged."""
     pixels = rng.integers(256, size=(28, 28, 3), dtype=np.uint8)
     assert sets.fit(pixels, 28) is pixels
     assert sets.fit(pixels, 32).shape == (32, 32, 3)
 
 
 def test_statistics_are_those_of_the_pixels(rng):
-    """Mean and standard deviation per channel equal numpy's over all pixels of the pictures asked for."""
+    """Mean and standard deviation per channel equal numpy's over all pixels of the images asked for."""
     pixels = rng.integers(256, size=(40, 8, 8, 3), dtype=np.uint8) // np.array([1, 2, 3], dtype=np.uint8)
-    pictures = sets.ArrayPictures(pixels, np.zeros(40, dtype=np.int64), ("a", "b"))
+    images = sets.ArrayImages(pixels, np.zeros(40, dtype=np.int64), ("a", "b"))
     items = np.arange(5, 35)
-    mean, std = sets.statistics(pictures, items, 8)
+    mean, std = sets.statistics(images, items, 8)
     assert np.allclose(mean, (pixels[items] / 255).mean(axis=(0, 1, 2)), atol=1e-6)
     assert np.allclose(std, (pixels[items] / 255).std(axis=(0, 1, 2)), atol=1e-6)
 
 
-def test_pictures_without_contrast_stop():
-    """All-black pictures would be divided by a deviation of 0."""
-    black = sets.ArrayPictures(np.zeros((4, 8, 8, 3), dtype=np.uint8), np.zeros(4, dtype=np.int64), ("a", "b"))
+def test_images_without_contrast_stop():
+    """All-black images would be divided by a deviation of 0."""
+    black = sets.ArrayImages(np.zeros((4, 8, 8, 3), dtype=np.uint8), np.zeros(4, dtype=np.int64), ("a", "b"))
     with pytest.raises(ValueError, match="nothing to learn from"):
         sets.statistics(black, np.arange(4), 8)
 
@@ -203,11 +203,11 @@ def test_wrong_sources_stop(entry, message):
 
 def test_drawn_sets_follow_their_source():
     """images, alphabet and side are those of the source; the classes are the letters."""
-    pictures = sets.open_set(sets.Source(name="glyphs", images=30, alphabet="XYZ"), Path("."), seed=3, side=20)
-    assert len(pictures) == 30 and pictures.classes == ("X", "Y", "Z") and pictures.picture(7).shape == (20, 20, 3)
+    images = sets.open_set(sets.Source(name="glyphs", images=30, alphabet="XYZ"), Path("."), seed=3, side=20)
+    assert len(images) == 30 and images.classes == ("X", "Y", "Z") and images.image(7).shape == (20, 20, 3)
 
 
-# Miniatures of torchvision's sets: the files that each expects, two pictures a class and split, grey level 10 * label + split.
+# Miniatures of torchvision's sets: the files that each expects, two images a class and split, grey level 10 * label + split.
 
 
 def _grey(level: int, suffix: str) -> bytes:
@@ -309,29 +309,29 @@ MINIATURES = [_imagenet, _cifar10, _cifar100, _fashion_mnist, _flowers102, _stan
 
 @pytest.mark.parametrize("build", MINIATURES)
 def test_torchvision_sets_by_name(build, tmp_path, monkeypatch):
-    """Labels, test part and pictures agree, picture by picture, with the grey levels written to the files."""
+    """Labels, test part and images agree, image by image, with the grey levels written to the files."""
     build(tmp_path, monkeypatch)
-    pictures = sets.open_set(sets.Source(name=build.__name__[1:]), tmp_path, seed=0, side=16)
-    levels = [int(np.median(pictures.picture(i))) for i in range(len(pictures))]
-    assert levels == (10 * pictures.labels + pictures.test).tolist()
-    assert np.bincount(pictures.labels[pictures.test]).tolist() == [2, 2]
-    assert len(set(pictures.classes)) == len(pictures.classes) >= 2
+    images = sets.open_set(sets.Source(name=build.__name__[1:]), tmp_path, seed=0, side=16)
+    levels = [int(np.median(images.image(i))) for i in range(len(images))]
+    assert levels == (10 * images.labels + images.test).tolist()
+    assert np.bincount(images.labels[images.test]).tolist() == [2, 2]
+    assert len(set(images.classes)) == len(images.classes) >= 2
     with pytest.raises(IndexError):
-        pictures.picture(len(pictures))
+        images.image(len(images))
 
 
 @pytest.mark.parametrize("build", [_imagenet, _flowers102, _stanford_cars, _food101])
 def test_a_broken_file_of_a_torchvision_set_is_named(build, tmp_path, monkeypatch):
-    """Every file emptied: each picture's error has a path of its own, though no list of torchvision's is kept."""
+    """Every file emptied: each image's error has a path of its own, though no list of torchvision's is kept."""
     build(tmp_path, monkeypatch)
-    pictures = sets.open_set(sets.Source(name=build.__name__[1:]), tmp_path, seed=0, side=16)
+    images = sets.open_set(sets.Source(name=build.__name__[1:]), tmp_path, seed=0, side=16)
     files = [path for path in tmp_path.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")]
     for path in files:
         path.write_bytes(b"")
     named = set()
-    for i in range(len(pictures)):
-        with pytest.raises(sets.PictureError, match="cannot be decoded: it is empty") as told:
-            pictures.picture(i)
+    for i in range(len(images)):
+        with pytest.raises(sets.ImageError, match="cannot be decoded: it is empty") as told:
+            images.image(i)
         named.add(str(told.value).split(" of ")[0])
     assert named == set(map(str, files))
 

@@ -7,19 +7,19 @@ from hypothesis import strategies as st
 
 from nas.data.splits import PARTS, Parts, split_parts
 
-FRACTIONS = {"test": 0.25, "predictor": 0.1, "search": 0.15, "monitor": 0.05}
+FRACTIONS = {"test": 0.25, "predictor": 0.1, "search": 0.15, "val": 0.05}
 
 
 @settings(max_examples=40, deadline=None)
 @given(counts=st.lists(st.integers(60, 150), min_size=2, max_size=8), seed=st.integers(0, 2**32 - 1))
 def test_parts_are_disjoint_and_stratified(counts, seed):
-    """Each picture is in one part, and each class has its share of each part to within two pictures."""
+    """Each image is in one part, and each class has its share of each part to within two images."""
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     parts = Parts(split_parts(labels, **FRACTIONS, seed=seed))
     together = np.concatenate([parts.items(name) for name in PARTS])
     assert sorted(together) == list(range(len(labels)))
     rest = 1 - FRACTIONS["test"]
-    shares = {"test": 0.25, **{name: rest * FRACTIONS[name] for name in ("predictor", "search", "monitor")}}
+    shares = {"test": 0.25, **{name: rest * FRACTIONS[name] for name in ("predictor", "search", "val")}}
     for name, share in shares.items():
         assert len(parts.items(name)) == pytest.approx(share * len(labels), abs=1)
         assert np.abs(np.bincount(labels[parts.items(name)]) - share * np.array(counts)).max() <= 2
@@ -38,18 +38,18 @@ def test_a_test_part_of_its_own_is_kept():
     labels, own = np.arange(600) % 3, np.arange(600) >= 400
     parts = Parts(split_parts(labels, **FRACTIONS, seed=0, own_test=own))
     assert np.array_equal(parts.items("test"), np.flatnonzero(own))
-    assert parts.counts() == {"train": 280, "predictor": 40, "search": 60, "monitor": 20, "test": 200}
+    assert parts.counts() == {"train": 280, "predictor": 40, "search": 60, "val": 20, "test": 200}
 
 
 def test_transfer_sets_have_two_parts():
     """With fractions of 0 there are train and test only."""
-    parts = Parts(split_parts(np.arange(100) % 5, test=0.25, predictor=0, search=0, monitor=0, seed=0))
+    parts = Parts(split_parts(np.arange(100) % 5, test=0.25, predictor=0, search=0, val=0, seed=0))
     assert parts.counts() == {"train": 75, "test": 25}
 
 
 def test_items_of_several_parts_are_their_union():
     """In order, without repeats."""
-    parts = Parts(np.array(["train", "search", "test", "train", "monitor"]))
+    parts = Parts(np.array(["train", "search", "test", "train", "val"]))
     assert parts.items("train", "search").tolist() == [0, 1, 3]
     assert parts.items("search").dtype == np.int64
 
@@ -57,14 +57,14 @@ def test_items_of_several_parts_are_their_union():
 @pytest.mark.parametrize("names", [(), ("val",), ("train", "tests")])
 def test_unknown_parts_stop(names):
     """A part that is none is not an empty one."""
-    with pytest.raises(ValueError, match="'train', 'predictor', 'search', 'monitor', 'test'"):
+    with pytest.raises(ValueError, match="'train', 'predictor', 'search', 'val', 'test'"):
         Parts(np.array(["train"])).items(*names)
 
 
 def test_an_empty_part_stops():
-    """A part without pictures is told with what there is."""
-    with pytest.raises(ValueError, match=r"no picture is in monitor.*'train': 2"):
-        Parts(np.array(["train", "train"])).items("monitor")
+    """A part without images is told with what there is."""
+    with pytest.raises(ValueError, match=r"no image is in val.*'train': 2"):
+        Parts(np.array(["train", "train"])).items("val")
 
 
 @settings(max_examples=60, deadline=None)
@@ -82,12 +82,12 @@ def test_a_small_class_is_in_every_part_or_named(small, large, seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_class_of_four_cannot_be_in_five_parts(seed):
-    """Four pictures are too few for five parts, whatever the seed."""
+    """Four images are too few for five parts, whatever the seed."""
     with pytest.raises(ValueError, match="class 1 has"):
         split_parts(np.repeat([0, 1], [500, 4]), **FRACTIONS, seed=seed)
 
 
 def test_fractions_that_leave_nothing_stop():
-    """Predictor, search and monitor must not eat up what is to be trained on."""
+    """Predictor, search and val must not eat up what is to be trained on."""
     with pytest.raises(ValueError, match="nothing is left to train on"):
-        split_parts(np.arange(100) % 2, test=0.2, predictor=0.5, search=0.3, monitor=0.2, seed=0)
+        split_parts(np.arange(100) % 2, test=0.2, predictor=0.5, search=0.3, val=0.2, seed=0)

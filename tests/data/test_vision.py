@@ -17,7 +17,7 @@ def test_vision_imports_in_a_fresh_process():
 
 
 def test_sets_do_without_torch():
-    """Drawing, finding and dividing pictures does not load torch."""
+    """Drawing, finding and dividing images does not load torch."""
     code = "import sys, nas.stages.split, nas.data.sets, nas.data.splits, nas.data.embedded; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "False", done.stderr

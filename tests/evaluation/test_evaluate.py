@@ -1,4 +1,4 @@
-"""Evaluation: batch norm calibrated on training pictures, then right answers counted."""
+"""Evaluation: batch norm calibrated on training images, then right answers counted."""
 
 import copy
 
@@ -31,7 +31,7 @@ def supernet(tiny_space: SearchSpace) -> Supernet:
 
 def scorer(supernet: Supernet, easy_set, keep_mb: int = 2048, evaluators: int = 1) -> Scorer:
     calibration = EvaluationBatches(easy_set, easy_set.items("train"), 20, keep_mb=keep_mb)
-    held_out = EvaluationBatches(easy_set, easy_set.items("monitor"), 16, keep_mb=keep_mb)
+    held_out = EvaluationBatches(easy_set, easy_set.items("val"), 16, keep_mb=keep_mb)
     return Scorer(supernet, calibration, held_out, CPU, evaluators=evaluators)
 
 
@@ -67,7 +67,7 @@ def test_dropout_is_off_while_calibrating():
 
 
 def test_calibration_makes_the_difference():
-    """Pictures of brightness 100 -+ 1: with fresh statistics all are called the brighter class, calibrated all are right."""
+    """Images of brightness 100 -+ 1: with fresh statistics all are called the brighter class, calibrated all are right."""
     network = nn.Sequential(nn.BatchNorm2d(1, affine=False), nn.Conv2d(1, 2, 1, bias=False), nn.Flatten()).eval()
     with torch.no_grad():
         network[1].weight.copy_(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1))
@@ -80,7 +80,7 @@ def test_calibration_makes_the_difference():
 
 def test_no_batch_to_calibrate_on_stops():
     """The message names the keys that decide how many there are."""
-    with pytest.raises(ValueError, match=r"no pictures.*evaluation\.calibration_batches"):
+    with pytest.raises(ValueError, match=r"no images.*evaluation\.calibration_batches"):
         calibrate(nn.Sequential(nn.BatchNorm2d(3)), [])
 
 
@@ -91,14 +91,14 @@ def test_top1_by_hand():
     assert top1(nn.Identity(), [(logits[:3], labels[:3]), (logits[3:], labels[3:])]) == 60
 
 
-def test_no_picture_to_evaluate_stops():
+def test_no_image_to_evaluate_stops():
     """Nothing is not 0 %."""
-    with pytest.raises(ValueError, match="no pictures to evaluate on"):
+    with pytest.raises(ValueError, match="no images to evaluate on"):
         top1(nn.Identity(), [])
 
 
 def test_a_score_is_what_the_parts_give(supernet, easy_set, tiny_space, rng):
-    """Extract, calibrate on unresized training pictures, count on unresized held-out ones: the same top-1 at both resolutions."""
+    """Extract, calibrate on unresized training images, count on unresized held-out ones: the same top-1 at both resolutions."""
     score = scorer(supernet, easy_set)
     last = {"memory_format": torch.channels_last}
     archs = [tiny_space.smallest(), tiny_space.largest(), *(tiny_space.random(rng) for _ in range(4))]
@@ -106,7 +106,7 @@ def test_a_score_is_what_the_parts_give(supernet, easy_set, tiny_space, rng):
     for arch in archs:
         network = extract(supernet, arch).to(**last)
         calibrate(network, (b.images.to(**last) for b in EvaluationBatches(easy_set, easy_set.items("train"), 20)))
-        held_out = EvaluationBatches(easy_set, easy_set.items("monitor"), 16)
+        held_out = EvaluationBatches(easy_set, easy_set.items("val"), 16)
         with torch.no_grad():
             answers = [(network(b.images.to(**last)).argmax(1) == b.labels).float() for b in held_out]
         assert score.top1(arch) == pytest.approx(100 * torch.cat(answers).mean().item())
@@ -131,10 +131,10 @@ def test_a_scored_network_can_be_kept(supernet, easy_set, tiny_space):
     network = score.network(arch)
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     assert not any(m.training for m in network.modules())
-    assert all(norm.num_batches_tracked == 3 for norm in norms)  # 60 training pictures by 20
+    assert all(norm.num_batches_tracked == 3 for norm in norms)  # 60 training images by 20
     assert score.top1_of(network) == score.top1(arch)
 
 
 def test_calibration_batches_are_whole():
-    """300 pictures in batches of 128 leave none over; 100 make one batch of their own."""
+    """300 images in batches of 128 leave none over; 100 make one batch of their own."""
     assert [whole_batches(n, 128) for n in (300, 256, 128, 100)] == [256, 256, 128, 100]

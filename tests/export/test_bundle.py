@@ -26,42 +26,42 @@ def folder(bundled, tmp_path) -> Path:
 
 
 @pytest.fixture
-def pictures(easy_set) -> torch.Tensor:
+def images(easy_set) -> torch.Tensor:
     """(36, 3, 20, 20) uint8."""
-    return torch.from_numpy(np.ascontiguousarray(easy_set.pictures.pixels[60:].transpose(0, 3, 1, 2)))
+    return torch.from_numpy(np.ascontiguousarray(easy_set.images.pixels[60:].transpose(0, 3, 1, 2)))
 
 
-def test_a_loaded_bundle_is_ready(bundled, pictures, easy_set):
-    """In eval mode, without batch norms, with class names; one row of logits a picture."""
+def test_a_loaded_bundle_is_ready(bundled, images, easy_set):
+    """In eval mode, without batch norms, with class names; one row of logits an image."""
     model = nas.load(bundled)
     assert not model.training and model.classes == easy_set.classes
     assert not [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     with torch.inference_mode():
-        assert model(pictures).shape == (36, 3)
+        assert model(images).shape == (36, 3)
 
 
-def test_normalisation_is_inside(bundled, pictures, easy_set):
-    """uint8 pictures give what the network with batch norms gives for (x / 255 - mean) / std, to rounding."""
-    x = pictures.double() / 255
+def test_normalisation_is_inside(bundled, images, easy_set):
+    """uint8 images give what the network with batch norms gives for (x / 255 - mean) / std, to rounding."""
+    x = images.double() / 255
     for c in range(3):
         x[:, c] = (x[:, c] - easy_set.mean[c]) / easy_set.std[c]
     with torch.inference_mode():
         wanted = bundle.load(bundled, folded=False).network(x.float())
-        found = nas.load(bundled)(pictures)
+        found = nas.load(bundled)(images)
     assert torch.allclose(found, wanted, atol=1e-4)
 
 
-def test_float_and_uint8_pixels_are_the_same(bundled, pictures):
+def test_float_and_uint8_pixels_are_the_same(bundled, images):
     """Pixels are 0..255 in both."""
     model = nas.load(bundled)
     with torch.inference_mode():
-        assert torch.equal(model(pictures), model(pictures.float()))
+        assert torch.equal(model(images), model(images.float()))
 
 
-def test_unfolded_for_fine_tuning(bundled, pictures):
+def test_unfolded_for_fine_tuning(bundled, images):
     """With its batch norms the network trains: every parameter gets a gradient."""
     model = bundle.load(bundled, folded=False).train()
-    model(pictures).sum().backward()
+    model(images).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
     assert [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
 
@@ -84,11 +84,11 @@ def test_the_same_network_gives_the_same_bytes(bundled, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (bundled / name).read_bytes()
 
 
-def test_a_picture_from_disk(bundled, tmp_path):
+def test_a_image_from_disk(bundled, tmp_path):
     """A photograph is prepared as evaluation prepares it."""
     pixels = np.random.default_rng(0).integers(256, size=(50, 70, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
-    found = nas.load(bundled).open_picture(tmp_path / "photo.png")
+    found = nas.load(bundled).open_image(tmp_path / "photo.png")
     assert found.shape == (1, 3, 20, 20) and found.dtype == torch.uint8
     assert np.array_equal(found[0].numpy().transpose(1, 2, 0), fit(pixels, 20))
 
@@ -165,7 +165,7 @@ def test_missing_weights_are_told(folder):
         ({"format": 2}, "format"),
         ({"classes": ["one"]}, "classes"),
         ({"classes": ["a", "b", "c", "d"]}, "holds no weights of this network"),
-        ({"pictures": {"side": 20, "mean": [0, 0]}}, "pictures.mean"),
+        ({"images": {"side": 20, "mean": [0, 0]}}, "images.mean"),
     ],
 )
 def test_a_damaged_description_is_told(folder, change, message):

@@ -13,27 +13,27 @@ from nas.models.layers import resize
 
 
 class Wrapped(nn.Module):
-    """A function of float pictures as a classifier: its result averaged over height and width."""
+    """A function of float images as a classifier: its result averaged over height and width."""
 
     def __init__(self, function, *layers: nn.Module) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.function = function
 
-    def forward(self, pictures):
-        return self.function(pictures.to(torch.float32), *self.layers).mean((2, 3), keepdim=True).flatten(1)
+    def forward(self, images):
+        return self.function(images.to(torch.float32), *self.layers).mean((2, 3), keepdim=True).flatten(1)
 
 
 def both(module: nn.Module, side: int, batch: int = 3) -> tuple[np.ndarray, np.ndarray, onnx.ModelProto]:
     """Logits of ONNX Runtime and of torch for a batch that is not the traced one."""
     module.eval()
-    pictures = torch.from_numpy(np.random.default_rng(0).integers(256, size=(batch, 3, side, side), dtype=np.uint8))
+    images = torch.from_numpy(np.random.default_rng(0).integers(256, size=(batch, 3, side, side), dtype=np.uint8))
     batches = ({0: torch.export.Dim("batch", min=1)},)
-    program = torch.export.export(module, (pictures[:2],), dynamic_shapes=batches)
+    program = torch.export.export(module, (images[:2],), dynamic_shapes=batches)
     with torch.no_grad():
-        wanted = module(pictures).numpy()
+        wanted = module(images).numpy()
     model = to_onnx(program, side, wanted.shape[1])
-    found = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {INPUT: pictures.numpy()})[0]
+    found = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {INPUT: images.numpy()})[0]
     return found, wanted, model
 
 

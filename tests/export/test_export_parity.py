@@ -36,12 +36,12 @@ def test_other_shapes_are_refused():
 
 
 def test_batches_are_put_together_in_order():
-    """5 pictures in batches of 2."""
-    pictures = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
+    """5 images in batches of 2."""
+    images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
     sizes = []
 
     def run(batch):
         sizes.append(len(batch))
         return batch.reshape(len(batch), 1).astype(np.float32)
 
-    assert logits(run, pictures, 2)[:, 0].tolist() == [0, 1, 2, 3, 4] and sizes == [2, 2, 1]
+    assert logits(run, images, 2)[:, 0].tolist() == [0, 1, 2, 3, 4] and sizes == [2, 2, 1]

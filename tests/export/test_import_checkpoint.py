@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import nas
 from nas.export import bundle, formats
-from nas.export.import_checkpoint import CLASSES, app, find_pictures, import_networks
+from nas.export.import_checkpoint import CLASSES, app, find_images, import_networks
 from nas.models.published import count_mflops, read_weights
 from nas.spaces import published
 
@@ -32,7 +32,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory) -> Path:
-    """40 pictures in two folders below one."""
+    """40 images in two folders below one."""
     folder = tmp_path_factory.mktemp("photographs")
     random = np.random.default_rng(0)
     for i in range(40):
@@ -42,25 +42,25 @@ def photographs(tmp_path_factory) -> Path:
     return folder
 
 
-def test_pictures_are_found_below(photographs):
+def test_images_are_found_below(photographs):
     """All 40, prepared to 224 px; of more than asked for, evenly spaced ones."""
-    assert find_pictures(photographs, 2048).shape == (40, 3, 224, 224)
-    assert len(find_pictures(photographs, 35)) == 35
+    assert find_images(photographs, 2048).shape == (40, 3, 224, 224)
+    assert len(find_images(photographs, 35)) == 35
 
 
-def test_too_few_pictures_are_told(photographs, tmp_path):
+def test_too_few_images_are_told(photographs, tmp_path):
     """Statistics of nothing are none."""
-    with pytest.raises(ValueError, match="hold 0 pictures"):
-        find_pictures(tmp_path, 100)
+    with pytest.raises(ValueError, match="hold 0 images"):
+        find_images(tmp_path, 100)
 
 
 def test_a_published_network_is_imported(checkpoint, photographs, tmp_path, monkeypatch):
-    """A0 opens with `nas.load`, has the published FLOPs, the file's weights, and statistics of the pictures."""
+    """A0 opens with `nas.load`, has the published FLOPs, the file's weights, and statistics of the images."""
     monkeypatch.setattr(formats, "write", lambda classifier, pixels, folder: None)
     monkeypatch.setattr(formats, "formats", tuple)
     classes = tuple(map(str, range(CLASSES)))
-    pictures = find_pictures(photographs, 32)
-    (folder,) = import_networks(checkpoint, pictures, ["AttentiveNAS-A0"], tmp_path, classes)
+    images = find_images(photographs, 32)
+    (folder,) = import_networks(checkpoint, images, ["AttentiveNAS-A0"], tmp_path, classes)
 
     model = nas.load(folder)
     assert count_mflops(bundle.load(folder, folded=False).network) == pytest.approx(203.390, abs=0.001)
@@ -68,7 +68,7 @@ def test_a_published_network_is_imported(checkpoint, photographs, tmp_path, monk
     assert torch.equal(model.network.classifier.bias, theirs)
 
     raw = bundle.load(folder, folded=False)
-    normalised = (torch.from_numpy(pictures).float() - raw.picture_mean) / raw.picture_std
+    normalised = (torch.from_numpy(images).float() - raw.image_mean) / raw.image_std
     with torch.no_grad():
         stem = raw.network.stem(F.interpolate(normalised, size=(192, 192), mode="bicubic"))
     assert torch.allclose(raw.network.stem_bn.running_mean, stem.mean((0, 2, 3)), atol=1e-4)

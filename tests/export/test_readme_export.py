@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("word", ["nas.load", "onnxruntime"])
 def test_both_examples_name_the_same_class(bundled, easy_set, tmp_path, word):
-    """Run as they stand, but for folder and side, on a picture of the brightest colour, both print what PyTorch answers."""
+    """Run as they stand, but for folder and side, on an image of the brightest colour, both print what PyTorch answers."""
     import torch
 
     import nas
@@ -26,7 +26,7 @@ def test_both_examples_name_the_same_class(bundled, easy_set, tmp_path, word):
     (code,) = [block for block in blocks if word in block]
     assert len(code.strip().splitlines()) == 5
     shutil.copytree(bundled, tmp_path / "outputs" / "export" / "easy-a0")
-    pixels = np.kron(easy_set.pictures.pixels[62], np.ones((4, 4, 1), np.uint8))  # larger than the network's side
+    pixels = np.kron(easy_set.images.pixels[62], np.ones((4, 4, 1), np.uint8))  # larger than the network's side
     Image.fromarray(pixels).save(tmp_path / "letter.png")
     code = code.replace("glyphs-a4", "easy-a0").replace("(24, 24)", "(20, 20)")
     done = subprocess.run(
@@ -39,6 +39,6 @@ def test_both_examples_name_the_same_class(bundled, easy_set, tmp_path, word):
     )
     model = nas.load(bundled)
     with torch.inference_mode():
-        wanted = model.classes[model(model.open_picture(tmp_path / "letter.png")).argmax()]
+        wanted = model.classes[model(model.open_image(tmp_path / "letter.png")).argmax()]
     assert done.stdout.strip() == wanted
     assert wanted in json.loads((bundled / "bundle.json").read_text())["classes"]

@@ -231,7 +231,7 @@ def test_a_remote_that_comes_back_is_used(server, project, monkeypatch):
 
 
 def test_stages_that_run_networks_are_known(monkeypatch):
-    """By the sections of params.yaml that they read; drawing pictures and fitting the predictor need no GPU."""
+    """By the sections of params.yaml that they read; drawing images and fitting the predictor need no GPU."""
     monkeypatch.chdir(Path(stages.__file__).parents[1])
     plain = {stage.address for stage in stages.plan([]) if not stage.computes}
     assert plain == {"split", "fit_predictor"}

@@ -191,7 +191,7 @@ def all_of_it(path: Path) -> None:
 
 
 def a_space(path: Path) -> None:
-    """A space that is taken has members."""
+    """A space that is taken has models."""
     found = mbconv.load(path)
     assert found.size >= 1 and found.largest() in found and found.random(np.random.default_rng(0)) in found
 
@@ -233,13 +233,13 @@ def readers(tiny_space, tmp_path_factory) -> dict[str, Reader]:
     by_space = [json.dumps(yaml.safe_load((published.FOLDER / f"{name}.yaml").read_text())) for name in ("smoke", "glyphs")]
     by_section = [json.dumps({name: PARAMS[name]}) for name in SECTIONS]
     arch = encoding.to_json(PAPER.random(rng))
-    member = {"name": "a0", "arch": arch, "mflops": 1.5, "parameters": 9, "top1_search": 90.0, "top1_monitor": 91.0}
+    model = {"name": "a0", "arch": arch, "mflops": 1.5, "parameters": 9, "top1_search": 90.0, "top1_val": 91.0}
     entries = {piece: Entry(round(rng.uniform(0.01, 0.2), 5), 0.02, 40) for piece in distinct(tiny_space)}
     table = LatencyTable(tiny_space, 5, entries, 0.05, {"device": "toy"}).to_json()
     Forest.fit(rng.integers(3, size=(40, 5)), rng.random(40), trees=3, max_depth=4).save(folder / "forest.npz")
     architecture = bundle.Architecture.of(tiny_space, tiny_space.largest())
     prepared = bundle.Preparation(side=20, mean=(0.5,) * 3, std=(0.2,) * 3)
-    described = {"name": "a", "dataset": "A", "classes": ("x", "y"), "pictures": prepared, "architecture": architecture}
+    described = {"name": "a", "dataset": "A", "classes": ("x", "y"), "images": prepared, "architecture": architecture}
     description = bundle._Written(**described, weights_sha256="0").model_dump_json()
     blocks = (published.FOLDER / "smoke.yaml").read_bytes()
     return {
@@ -256,7 +256,7 @@ def readers(tiny_space, tmp_path_factory) -> dict[str, Reader]:
         ),
         "search space": Reader(a_space, files(*by_space, raw=(blocks,)), (SpaceError,), 20_000, file="fuzzed.yaml"),
         "architecture": Reader(an_architecture, files(json.dumps(arch)), (ArchitectureError,), 15_000),
-        "family": Reader(a_family, files(json.dumps([member, member])), (ArchitectureError,), 5_000),
+        "family": Reader(a_family, files(json.dumps([model, model])), (ArchitectureError,), 5_000),
         "latency table": Reader(a_table(tiny_space), files(table), (LatencyTableError,), 15_000),
         "bundle": Reader(bundle._description, files(description), (bundle.BundleError,), 5_000),
         "predictor": Reader(a_predictor, cut((folder / "forest.npz").read_bytes()), (PredictorError,), 2_000, file="forest.npz"),

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tests.latency.test_latency_profiler import FIXED, SAVED, Memory, Toy
 
 from nas.cost.latency_file import Block
 from nas.cost.latency_tf_nas import operators
@@ -16,6 +15,7 @@ from nas.models.blocks import InvertedResidual, RowNetwork
 from nas.models.fuse import fold
 from nas.spaces import tf_nas
 from tests.differentiable.tf_nas.tiny import TINY, random_choice
+from tests.latency.test_latency_profiler import FIXED, SAVED, Memory, Toy
 
 CPU = Torch(runtime="torch", device="cpu", threads=1, channels_last=True)
 SETTINGS = Latency(backend=CPU, batch=1, repetitions=4, limit_s=1e6, fitted=4, networks=8, step=4)

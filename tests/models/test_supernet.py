@@ -48,7 +48,7 @@ def random_supernet(space: SearchSpace, classes: int = 5) -> Supernet:
     return supernet
 
 
-def pictures(n: int, side: int, seed: int = 1) -> torch.Tensor:
+def random_images(n: int, side: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
@@ -73,7 +73,7 @@ def tiny(tiny_space) -> Supernet:
 def test_an_extracted_network_is_the_supernet_bit_for_bit(request, rng, name, memory_format):
     """Both ends and random ones in between, with batch statistics, odd sides (20 -> 10 -> 5 -> 3), resized input."""
     supernet = request.getfixturevalue(name)
-    images = pictures(6, 20).contiguous(memory_format=memory_format)
+    images = random_images(6, 20).contiguous(memory_format=memory_format)
     archs = [supernet.space.smallest(), supernet.space.largest(), *(supernet.space.random(rng) for _ in range(20))]
     assert {a.resolution for a in archs} == set(supernet.space.resolutions)
     for arch in archs:
@@ -87,7 +87,7 @@ def test_an_extracted_network_is_the_supernet_bit_for_bit(request, rng, name, me
 @torch.no_grad()
 def test_memory_formats_agree(glyphs, rng):
     """The same sub-network in both memory formats, to 1e-4 of the logits' size."""
-    images = pictures(6, 28)
+    images = random_images(6, 28)
     for _ in range(5):
         arch = GLYPHS.random(rng)
         plain, last = glyphs(images, arch), glyphs(images.contiguous(memory_format=torch.channels_last), arch)
@@ -97,7 +97,7 @@ def test_memory_formats_agree(glyphs, rng):
 @torch.no_grad()
 def test_sub_networks_differ(four):
     """Changing any one gene of the largest network changes the logits."""
-    images, largest = pictures(6, 28), FOUR.largest()
+    images, largest = random_images(6, 28), FOUR.largest()
     logits = four(images, largest)
     for i, gene in enumerate(FOUR.genes):
         if len(gene.choices) > 1:
@@ -108,7 +108,7 @@ def test_sub_networks_differ(four):
 
 def test_a_call_leaves_no_trace(glyphs, rng):
     """After twenty others, with and without regularisation, an architecture gives the same; weights and gradients are untouched."""
-    images, arch = pictures(4, 28), GLYPHS.random(rng)
+    images, arch = random_images(4, 28), GLYPHS.random(rng)
     before, weights = glyphs(images, arch), copy.deepcopy(glyphs.state_dict())
     for _ in range(20):
         glyphs(images, GLYPHS.random(rng), Regularisation(0.5, 0.5, torch.arange(4)))
@@ -150,7 +150,7 @@ def test_gradient_of_a_part_is_that_of_plain_slicing(data):
 
 def test_gradient_of_a_sub_network_is_that_of_plain_slicing(tiny, tiny_space, monkeypatch, rng):
     """Two sub-networks in a row, through the layers as they are and through autograd's own slices, in float64."""
-    images, archs = pictures(4, 20).double(), [tiny_space.random(rng), tiny_space.smallest()]
+    images, archs = random_images(4, 20).double(), [tiny_space.random(rng), tiny_space.smallest()]
 
     def gradients() -> dict[str, torch.Tensor | None]:
         net = copy.deepcopy(tiny).double()
@@ -197,21 +197,21 @@ def test_flops_are_those_that_torch_counts(space, classes, n, rng):
 
 
 def test_flops_of_the_network_with_weights(tiny, tiny_space, rng):
-    """The same for extracted networks and a real picture."""
+    """The same for extracted networks and a real image."""
     table = flops.table(tiny_space, 5)
     for _ in range(10):
         arch = tiny_space.random(rng)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            extract(tiny, arch).eval()(pictures(1, arch.resolution))
+            extract(tiny, arch).eval()(random_images(1, arch.resolution))
         assert counter.get_total_flops() == 2 * round(table.cost(arch) * 1e6)
 
 
 @torch.no_grad()
-def test_a_calibrated_network_takes_one_picture(glyphs):
-    """In eval mode a picture's logits do not depend on those beside it."""
+def test_a_calibrated_network_takes_one_image(glyphs):
+    """In eval mode an image's logits do not depend on those beside it."""
     network = extract(glyphs, GLYPHS.largest())
-    calibrate(network, [pictures(16, 28)])
-    some = pictures(3, 28, seed=2)
+    calibrate(network, [random_images(16, 28)])
+    some = random_images(3, 28, seed=2)
     alone = torch.cat([network(image[None]) for image in some])
     assert torch.allclose(alone, network(some), atol=1e-4 * alone.abs().max().item())
 
@@ -248,7 +248,7 @@ def test_counted_uniform_belongs_to_the_key():
 
 @pytest.mark.parametrize("stream", [0, 1, 30])
 def test_counted_uniform_is_uniform(stream):
-    """Consecutive keys, as pictures have: Kolmogorov-Smirnov, mean and variance, and no correlation along keys or columns."""
+    """Consecutive keys, as images have: Kolmogorov-Smirnov, mean and variance, and no correlation along keys or columns."""
     u = counted_uniform(torch.arange(2000) + 5 * 2**50, stream, 50).double().numpy()
     assert stats.kstest(u.ravel(), "uniform").pvalue > 0.001
     n = u.size
@@ -265,7 +265,7 @@ def test_dropout_keeps_the_mean():
     assert abs(dropped.mean().item() - 1) < 4 * (0.25 / 100_000) ** 0.5
 
 
-def test_drop_connect_is_by_picture_and_by_place():
+def test_drop_connect_is_by_image_and_by_place():
     """Block b of B drops whole branches with probability p b / B: none at block 0, a quarter at half of p = 0.5."""
     branch = torch.ones(4000, 2, 2, 2)
     regularise = Regularisation(0.0, 0.5, torch.arange(4000))
@@ -305,14 +305,14 @@ def test_drop_connect_is_on_identity_shortcuts_of_the_last_two_stages(four, stag
     widths, depths = zip(*stages)
     arch = Arch.from_genes([20, 8, *widths, 96, *depths, 3, 3, 3, 3, 1, 2, 2, 3])
     recorder = Recorder()
-    four(pictures(2, 20), FOUR.check(arch), recorder)
+    four(random_images(2, 20), FOUR.check(arch), recorder)
     assert recorder.blocks == [(block, sum(depths)) for block in expected]
 
 
 @torch.no_grad()
 def test_regularisation_changes_training_and_is_counted(glyphs):
     """Other keys drop otherwise; the same keys drop the same; probabilities of zero drop nothing."""
-    images, arch = pictures(4, 28), GLYPHS.largest()
+    images, arch = random_images(4, 28), GLYPHS.largest()
     first, again, other = (
         glyphs(images, arch, Regularisation(0.5, 0.5, keys)) for keys in torch.tensor([[1, 2, 3, 4]] * 2 + [[5, 6, 7, 8]])
     )

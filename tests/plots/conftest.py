@@ -28,7 +28,7 @@ def top1(rows: np.ndarray, seed: int) -> np.ndarray:
 @pytest.fixture(scope="session")
 def findings() -> Findings:
     rng = np.random.default_rng(0)
-    settings = evolution.Settings(population=64, mutants=32, crossovers=32, rounds=5, mutation_probability=0.2, bucket=0.1)
+    settings = evolution.Settings(population=64, mutations=32, crossovers=32, rounds=5, mutation_probability=0.2, bucket=0.1)
     oracle = {
         "score": lambda archs: top1(encoding.to_rows(archs), 1).tolist(),
         "seed": 0,
@@ -36,8 +36,8 @@ def findings() -> Findings:
     problem, draw = Problem(SPACE, (Objective("mflops", cost), of_score())), Unconstrained(SPACE)
     evolved = search(evolution.Evolution(settings, draw), problem, **oracle)
     drawn = search(evolution.RandomSearch(len(evolved), 64, draw), problem, **oracle)
-    members = family.family(evolved, "glyphs", size=6)
-    rows = encoding.to_rows([m.arch for m in members])
+    models = family.family(evolved, "glyphs", size=6)
+    rows = encoding.to_rows([m.arch for m in models])
     measured = encoding.random_rows(SPACE, 200, rng)
     epochs = np.arange(40)
     history = pd.DataFrame(
@@ -51,10 +51,10 @@ def findings() -> Findings:
             "top1_largest": 86 - 82 * np.exp(-epochs / 8),
         }
     )
-    grid = [(s, m, lr, wd) for s in ("greek", "cyrillic", "digits") for m in members for lr in (0.02, 0.1) for wd in (0.0, 1e-4)]
-    results = pd.DataFrame(grid, columns=["set", "member", "learning_rate", "weight_decay"])
-    results["mflops"] = [m.cost for m in results["member"]]
-    results["member"] = [m.name for m in results["member"]]
+    grid = [(s, m, lr, wd) for s in ("greek", "cyrillic", "digits") for m in models for lr in (0.02, 0.1) for wd in (0.0, 1e-4)]
+    results = pd.DataFrame(grid, columns=["set", "model", "learning_rate", "weight_decay"])
+    results["mflops"] = [m.cost for m in results["model"]]
+    results["model"] = [m.name for m in results["model"]]
     results["top1_holdout"] = 90 + 3 * np.log10(results["mflops"]) + rng.normal(0, 1, len(results))
     results["best"] = results.groupby("set")["top1_holdout"].transform("max") == results["top1_holdout"]
     results["top1_test"] = (results["top1_holdout"] - 0.8).where(results["best"])
@@ -63,7 +63,7 @@ def findings() -> Findings:
     return Findings(
         dataset="glyphs",
         classes=26,
-        images={"train": 4200, "predictor": 600, "search": 900, "monitor": 300, "test": 2000},
+        images={"train": 4200, "predictor": 600, "search": 900, "val": 300, "test": 2000},
         space="glyphs",
         architectures=SPACE.size,
         costs=("mflops", "latency_ms"),
@@ -71,13 +71,13 @@ def findings() -> Findings:
         largest_mflops=float(cost(encoding.to_rows([SPACE.largest()]))[0]),
         family=pd.DataFrame(
             {
-                "name": [m.name for m in members],
-                "arch": [encoding.to_json(m.arch) for m in members],
-                "mflops": [m.cost for m in members],
-                "latency_ms": [1 + m.cost for m in members],
+                "name": [m.name for m in models],
+                "arch": [encoding.to_json(m.arch) for m in models],
+                "mflops": [m.cost for m in models],
+                "latency_ms": [1 + m.cost for m in models],
                 "parameters": (40_000 * cost(rows)).astype(int) + 9000,
-                "top1_search": [m.score for m in members],
-                "top1_test": [m.score - 1.1 for m in members],
+                "top1_search": [m.score for m in models],
+                "top1_test": [m.score - 1.1 for m in models],
             }
         ),
         ends=pd.DataFrame({"name": ["smallest", "largest"], "mflops": [0.1, 3.0], "latency_ms": [1.1, 4.0], "top1_test": [58.1, 85.3]}),

@@ -76,7 +76,7 @@ def test_it_fits_a_narrow_screen(text):
 
 
 def test_the_numbers_are_those_of_the_findings(findings, read):
-    """Every member's test accuracy, the set's size and the budget can be read."""
+    """Every model's test accuracy, the set's size and the budget can be read."""
     words = " ".join(read.words)
     for top1 in findings.family["top1_test"]:
         assert f"{top1:.1f}" in words
@@ -89,7 +89,7 @@ def test_text_from_files_is_escaped(read, text):
 
 
 def test_without_transfer_sets_there_is_no_such_section(findings):
-    """Own pictures, nothing to transfer to: the rest of the page is there."""
+    """Own images, nothing to transfer to: the rest of the page is there."""
     text = page(replace(findings, transfer=findings.transfer.iloc[:0]))
     assert "<h2>Transfer</h2>" not in text and "<h2>The family</h2>" in text
-    assert style.picture(transfer.chart(findings.transfer.iloc[:0])).axes[0].get_title(loc="left") == "No transfer sets"
+    assert style.image(transfer.chart(findings.transfer.iloc[:0])).axes[0].get_title(loc="left") == "No transfer sets"

@@ -17,7 +17,7 @@ RESULTS = pd.DataFrame(
         ("greek", "a1", 4.0, 0.2, 0.0, 90.0, np.nan, False),
         ("digits", "a1", 4.0, 0.1, 0.0, 97.0, 96.5, True),
     ],
-    columns=["set", "member", "mflops", "learning_rate", "weight_decay", "top1_holdout", "top1_test", "best"],
+    columns=["set", "model", "mflops", "learning_rate", "weight_decay", "top1_holdout", "top1_test", "best"],
 )
 ARCH = Arch(24, 8, (StageArch(8, 1, 3, 1), StageArch(16, 2, 5, 3)), 96)
 
@@ -59,7 +59,7 @@ def test_pareto_takes_another_cost(findings):
         np.testing.assert_allclose(1000 * a.x, b.x)
 
 
-@pytest.mark.parametrize(("method", "name"), [("nsga2", "NSGA-II"), ("guided", "predictor-guided search"), ("random", "random search")])
+@pytest.mark.parametrize(("method", "name"), [("nsga2", "NSGA-II"), ("bayesian", "Bayesian search"), ("random", "random search")])
 def test_every_method_has_its_front(findings, method, name):
     """What the family comes from is drawn once and named; random search alone is no baseline of itself."""
     evaluated = findings.evaluated.query("method == 'evolution'").assign(method=method)
@@ -136,15 +136,15 @@ def test_the_family_table_rounds_and_sorts():
     assert table.iloc[1, :6].tolist() == ["b", "2.000", "1.23", "12,345", "71.3", "70.0"] and table["name"].tolist() == ["a", "b"]
 
 
-def test_transfer_keeps_each_members_best_setting():
-    """82 of 80 and 82 for a0; a member that was not tried on a set has no number there."""
+def test_transfer_keeps_each_models_best_setting():
+    """82 of 80 and 82 for a0; a model that was not tried on a set has no number there."""
     out = transfer.holdout(RESULTS)
-    assert list(out) == ["member", "mflops", "greek", "digits"]
+    assert list(out) == ["model", "mflops", "greek", "digits"]
     assert out["greek"].tolist() == [82, 91] and np.isnan(out["digits"][0]) and out["digits"][1] == 97
 
 
 def test_transfer_table_states_the_test_accuracy_where_it_was_chosen():
-    """One test figure a set, at the chosen member."""
+    """One test figure a set, at the chosen model."""
     table = transfer.table(RESULTS)
     assert table["greek, %"].tolist() == ["82.0", "91.0 → test 89.5"] and table["digits, %"].tolist() == ["–", "97.0 → test 96.5"]
 

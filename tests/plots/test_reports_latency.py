@@ -37,7 +37,7 @@ def test_titles_tell_the_device_and_both_rankings():
 def test_it_can_be_drawn():
     """By both drawings."""
     charts = latency.charts(JUDGED, SETTING)
-    assert len(style.picture(*charts).axes) == 2
+    assert len(style.image(*charts).axes) == 2
     assert style.interactive(charts[0]).data[1].error_y.array == pytest.approx(tuple(np.array([0.02, 0.05, 0.05])))
 
 

@@ -27,7 +27,7 @@ CHART = Chart(
 
 def test_both_drawings_hold_the_numbers_of_the_chart():
     """matplotlib's lines and plotly's traces have the x and y that were given."""
-    axes = style.picture(CHART).axes[0]
+    axes = style.image(CHART).axes[0]
     traces = {t.name: t for t in style.interactive(CHART).data if t.name}
     for line, series in zip(axes.lines, CHART.series):
         assert line.get_xdata().tolist() == list(traces[series.name].x) == series.x.tolist()
@@ -36,7 +36,7 @@ def test_both_drawings_hold_the_numbers_of_the_chart():
 
 def test_axes_carry_labels_and_units():
     """Both drawings print the axis labels; the scale is logarithmic where asked."""
-    axes, layout = style.picture(CHART).axes[0], style.interactive(CHART).layout
+    axes, layout = style.image(CHART).axes[0], style.interactive(CHART).layout
     assert (axes.get_xlabel(), axes.get_ylabel()) == (layout.xaxis.title.text, layout.yaxis.title.text) == ("cost, MFLOPs", "top-1, %")
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
     assert (layout.xaxis.type, layout.yaxis.type) == ("log", None)
@@ -49,15 +49,15 @@ def test_the_band_reaches_from_edge_to_edge():
 
 
 def test_charts_stand_side_by_side():
-    """Two charts give a picture with two pairs of axes, left to right."""
-    axes = style.picture(CHART, replace(CHART, title="Other")).axes
+    """Two charts give an image with two pairs of axes, left to right."""
+    axes = style.image(CHART, replace(CHART, title="Other")).axes
     assert [a.get_title(loc="left") for a in axes] == ["Title", "Other"]
 
 
 def test_the_same_chart_gives_the_same_png(tmp_path):
-    """Drawn twice, the bytes are equal, and they are a picture that is not blank."""
+    """Drawn twice, the bytes are equal, and they are an image that is not blank."""
     for name in ("a.png", "b.png"):
-        style.save(style.picture(CHART), tmp_path / name)
+        style.save(style.image(CHART), tmp_path / name)
     drawn = (tmp_path / "a.png").read_bytes()
     assert drawn == (tmp_path / "b.png").read_bytes()
     low, high = Image.open(io.BytesIO(drawn)).convert("L").getextrema()
@@ -70,7 +70,7 @@ def test_nothing_is_cut_off_at_the_edge():
         CHART, series=tuple(replace(s, name=f"front of random search (search split) {i}") for i, s in enumerate(CHART.series * 3))
     )
     buffer = io.BytesIO()
-    style.save(style.picture(long), buffer)
+    style.save(style.image(long), buffer)
     pixels = np.asarray(Image.open(buffer).convert("L"))
     assert min(edge.min() for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])) == 255
 

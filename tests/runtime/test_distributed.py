@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nas.data.loader import Augmentation, Batch, DataSet, TrainingBatches
-from nas.data.sets import ArrayPictures
+from nas.data.sets import ArrayImages
 from nas.data.splits import Parts
 from nas.models.layers import Regularisation
 from nas.models.supernet import Supernet
@@ -39,14 +39,14 @@ RECIPE = Recipe(
 )  # fmt: skip
 
 
-def pictures() -> DataSet:
-    """60 pictures of three colours."""
+def images() -> DataSet:
+    """60 images of three colours."""
     labels = np.arange(60, dtype=np.int64) % 3
     pixels = np.random.default_rng(0).integers(150, size=(60, 20, 20, 3), dtype=np.uint8)
     pixels[np.arange(60), :, :, labels] += 60
     names = ("red", "green", "blue")
     return DataSet(
-        "two", "Two", ArrayPictures(pixels, labels, names), names, (0.37,) * 3, (0.2,) * 3, 20, Parts(np.repeat("train", 60)), False
+        "two", "Two", ArrayImages(pixels, labels, names), names, (0.37,) * 3, (0.2,) * 3, 20, Parts(np.repeat("train", 60)), False
     )
 
 
@@ -57,7 +57,7 @@ def supernet() -> Supernet:
 
 
 def batches(share: slice = slice(None)) -> TrainingBatches:
-    data = pictures()
+    data = images()
     return TrainingBatches(data, data.items("train"), RECIPE.batch, RECIPE.augmentation, SEED, share=share)
 
 
@@ -219,7 +219,7 @@ def test_one_process_takes_everything():
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch):
-    """20 pictures among 3 processes: the key is named."""
+    """20 images among 3 processes: the key is named."""
     monkeypatch.setattr(distributed, "ranks", lambda: 3)
     with pytest.raises(ValueError, match=r"recipe\.batch 20 .* 3 processes"):
         distributed.share(20)

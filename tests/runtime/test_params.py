@@ -178,7 +178,7 @@ def test_the_default_file_is_params_yaml():
         ("search_epoch: 1 ", "search_epoch: 99 ", "search_epoch 99 comes after the last of 8 epochs"),
         ("{loss: kl,", "{loss: kll,", "recipe.distillation.loss: Input should be one of 'kl', 'alpha', 'adaptive-alpha'; found 'kll'"),
         ("{loss: kl,", "{loss: kl, clip: 5,", "recipe.distillation.clip is not a known key beside loss: kl; allowed are ['loss', "),
-        ("  members: 5 ", "  members: null ", "either members or targets is needed"),
+        ("  models: 5 ", "  models: null ", "either models or targets is needed"),
         (
             "  costs: [mflops] ",
             "  costs: [watts] ",

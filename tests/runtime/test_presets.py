@@ -103,7 +103,7 @@ def test_twice_is_once(file):
 
 
 def test_the_paper_numbers():
-    """imagenet.yaml has AttentiveNAS's: 360 epochs, 64 x 32 pictures a step, 1024 sub-networks, m = 10^6, population 512."""
+    """imagenet.yaml has AttentiveNAS's: 360 epochs, 64 x 32 images a step, 1024 sub-networks, m = 10^6, population 512."""
     found = yaml.safe_load((ROOT / "presets" / "imagenet.yaml").read_text())
     assert (found["train"]["epochs"], found["train"]["search_epoch"], found["pretrain"]["epochs"]) == (360, 30, 30)
     assert found["recipe"]["batch"] == 64 * 32

@@ -92,14 +92,14 @@ def test_pareto_set_of_many_is_that_of_the_space(tiny_space, tiny_rows):
 
     for front, sign in (("best", 1), ("worst", -1)):
         expected = encoding.from_rows(tiny_rows[best_front(sign * table.costs(tiny_rows), sign * predict(tiny_rows))])
-        found = pareto_set(table, predict, front, 60_000, np.random.default_rng(0)).members
+        found = pareto_set(table, predict, front, 60_000, np.random.default_rng(0)).models
         # architectures of equal cost and value do not occur, so the sets are equal
         assert set(found) == set(expected)
 
 
 @pytest.mark.parametrize(("name", "sign"), [("bestup-1m-acc", 1), ("worstup-1m-acc", -1)])
 def test_a_million_set_is_that_of_all_that_was_drawn(name, sign):
-    """Pair by pair, in the paper's space: no architecture drawn dominates a member, each is dominated by a member or is one.
+    """Pair by pair, in the paper's space: no architecture drawn dominates a model, each is dominated by a model or is one.
 
     For the worst set, dominating is costing as much or more and being as bad or worse.
     """
@@ -118,25 +118,25 @@ def test_a_million_set_is_that_of_all_that_was_drawn(name, sign):
 
     rule = strategy(name, never, table=table, predict=record, rng=np.random.default_rng(2))
     cost, value = np.concatenate(costs), np.concatenate(values)
-    members = encoding.to_rows(rule.propose.members)
+    models = encoding.to_rows(rule.propose.models)
     behind = np.zeros(len(cost), dtype=bool)
-    for c, v in zip(sign * table.costs(members), sign * predict(members)):
+    for c, v in zip(sign * table.costs(models), sign * predict(models)):
         cheaper, better, same = cost <= c, value >= v, (cost == c) & (value == v)
         behind |= (cost >= c) & (value <= v)
         assert same.any()
         assert not (cheaper & better & ~same).any()
 
     assert len(cost) == 1_000_000
-    assert len(members) > 20
+    assert len(models) > 20
     assert behind.all()
 
 
 def test_fixed_set_is_drawn_uniformly(tiny_space, rng):
-    """Two members, half of 4000 draws each to four deviations."""
-    members = (tiny_space.smallest(), tiny_space.largest())
-    drawn = FromSet(members)(4000, rng)
+    """Two models, half of 4000 draws each to four deviations."""
+    models = (tiny_space.smallest(), tiny_space.largest())
+    drawn = FromSet(models)(4000, rng)
 
-    assert sum(a == members[0] for a in drawn) == pytest.approx(2000, abs=4 * np.sqrt(1000))
+    assert sum(a == models[0] for a in drawn) == pytest.approx(2000, abs=4 * np.sqrt(1000))
 
 
 @pytest.mark.parametrize(

@@ -51,11 +51,11 @@ def test_exact_sampler_is_uniform_in_its_bucket(tiny_table, tiny_rows, bins, rng
     bucket = Buckets(STEP).of(tiny_table.costs(tiny_rows))
     targets, counts = sampler.counts
     for target in (targets[counts.argmax()], targets[3]):
-        members = tiny_rows[bucket == round(target / STEP)]
-        drawn = sampler.draw(target, 100 * len(members), rng).rows
+        models = tiny_rows[bucket == round(target / STEP)]
+        drawn = sampler.draw(target, 100 * len(models), rng).rows
         found, times = np.unique(drawn, axis=0, return_counts=True)
 
-        assert np.array_equal(found, np.unique(members, axis=0))
+        assert np.array_equal(found, np.unique(models, axis=0))
         assert chisquare(times).pvalue > 1e-3
 
 
@@ -63,10 +63,10 @@ def test_exact_sampler_is_uniform_between_bounds(tiny_table, tiny_rows, coarse, 
     """Chi-square again, for an interval that follows no bucket and has both ends in it."""
     costs = np.sort(tiny_table.costs(tiny_rows))
     low, high = costs[200], costs[400]
-    members = tiny_rows[(tiny_table.costs(tiny_rows) >= low) & (tiny_table.costs(tiny_rows) <= high)]
-    found, times = np.unique(coarse.draw_between(low, high, 100 * len(members), rng).rows, axis=0, return_counts=True)
+    models = tiny_rows[(tiny_table.costs(tiny_rows) >= low) & (tiny_table.costs(tiny_rows) <= high)]
+    found, times = np.unique(coarse.draw_between(low, high, 100 * len(models), rng).rows, axis=0, return_counts=True)
 
-    assert np.array_equal(found, np.unique(members, axis=0))
+    assert np.array_equal(found, np.unique(models, axis=0))
     assert chisquare(times).pvalue > 1e-3
 
 

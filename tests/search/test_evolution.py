@@ -58,9 +58,9 @@ class Oracle:
         return top1(encoding.to_rows(archs)).tolist()
 
 
-def run(oracle=None, *, seed=0, population=60, mutants=40, crossovers=40, rounds=9, bucket=0.5, **more) -> Evaluated:
+def run(oracle=None, *, seed=0, population=60, mutations=40, crossovers=40, rounds=9, bucket=0.5, **more) -> Evaluated:
     settings = Settings(
-        population=population, mutants=mutants, crossovers=crossovers, rounds=rounds, mutation_probability=0.2, bucket=bucket
+        population=population, mutations=mutations, crossovers=crossovers, rounds=rounds, mutation_probability=0.2, bucket=bucket
     )
     return searched(Evolution(settings, draw), oracle, seed=seed, **more)
 

@@ -28,7 +28,7 @@ def test_a_size_spreads_over_doublings():
 
 
 def test_a_small_front_is_taken_whole():
-    """Ten members asked for, four worth having."""
+    """Ten models asked for, four worth having."""
     assert [m.arch.resolution for m in family.family(SEARCHED, "toy", size=10)] == [1, 2, 4, 6]
 
 
@@ -39,15 +39,15 @@ def test_a_small_front_is_taken_whole():
 def test_a_family_is_ascending_distinct_and_beaten_by_nobody(points, size):
     """Whatever was evaluated: cost and accuracy both rise, and no evaluated network is as cheap and better."""
     cost, score = map(list, zip(*points))
-    members = family.family(evaluated(cost, score), "toy", size=size)
-    assert all(a.cost < b.cost and a.score < b.score for a, b in pairwise(members))
-    assert not any(c <= m.cost and s > m.score for m in members for c, s in points)
-    assert 1 <= len(members) <= size
+    models = family.family(evaluated(cost, score), "toy", size=size)
+    assert all(a.cost < b.cost and a.score < b.score for a, b in pairwise(models))
+    assert not any(c <= m.cost and s > m.score for m in models for c, s in points)
+    assert 1 <= len(models) <= size
 
 
 def test_a_family_of_nobody_is_refused():
-    """Zero members: the key of params.yaml is named."""
-    with pytest.raises(ValueError, match=r"params\.yaml: search\.members: 0"):
+    """Zero models: the key of params.yaml is named."""
+    with pytest.raises(ValueError, match=r"params\.yaml: search\.models: 0"):
         family.family(SEARCHED, "toy", size=0)
 
 

@@ -67,20 +67,20 @@ def spread(table) -> Spread:
     return Spread(between, table.smallest, table.largest, strata=8)
 
 
-METHODS = ("evolution", "nsga2", "guided", "random search")
+METHODS = ("evolution", "nsga2", "bayesian", "random search")
 
 
 def method(name: str, problem: Problem, spread: Spread, evaluations: int) -> Method:
     """With as many evaluations (evolution: a multiple of 40)."""
     if name == "evolution":
         rounds = (evaluations - 80) // 40
-        sizes = {"population": 80, "mutants": 20, "crossovers": 20, "rounds": rounds, "mutation_probability": 0.2, "bucket": 0.005}
+        sizes = {"population": 80, "mutations": 20, "crossovers": 20, "rounds": rounds, "mutation_probability": 0.2, "bucket": 0.005}
         return evolution.Evolution(evolution.Settings(**sizes), spread)
     if name == "nsga2":
         sizes = {"population": 40, "offspring": 40, "crossover_probability": 0.9, "mutation_probability": 0.1}
         return nsga2.Nsga2(nsga2.Settings(evaluations=evaluations, **sizes), spread)
-    if name == "guided":
-        return bayesian.Guided(bayesian.Settings(evaluations=evaluations, start=40, batch=40), spread)
+    if name == "bayesian":
+        return bayesian.Bayesian(bayesian.Settings(evaluations=evaluations, start=40, batch=40), spread)
     return evolution.RandomSearch(evaluations, 64, Unconstrained(problem.space))
 
 
@@ -100,7 +100,7 @@ def same(a: Evaluated, b: Evaluated) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a.to_arrays().values(), b.to_arrays().values()))
 
 
-@pytest.mark.parametrize(("name", "evaluations"), [("evolution", 1200), ("nsga2", 800), ("guided", 400), ("random search", 2304)])
+@pytest.mark.parametrize(("name", "evaluations"), [("evolution", 1200), ("nsga2", 800), ("bayesian", 400), ("random search", 2304)])
 def test_the_true_front_is_found(name, evaluations, problem, spread, tiny_rows):
     """Every point of it, and nothing that is not on it; random search has to look at everything for that."""
     found = search(method(name, problem, spread, evaluations), problem, score=Oracle(problem.space), seed=0)
@@ -108,7 +108,7 @@ def test_the_true_front_is_found(name, evaluations, problem, spread, tiny_rows):
     assert len(found) <= evaluations
 
 
-@pytest.mark.parametrize(("name", "evaluations"), [("evolution", 1800), ("nsga2", 1600), ("guided", 1000)])
+@pytest.mark.parametrize(("name", "evaluations"), [("evolution", 1800), ("nsga2", 1600), ("bayesian", 1000)])
 def test_the_true_front_of_three_objectives_is_found(name, evaluations, three, spread, tiny_rows):
     """MFLOPs, parameters and top-1: all of its points."""
     found = search(method(name, three, spread, evaluations), three, score=Oracle(three.space), seed=0)
@@ -138,7 +138,7 @@ def test_bounds_on_costs_hold(name, tiny_space, table, spread, tiny_rows):
     assert table.costs(rows).min() >= low and table.costs(rows).max() <= high and sizes.costs(rows).max() <= most
 
 
-@pytest.mark.parametrize(("name", "evaluations"), [("evolution", 1200), ("nsga2", 800), ("guided", 400)])
+@pytest.mark.parametrize(("name", "evaluations"), [("evolution", 1200), ("nsga2", 800), ("bayesian", 400)])
 def test_a_bound_on_the_score_leaves_its_part_of_the_front(name, evaluations, tiny_space, table, spread, tiny_rows):
     """At least 80 %: what is below is in no front, and all that is above is found."""
     bounded = Problem(tiny_space, (of_table("mflops", table), of_score(low=80)))
@@ -204,7 +204,7 @@ def test_an_exhausted_region_ends_the_search(name, tiny_space, table, spread, ti
     assert set(map(tuple, found.rows)) == set(map(tuple, there)) and len(found) == len(there)
 
 
-@pytest.mark.parametrize("name", ["nsga2", "guided"])
+@pytest.mark.parametrize("name", ["nsga2", "bayesian"])
 def test_random_search_is_beaten_with_half_its_evaluations(name, problem, spread, table):
     """Hypervolume after 320 evaluations against 640 at random, on each of three seeds."""
     for seed in range(3):
@@ -245,7 +245,7 @@ def test_the_most_promising_by_hand(tiny_space, problem):
     # nothing to gain at 59; 70 at the greatest budget only; 70 at nearly every budget, after which the second adds nothing
     order = bayesian.most_promising(problem, so_far, rows, np.array([59.0, 70.0, 70.0]), np.zeros(3), 2)
     assert order[0] == 2
-    # 71 for the dearest is worth its while once everything else is bought
+    # 71 for the most expensive is worth its while once everything else is bought
     order = bayesian.most_promising(problem, so_far, rows, np.array([59.0, 71.0, 70.0]), np.zeros(3), 9)
     assert order.tolist() == [2, 1, 0]
 

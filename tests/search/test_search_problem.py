@@ -107,7 +107,7 @@ def test_a_frame_has_every_cost(tiny_space, evaluated):
 
 
 def test_targets_on_several_costs(tiny_space, tiny_rows):
-    """For each pair of budgets the best of all 2304 that keep both, by enumeration; equal winners are one member."""
+    """For each pair of budgets the best of all 2304 that keep both, by enumeration; equal winners are one model."""
     mflops, sizes = flops.table(tiny_space, 10), parameters.table(tiny_space, 10)
     problem = Problem(tiny_space, (of_table("mflops", mflops), of_table("parameters", sizes), of_score()))
     score = np.random.default_rng(0).permutation(len(tiny_rows)) / 100
@@ -117,16 +117,16 @@ def test_targets_on_several_costs(tiny_space, tiny_rows):
         for a, b in ((0.2, 0.5), (0.6, 0.3), (1, 1), (1, 1))
     ]
     best = {score[(everything.cost <= t["mflops"]) & (sizes.costs(tiny_rows) <= t["parameters"])].max() for t in targets}
-    members = family_within(problem, everything, "toy", targets)
-    assert {m.score for m in members} == best and [m.name for m in members] == [f"toy-a{i}" for i in range(len(best))]
-    assert all(everything.score[(tiny_rows == encoding.to_rows([m.arch])).all(axis=1)] == m.score for m in members)
+    models = family_within(problem, everything, "toy", targets)
+    assert {m.score for m in models} == best and [m.name for m in models] == [f"toy-a{i}" for i in range(len(best))]
+    assert all(everything.score[(tiny_rows == encoding.to_rows([m.arch])).all(axis=1)] == m.score for m in models)
 
 
 def test_targets_on_one_cost_give_the_most_accurate_within_each(tiny_space, evaluated):
     """Sides up to 17 and up to 20 buy 60 and 70; 18 buys what 17 does, once; one met exactly is met."""
     problem = Problem(tiny_space, (SIDE, of_score()))
-    members = family_within(problem, evaluated, "toy", [{"side": 20}, {"side": 17}, {"side": 18}])
-    assert [(m.name, m.cost, m.score) for m in members] == [("toy-a0", 16, 60), ("toy-a1", 20, 70)]
+    models = family_within(problem, evaluated, "toy", [{"side": 20}, {"side": 17}, {"side": 18}])
+    assert [(m.name, m.cost, m.score) for m in models] == [("toy-a0", 16, 60), ("toy-a1", 20, 70)]
     assert [m.score for m in family_within(problem, evaluated, "toy", [{"side": 16}])] == [60]
 
 

@@ -89,7 +89,7 @@ def test_big_nas_networks_cost_what_torch_counts(rng):
 
 @pytest.mark.parametrize("end", ["smallest", "largest"])
 def test_extracted_big_nas_networks_cost_what_torch_counts(end):
-    """The same for both ends cut out of a supernet, on a picture."""
+    """The same for both ends cut out of a supernet, on an image."""
     arch = getattr(BIG, end)()
     network = extract(Supernet(BIG, classes=1000), arch).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -24,7 +24,7 @@ def test_size_of_the_paper_space():
 
 
 def test_size_is_the_number_of_architectures(tiny_space, tiny_rows):
-    """The tiny space lists 2304 different ones, all of them members."""
+    """The tiny space lists 2304 different ones, all of them models."""
     listed = {Arch.from_genes(row) for row in tiny_rows.tolist()}
     assert tiny_space.size == len(listed) == 2304
     assert all(arch in tiny_space for arch in listed)
@@ -67,7 +67,7 @@ def test_random_is_uniform(tiny_space):
 
 @given(seeds)
 def test_random_mutated_and_crossed_stay_in_the_space(seed):
-    """Whatever is drawn from members is a member."""
+    """Whatever is drawn from models is a model."""
     rng = np.random.default_rng(seed)
     mother, father = PAPER.random(rng), PAPER.random(rng)
     assert all(arch in PAPER for arch in (mother, father, PAPER.mutate(mother, 0.5, rng), PAPER.cross(mother, father, rng)))
@@ -138,7 +138,7 @@ def test_genes_of_impossible_length_are_refused(n):
 
 @pytest.mark.parametrize("name", ["attentive_nas", "glyphs", "smoke"])
 def test_spaces_that_come_with_the_project(name):
-    """Each is called like its file, its size is the product over its genes, and its ends are members."""
+    """Each is called like its file, its size is the product over its genes, and its ends are models."""
     space = load(published.FOLDER / f"{name}.yaml")
     assert space.name == name
     assert space.size == prod(len(g.choices) for g in space.genes)

@@ -22,9 +22,9 @@ def test_smallest_network_is_a0():
 def test_accuracy_grows_with_cost_within_a_family():
     """Published top-1 and MFLOPs rise together from A0 to A6: the family is a Pareto front."""
     for family in ("AttentiveNAS", "AlphaNet"):
-        members = [n for n in published.networks() if n.name.startswith(family)]
-        assert [n.mflops for n in members] == sorted(n.mflops for n in members)
-        assert [n.top1_imagenet for n in members] == sorted(n.top1_imagenet for n in members)
+        models = [n for n in published.networks() if n.name.startswith(family)]
+        assert [n.mflops for n in models] == sorted(n.mflops for n in models)
+        assert [n.top1_imagenet for n in models] == sorted(n.top1_imagenet for n in models)
 
 
 def test_unknown_network_lists_the_known():

@@ -24,13 +24,13 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 CLASSES = {"n01440764": ("tench", "Tinca tinca"), "n01443537": ("goldfish",), "n02012849": ("crane",)}
-TRAIN, VAL = 9, 3  # pictures a class
+TRAIN, VAL = 9, 3  # images a class
 CUT = {  # params.yaml after the profile
     "split.transfer": [{"name": "stanford_cars"}, {"name": "food101"}],
-    "split.monitor": 0.12,  # of 27 pictures 0.01 is none
+    "split.val": 0.12,  # of 27 images 0.01 is none
     "runtime.threads": 2,
     "runtime.workers": 2,
-    "recipe.batch": 10,  # two steps an epoch, of 21 pictures and of 24
+    "recipe.batch": 10,  # two steps an epoch, of 21 images and of 24
     "evaluation.batch": 8,
     "evaluation.calibration_batches": 1,
     "pretrain.epochs": 1,
@@ -40,14 +40,14 @@ CUT = {  # params.yaml after the profile
     "latency.repetitions": 4,
     "latency.fitted": 4,
     "latency.networks": 8,
-    "search.members": 2,
+    "search.models": 2,
     "search.evolution.population": 4,
-    "search.evolution.mutants": 2,
+    "search.evolution.mutations": 2,
     "search.evolution.crossovers": 2,
     "search.evolution.rounds": 1,
-    "export.calibration_pictures": 8,
+    "export.calibration_images": 8,
     "export.register_models": False,
-    "transfer.members": 1,
+    "transfer.models": 1,
     "transfer.learning_rates": [0.01],
     "transfer.weight_decays": [1.0e-5],
     "transfer.fine_tuning.epochs": 2,
@@ -56,7 +56,7 @@ CUT = {  # params.yaml after the profile
 
 
 def photograph(path: Path, rng: np.random.Generator, label: int) -> None:
-    """A JPEG of some 224 pixels: a smooth picture whose colour tells the class, with noise."""
+    """A JPEG of some 224 pixels: a smooth image whose colour tells the class, with noise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     small = rng.integers(0, 160, size=(8, 8, 3), dtype=np.uint8)
     small[:, :, label] += 90
@@ -112,7 +112,7 @@ def apply(folder: Path, profile: str) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
-    """A copy of the project with generated pictures where the profiles look for them."""
+    """A copy of the project with generated images where the profiles look for them."""
     folder = tmp_path_factory.mktemp("imagenet") / "project"
     small_copy(folder)
     rng = np.random.default_rng(0)
@@ -134,7 +134,7 @@ def test_every_stage_of_the_imagenet_profile(project):
     assert "pretrain: steps: 2 to do" in printed and "train: steps: 2 to do" in printed
     paper = mbconv.load(ROOT / "nas" / "spaces" / "attentive_nas.yaml")
     family = encoding.read_family(project / "outputs" / "search" / "family.json")
-    assert all(encoding.from_json(member["arch"]) in paper and 150 < member["mflops"] < 2000 for member in family)
+    assert all(encoding.from_json(model["arch"]) in paper and 150 < model["mflops"] < 2000 for model in family)
     assert metrics(project, "search")["evaluations"] == 4 + 2 + 2
     assert set(pd.read_parquet(project / "outputs" / "transfer" / "results.parquet")["set"]) == {"stanford_cars", "food101"}
     assert (project / "outputs" / "report" / "index.html").stat().st_size > 100_000

@@ -173,7 +173,7 @@ def test_all_that_listens_does_so_on_this_machine_alone(project):
 
 
 def test_a_batch_that_cannot_be_divided_is_told_once_before_anything_starts(project):
-    """33 pictures and two processes: the key is named, torchrun has started nothing and tries nothing again."""
+    """33 images and two processes: the key is named, torchrun has started nothing and tries nothing again."""
     set_param(project, "recipe", "batch", 33)
     failed = dvc(project, "repro", "--single-item", "train", check=False)
     assert failed.returncode != 0

@@ -128,7 +128,7 @@ def test_nothing_runs_twice(project):
 
 def test_a_parameter_reruns_what_depends_on_it(project):
     """Another family size: search and what comes after; no training."""
-    set_param(project, "search", "members", 1)
+    set_param(project, "search", "models", 1)
     assert sorted(ran(dvc(project, "repro").stdout)) == ["export", "report", "search", "transfer"]
     assert metrics(project, "search")["family"] == 1
 

@@ -51,10 +51,10 @@ def test_bounds_of_any_kind_hold(known, tiny_rows):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"members": None, "targets": [{"mflops": 1e9}]}, r"search\.targets: mflops 1e\+09: the space's architectures have .* MFLOPs"),
-        ({"members": None, "targets": [{"parameters": 1}]}, r"search\.targets: parameters 1: .* parameters"),
-        ({"members": None, "targets": [{"latency_ms": 0.2}]}, r"search\.targets: latency_ms 0\.2: .* have \d.* to \d.* ms"),
-        ({"members": None, "targets": [{"latency_ms": 1e6}]}, r"search\.targets: latency_ms 1e\+06: .* have \d.* to \d.* ms"),
+        ({"models": None, "targets": [{"mflops": 1e9}]}, r"search\.targets: mflops 1e\+09: the space's architectures have .* MFLOPs"),
+        ({"models": None, "targets": [{"parameters": 1}]}, r"search\.targets: parameters 1: .* parameters"),
+        ({"models": None, "targets": [{"latency_ms": 0.2}]}, r"search\.targets: latency_ms 0\.2: .* have \d.* to \d.* ms"),
+        ({"models": None, "targets": [{"latency_ms": 1e6}]}, r"search\.targets: latency_ms 1e\+06: .* have \d.* to \d.* ms"),
         ({"bounds": {"parameters": (None, 1)}}, r"search\.bounds\.parameters: .*achievable range"),
         ({"bounds": {"mflops": (3.0, 2.0)}}, r"search\.bounds\.mflops"),
         ({"bounds": {"top1": (90.0, 80.0)}}, r"search\.bounds\.top1"),
@@ -77,7 +77,7 @@ def test_first_draws_keep_the_tightest_bound(first, known):
 
 
 def test_a_spread_first_draw_reaches_the_ends_more_often(known):
-    """The dearest eighth of the range of cost: about an eighth of a spread draw, and its own share of all in a uniform one."""
+    """The most expensive eighth of the range of cost: about an eighth of a spread draw, and its own share of all in a uniform one."""
     shares = []
     edge = known["mflops"].largest - (known["mflops"].largest - known["mflops"].smallest) / 8
     for first in ("spread", "uniform"):
@@ -100,7 +100,7 @@ def test_the_volume_of_accuracy_and_flops_is_that_of_the_other_stages(known, tin
 
 
 def test_scores_are_kept_by_what_they_were_measured_with(tmp_path, monkeypatch):
-    """Another search finds them again; other weights, pictures or settings of measurement do not."""
+    """Another search finds them again; other weights, images or settings of measurement do not."""
     p = section()
     deps = {
         p.latency_table: "t",

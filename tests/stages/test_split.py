@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from nas.data.sets import PictureError
+from nas.data.sets import ImageError
 from nas.runtime.params import ParamsError
 from nas.stages import split
 
@@ -26,7 +26,7 @@ PARAMS = {
         "test": 0.25,
         "predictor": 0.1,
         "search": 0.15,
-        "monitor": 0.05,
+        "val": 0.05,
         "check_files": True,
         "broken_files": 0,
     },
@@ -66,7 +66,7 @@ def test_metrics_count_images_and_classes(run):
 
 
 def test_a_second_run_writes_the_same_bytes(run):
-    """Every output, the parquet file too; another seed changes pictures and parts."""
+    """Every output, the parquet file too; another seed changes images and parts."""
     run()
     first = hashes()
     shutil.rmtree(split.OUT)
@@ -74,26 +74,26 @@ def test_a_second_run_writes_the_same_bytes(run):
     assert hashes() == first
     run(seed=1)
     changed = {name for name, value in hashes().items() if first[name] != value}
-    assert {"outputs/split/pictures/glyphs.npy", "outputs/split/splits.parquet"} <= changed
+    assert {"outputs/split/images/glyphs.npy", "outputs/split/splits.parquet"} <= changed
 
 
-def test_the_table_has_every_picture_once_with_its_part(run):
+def test_the_table_has_every_image_once_with_its_part(run):
     """The main set: 150 for testing, of the other 450 a tenth, 15 % and 5 %; transfer sets: train and test only."""
     run()
     table = pd.read_parquet(split.OUT / "splits.parquet")
     assert list(table.columns) == ["set", "item", "label", "part"]
     assert not table.duplicated(["set", "item"]).any()
     counts = table.groupby(["set", "part"]).size()
-    assert counts["glyphs"].to_dict() == {"train": 315, "predictor": 45, "search": 68, "monitor": 22, "test": 150}
+    assert counts["glyphs"].to_dict() == {"train": 315, "predictor": 45, "search": 68, "val": 22, "test": 150}
     assert counts["cyrillic"].to_dict() == {"train": 90, "test": 30}
     assert json.loads((split.OUT / "sets.json").read_text())["sets"]["glyphs"]["counts"] == counts["glyphs"].to_dict()
 
 
-def test_pictures_and_statistics_are_of_the_training_part(run):
-    """The stored mean and deviation are numpy's over the stored training pictures; the file maps into memory."""
+def test_images_and_statistics_are_of_the_training_part(run):
+    """The stored mean and deviation are numpy's over the stored training images; the file maps into memory."""
     run()
     table = pd.read_parquet(split.OUT / "splits.parquet", filters=[("set", "==", "glyphs"), ("part", "==", "train")])
-    pixels = np.load(split.OUT / "pictures" / "glyphs.npy", mmap_mode="r")[table["item"]] / 255
+    pixels = np.load(split.OUT / "images" / "glyphs.npy", mmap_mode="r")[table["item"]] / 255
     entry = json.loads((split.OUT / "sets.json").read_text())["sets"]["glyphs"]
     assert pixels.shape == (315, 12, 12, 3)
     assert np.allclose(entry["mean"], pixels.mean(axis=(0, 1, 2)), atol=1e-6)
@@ -107,16 +107,16 @@ def test_early_search_weights_mean_that_search_images_are_trained_on(run, weight
     assert json.loads((split.OUT / "sets.json").read_text())["search_in_training"] is trained_on
 
 
-def test_own_pictures_stay_where_they_are(run, tmp_path, rng):
+def test_own_images_stay_where_they_are(run, tmp_path, rng):
     """A folder set is divided and described, and nothing of it is copied; its own test folder is the test part."""
     for part, each in (("train", 40), ("test", 5)):
         for label in ("cat", "dog"):
             for i in range(each):
                 save_noise(tmp_path / "pets" / part / label / f"{i}.{'png' if i % 2 else 'jpg'}", rng)
     assert run(root="pets", data={"name": "imagefolder"}, transfer=[]) == {"images": 90, "classes": 2}
-    assert list((split.OUT / "pictures").iterdir()) == []
+    assert list((split.OUT / "images").iterdir()) == []
     entry = json.loads((split.OUT / "sets.json").read_text())["sets"]["pets"]
-    assert entry["counts"] == {"train": 56, "predictor": 8, "search": 12, "monitor": 4, "test": 10}
+    assert entry["counts"] == {"train": 56, "predictor": 8, "search": 12, "val": 4, "test": 10}
     assert (entry["classes"], entry["root"]) == (["cat", "dog"], "pets")
 
 
@@ -137,7 +137,7 @@ def test_broken_files_stop_the_stage(run, tmp_path, rng, check_files):
             save_noise(tmp_path / "pets" / label / f"{i}.png", rng)
     broken = tmp_path / "pets" / "cat" / "7.png"
     broken.write_bytes(broken.read_bytes()[:200] if check_files else b"")
-    with pytest.raises(PictureError, match=r"1 of 80 files are broken(.|\n)*pets/cat/7\.png"):
+    with pytest.raises(ImageError, match=r"1 of 80 files are broken(.|\n)*pets/cat/7\.png"):
         run(root="pets", data={"name": "imagefolder"}, check_files=check_files)
 
 
@@ -176,12 +176,12 @@ def test_one_broken_file_more_than_may_be_stops(run, tmp_path, rng):
     root = pets(tmp_path, rng)
     for name in ("cat/007.png", "dog/000.png"):
         (root / name).write_bytes(b"")
-    with pytest.raises(PictureError, match=r"2 of 80 files are broken and 1 may be.*split\.broken_files(.|\n)*cat/007(.|\n)*dog/000"):
+    with pytest.raises(ImageError, match=r"2 of 80 files are broken and 1 may be.*split\.broken_files(.|\n)*cat/007(.|\n)*dog/000"):
         run(root="pets", data={"name": "imagefolder"}, transfer=[], broken_files=1)
 
 
 def test_files_broken_behind_their_heads_do_not_spoil_the_statistics(run, tmp_path, rng):
-    """Without check_files they stay in the parts; mean and deviation are those of the pictures that can be decoded."""
+    """Without check_files they stay in the parts; mean and deviation are those of the images that can be decoded."""
     root = pets(tmp_path, rng)
     cut = [f"{label}/{i:03d}.png" for label in ("cat", "dog") for i in range(0, 40, 4)]
     for name in cut:
@@ -198,7 +198,7 @@ def test_files_broken_behind_their_heads_do_not_spoil_the_statistics(run, tmp_pa
 
 
 def test_a_class_of_broken_files_only_stops(run, tmp_path, rng):
-    """However many may be broken, no class may be without pictures."""
+    """However many may be broken, no class may be without images."""
     root = pets(tmp_path, rng)
     save_noise(root / "owl" / "1.png", rng)
     (root / "owl" / "1.png").write_bytes(b"")
@@ -206,12 +206,12 @@ def test_a_class_of_broken_files_only_stops(run, tmp_path, rng):
         run(root="pets", data={"name": "imagefolder"}, transfer=[], broken_files=9)
 
 
-def test_a_class_of_one_picture_is_named(run, tmp_path, rng):
-    """One picture cannot be in five parts, nor in two."""
+def test_a_class_of_one_image_is_named(run, tmp_path, rng):
+    """One image cannot be in five parts, nor in two."""
     root = pets(tmp_path, rng)
     save_noise(root / "dodo" / "1.png", rng)
     for options in ({"root": "pets", "data": {"name": "imagefolder"}, "transfer": []}, {"transfer": [{"name": "imagefolder"}]}):
-        with pytest.raises(ValueError, match="class 'dodo' has 1 pictures"):
+        with pytest.raises(ValueError, match="class 'dodo' has 1 images"):
             run(**{"transfer_root": "pets", **options})
 
 
@@ -223,14 +223,14 @@ def test_embedded_sets_have_nothing_broken(run):
 
 @pytest.mark.slow
 def test_ten_thousand_classes_are_divided(run, tmp_path, rng):
-    """20 pictures of each of 10,000 classes: every part has every class."""
+    """20 images of each of 10,000 classes: every part has every class."""
     for i in range(20):
         save_noise(tmp_path / "files" / f"{i}.png", rng)
     for c in range(10_000):
         (tmp_path / "many" / str(c)).mkdir(parents=True)
         for i in range(20):
             (tmp_path / "many" / str(c) / f"{i}.png").symlink_to(tmp_path / "files" / f"{i}.png")
-    fractions = {"test": 0.25, "predictor": 0.1, "search": 0.1, "monitor": 0.1}
+    fractions = {"test": 0.25, "predictor": 0.1, "search": 0.1, "val": 0.1}
     assert run(root="many", data={"name": "imagefolder"}, transfer=[], check_files=False, **fractions)["classes"] == 10_000
     table = pd.read_parquet(split.OUT / "splits.parquet")
     assert table.groupby("part")["label"].nunique().to_dict() == dict.fromkeys(table["part"].unique(), 10_000)
@@ -243,11 +243,11 @@ def test_one_name_for_two_sets_stops(run):
 
 
 def test_a_full_disk_stops_before_writing(run, monkeypatch):
-    """600 pictures of 12 px are 0.247 MiB; with 0.095 MiB left, the message has both figures."""
+    """600 images of 12 px are 0.247 MiB; with 0.095 MiB left, the message has both figures."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**5))
     with pytest.raises(OSError, match=r"glyphs\.npy needs 0\.2 MiB, the disk has 0\.1 MiB left"):
         run()
-    assert not (split.OUT / "pictures" / "glyphs.npy").exists()
+    assert not (split.OUT / "images" / "glyphs.npy").exists()
 
 
 @pytest.mark.parametrize(

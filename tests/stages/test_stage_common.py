@@ -21,7 +21,7 @@ class Run:
 
 
 def told(easy_set, warmup: float, *top1: float) -> Run:
-    """Epochs in which the largest network has these accuracies, on 36 pictures of 3 classes."""
+    """Epochs in which the largest network has these accuracies, on 36 images of 3 classes."""
     run = Run()
     on_epoch = runner.curves(run, "train", easy_set, Recipe.model_construct(warmup_epochs=warmup))
     for i, percent in enumerate(top1, 1):

@@ -18,18 +18,18 @@ from nas.stages import export
 
 @pytest.fixture
 def exporter(bundled, tiny_space, easy_set, tmp_path, monkeypatch) -> export.Exporter:
-    """With one member in outputs/search, in a folder of its own."""
+    """With one model in outputs/search, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     network = bundle.load(bundled, folded=False).network
     save_weights(export.SEARCHED / "family" / "easy-a0.safetensors", network)
-    items = easy_set.items("monitor")
-    pictures, labels = export.pixels(easy_set, items), easy_set.labels[items]
-    return export.Exporter(easy_set, tiny_space, export.pixels(easy_set, easy_set.items("train")), pictures, labels, 16, 1, None)
+    items = easy_set.items("val")
+    images, labels = export.pixels(easy_set, items), easy_set.labels[items]
+    return export.Exporter(easy_set, tiny_space, export.pixels(easy_set, easy_set.items("train")), images, labels, 16, 1, None)
 
 
 @pytest.fixture
 def row(tiny_space) -> dict:
-    """The member's entry in family.json."""
+    """The model's entry in family.json."""
     return {"name": "easy-a0", "arch": encoding.to_json(tiny_space.largest()), "mflops": 0.5, "parameters": 1000}
 
 
@@ -44,16 +44,16 @@ def ready_made(bundled, monkeypatch) -> None:
     monkeypatch.setattr(formats, "write", copy)
 
 
-def test_a_member_becomes_a_bundle(exporter, row, ready_made):
+def test_a_model_becomes_a_bundle(exporter, row, ready_made):
     """All files are there, the network is the family's, and every format is compared."""
-    found = exporter.member(row)
+    found = exporter.model(row)
     export.link(["easy-a0"])
     folder = export.OUT / "easy-a0"
     names = {"bundle.json", "weights.safetensors", "model.pt2", "model.onnx", "model.int8.onnx", "card.md"}
     assert {p.name for p in folder.iterdir()} == names
     assert [p.format for p in found] == [f.title for f in formats.formats()]
     assert nas.load(folder).classes == exporter.data.classes
-    assert "36 pictures of part `monitor`" in (folder / "card.md").read_text()
+    assert "36 images of part `val`" in (folder / "card.md").read_text()
 
 
 def test_another_function_stops_the_stage(exporter, row, ready_made, monkeypatch):
@@ -69,13 +69,13 @@ def test_another_function_stops_the_stage(exporter, row, ready_made, monkeypatch
 
     monkeypatch.setattr(formats, "write", spoilt)
     with pytest.raises(ParityError, match=r"easy-a0 as ONNX differs .* by 0\.01"):
-        exporter.member(row)
+        exporter.model(row)
 
 
 def test_missing_weights_are_told(exporter, row):
-    """A member that the search did not write."""
+    """A model that the search did not write."""
     with pytest.raises(CheckpointError, match="easy-a9"):
-        exporter.member(row | {"name": "easy-a9"})
+        exporter.model(row | {"name": "easy-a9"})
 
 
 def test_links_of_an_earlier_family_go(exporter):
@@ -110,14 +110,14 @@ class Recorded:
 def test_small_differences_are_not_rounded_away(exporter):
     """1.4e-7 stays 1.4e-7, in metrics.json and for MLflow."""
     run = Recorded()
-    export.finish({"members": 1, "onnx_max_abs_diff": 1.4e-7}, run)
-    assert json.loads((export.OUT / "metrics.json").read_text()) == run.found["export"] == {"members": 1, "onnx_max_abs_diff": 1.4e-7}
+    export.finish({"models": 1, "onnx_max_abs_diff": 1.4e-7}, run)
+    assert json.loads((export.OUT / "metrics.json").read_text()) == run.found["export"] == {"models": 1, "onnx_max_abs_diff": 1.4e-7}
 
 
-def test_the_worst_member_counts():
-    """By hand, over two members and three formats."""
+def test_the_worst_model_counts():
+    """By hand, over two models and three formats."""
     titles = [f.title for f in formats.formats()]
     rows = [("a0", titles[0], 1e-6, 0.0), ("a0", titles[1], 3e-5, 0.0), ("a0", titles[2], 2.0, 1.25)]
     rows += [("a1", titles[0], 2e-6, 0.0), ("a1", titles[1], 1e-5, 0.0), ("a1", titles[2], 1.0, -0.5)]
-    table = pd.DataFrame(rows, columns=["member", "format", "max_abs_diff", "top1_drop"])
-    assert export.figures(table) == {"members": 2, "onnx_max_abs_diff": 3e-5, "pt2_max_abs_diff": 2e-6, "int8_top1_drop": 1.25}
+    table = pd.DataFrame(rows, columns=["model", "format", "max_abs_diff", "top1_drop"])
+    assert export.figures(table) == {"models": 2, "onnx_max_abs_diff": 3e-5, "pt2_max_abs_diff": 2e-6, "int8_top1_drop": 1.25}

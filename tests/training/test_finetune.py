@@ -108,10 +108,10 @@ def test_dropout_is_counted(network, batches):
 
 
 def test_it_learns_an_easy_set(network, batches, easy_set):
-    """Six epochs: held-out pictures of three colours are named rightly, nearly all."""
+    """Six epochs: held-out images of three colours are named rightly, nearly all."""
     tune(network, batches, how=HOW.model_copy(update={"epochs": 6, "dropout": 0.1}), rate=0.2)
     calibrate(network, (b.images for b in EvaluationBatches(easy_set, easy_set.items("train"), 60)))
-    held_out = EvaluationBatches(easy_set, easy_set.items("monitor"), 36)
+    held_out = EvaluationBatches(easy_set, easy_set.items("val"), 36)
     assert top1(network, ((b.images, b.labels) for b in held_out)) > 90
 
 

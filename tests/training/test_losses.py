@@ -25,7 +25,7 @@ def pair(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def direct(student: torch.Tensor, teacher: torch.Tensor, alpha: float, clip: float = math.inf) -> torch.Tensor:
-    """(E_q[min((p/q)^alpha, clip)] - 1) / (alpha (alpha - 1)) of each picture, as it is written; its limit KL(p || q) at 1."""
+    """(E_q[min((p/q)^alpha, clip)] - 1) / (alpha (alpha - 1)) of each image, as it is written; its limit KL(p || q) at 1."""
     p, q = teacher.double().softmax(1), student.double().softmax(1)
     if alpha == 1:
         return (p * (p / q).log()).sum(1)
@@ -40,7 +40,7 @@ def gradient(loss, student: torch.Tensor) -> torch.Tensor:
 
 
 def kl(student: torch.Tensor, teacher: torch.Tensor) -> float:
-    """sum p (log p - log q), mean over pictures, in float64."""
+    """sum p (log p - log q), mean over images, in float64."""
     p, q = teacher.double().softmax(1), student.double().softmax(1)
     return (p * (p.log() - q.log())).sum(1).mean().item()
 
@@ -68,7 +68,7 @@ def test_kl_divergence_is_never_negative(seed, one, other):
 
 @given(st.integers(0, 2**32), st.floats(-50, 50))
 def test_equal_answers_cost_nothing(seed, shift):
-    """Zero for the same logits, also when all of a picture's are shifted; and a zero gradient."""
+    """Zero for the same logits, also when all of an image's are shifted; and a zero gradient."""
     teacher = logits(seed)
     student = (teacher + shift).requires_grad_()
     loss = kl_divergence(student, teacher)
@@ -87,7 +87,7 @@ def test_gradient_is_that_of_the_student_only():
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 def test_label_loss_is_smoothed_cross_entropy(smoothing):
-    """- sum_c t_c log p_c with t = (1 - s) one-hot + s / 5, mean over pictures, in float64."""
+    """- sum_c t_c log p_c with t = (1 - s) one-hot + s / 5, mean over images, in float64."""
     found, labels = logits(3), torch.tensor([0, 1, 2, 3, 4, 0, 2])
     target = (1 - smoothing) * torch.eye(5, dtype=torch.float64)[labels] + smoothing / 5
     expected = -(target * found.double().log_softmax(1)).sum(1).mean().item()
@@ -109,7 +109,7 @@ def test_alpha_divergence_meets_kl_at_both_limits(alpha, tolerance):
 @pytest.mark.parametrize("alpha", [-2.0, -1.0, -0.5, 0.3, 0.5, 0.7, 2.0, 3.0])
 @pytest.mark.parametrize("clip", [None, 1.0, 1.5, 5.0, 1e9])
 def test_alpha_divergence_is_the_direct_sum(alpha, clip):
-    """The definition written out in float64, picture by picture; what a clip brings below zero counts as 0."""
+    """The definition written out in float64, image by image; what a clip brings below zero counts as 0."""
     student, teacher = pair(1)
     expected = direct(student, teacher, alpha, math.inf if clip is None else clip)
     assert clip in (1.0, 1.5, 5.0) or (expected > 0).all()
@@ -124,7 +124,7 @@ def test_alpha_divergence_is_the_direct_sum(alpha, clip):
         (-1.0, lambda p, q: ((p - q) ** 2 / p).sum(1) / 2),  # Neyman
     ],
 )
-def test_alpha_divergence_has_known_members(alpha, known):
+def test_alpha_divergence_has_known_models(alpha, known):
     """Four times the squared Hellinger distance, and half of both chi-squared divergences."""
     student, teacher = pair(2)
     expected = known(teacher.softmax(1), student.detach().softmax(1)).mean().item()
@@ -183,8 +183,8 @@ def test_clipped_divergence_by_hand(alpha, clip, value, slope):
 
 
 @pytest.mark.parametrize(("alpha_min", "alpha_max"), [(-1.0, 1.0), (-0.5, 0.5), (0.0, 1.0), (0.5, 1.0)])
-def test_the_larger_divergence_is_chosen_picture_by_picture(alpha_min, alpha_max):
-    """Each picture alone gives the larger of its two clipped values with that one's gradient, and the batch their mean."""
+def test_the_larger_divergence_is_chosen_image_by_image(alpha_min, alpha_max):
+    """Each image alone gives the larger of its two clipped values with that one's gradient, and the batch their mean."""
     student, teacher = (torch.cat([logits(s).double() for s in seeds]) for seeds in ((6, 7, 8), (16, 17, 18)))
     values, gradients, chosen = [], [], []
     for s, t in zip(student.split(1), teacher.split(1)):
@@ -241,7 +241,7 @@ def test_a_naive_ratio_overflows():
 @given(st.integers(0, 2**32), st.floats(-50, 50), SOME, CLIPS)
 @example(0, 1.0, 0.99999, 1.0)
 def test_equal_answers_cost_nothing_by_any_alpha(seed, shift, alpha, clip):
-    """Zero for the same logits, also when all of a picture's are shifted; and a zero gradient.
+    """Zero for the same logits, also when all of an image's are shifted; and a zero gradient.
 
     Clipped at 1, D_alpha is the total variation of p and q over alpha (alpha - 1): a shift's rounding, 1e-5 at the most, is divided so.
     """

@@ -49,7 +49,7 @@ def train(easy_set, tiny_space, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stderr", io.StringIO())
 
     def train(
-        name, weights=0, epochs=3, recipe=RECIPE, strategy=None, monitor=lambda: (0.0, 0.0), on_epoch=lambda row: None, seed=5, poison=never
+        name, weights=0, epochs=3, recipe=RECIPE, strategy=None, val=lambda: (0.0, 0.0), on_epoch=lambda row: None, seed=5, poison=never
     ):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(weights)
@@ -58,7 +58,7 @@ def train(easy_set, tiny_space, tmp_path, monkeypatch):
         batches.poison = poison
         strategy = strategy or BestUp(Unconstrained(tiny_space), 3)
         with Checkpoint(tmp_path / name, "train", "f" * 64) as checkpoint:
-            found = trainer.train(supernet, batches, strategy, epochs, seed, "train", recipe, RUNTIME, CPU, checkpoint, monitor, on_epoch)
+            found = trainer.train(supernet, batches, strategy, epochs, seed, "train", recipe, RUNTIME, CPU, checkpoint, val, on_epoch)
         (checkpoint.folder / "finished").unlink()  # the stage's later work is still to come
         return supernet, found.history
 
@@ -109,20 +109,20 @@ def test_randomness_is_that_of_the_seed_alone(train):
 
 
 def test_it_learns_an_easy_set(train, easy_set, tiny_space):
-    """Eight epochs: the loss falls below half of chance, and all but a few held-out pictures are named rightly by both ends."""
+    """Eight epochs: the loss falls below half of chance, and all but a few held-out images are named rightly by both ends."""
     recipe = RECIPE.model_copy(update={"dropout": 0.0, "drop_connect": 0.0, "label_smoothing": 0.0})
     supernet, history = train("easy", epochs=8, recipe=recipe)
     assert history[-1].loss_largest < 0.5 * np.log(3) < history[0].loss_largest
-    train_batches, held_out = (EvaluationBatches(easy_set, easy_set.items(part), 36) for part in ("train", "monitor"))
+    train_batches, held_out = (EvaluationBatches(easy_set, easy_set.items(part), 36) for part in ("train", "val"))
     score = Scorer(supernet, train_batches, held_out, CPU)
     assert min(score.each([tiny_space.smallest(), tiny_space.largest()])) > 90
 
 
 def test_history_has_each_epoch(train):
-    """Its number, the learning rate of its last step (2 and 5 of 6, on the cosine), and what the monitor said."""
+    """Its number, the learning rate of its last step (2 and 5 of 6, on the cosine), and what the val said."""
     answers = iter([(10.0, 20.0), (30.0, 40.0)])
     rows = []
-    _, history = train("rows", epochs=2, monitor=lambda: next(answers), on_epoch=rows.append)
+    _, history = train("rows", epochs=2, val=lambda: next(answers), on_epoch=rows.append)
     base = 2.0 * 20 / 256
     assert rows == history
     assert [(r.epoch, r.top1_smallest, r.top1_largest) for r in history] == [(1, 10.0, 20.0), (2, 30.0, 40.0)]

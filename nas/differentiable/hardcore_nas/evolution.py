@@ -1,6 +1,6 @@
 """Evolution and random search over the one-shot model within a target latency: what the search by gradients is compared with.
 
-As once-for-all networks are searched (arXiv:1908.09791, section 3.4): a random population, then rounds of mutants and of children
+As once-for-all networks are searched (arXiv:1908.09791, section 3.4): a random population, then rounds of mutations and of children
 of the best so far. Every network that is scored is within the target, and none is scored twice, so evaluations count
 different networks. Nothing here knows where scores come from.
 """
@@ -70,7 +70,7 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class Evolution:
-    """Rounds of mutants and children of the best so far."""
+    """Rounds of mutations and children of the best so far."""
 
     within: Within
     settings: Settings
@@ -83,7 +83,7 @@ class Evolution:
             return []
         best = [one.arch for one in sorted(found, key=lambda one: -one.score)[: s.parents]]
 
-        def mutants() -> Iterator[Arch]:
+        def mutations() -> Iterator[Arch]:
             while True:
                 yield mutant(self.within.space, best[rng.integers(len(best))], s.mutation_probability, rng)
 
@@ -91,7 +91,7 @@ class Evolution:
             while True:
                 yield child(best[rng.integers(len(best))], best[rng.integers(len(best))], rng)
 
-        changed = unseen(mutants(), self.within, s.mutants, seen)
+        changed = unseen(mutations(), self.within, s.mutations, seen)
         return changed + unseen(children(), self.within, s.crossovers, seen | set(changed))
 
 

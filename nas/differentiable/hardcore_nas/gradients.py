@@ -1,6 +1,6 @@
 """What the search goes by: the loss of networks drawn from a point, and its gradient by every choice.
 
-HardCoRe-NAS (arXiv:2102.11646), section 3.1.3: a hard Gumbel-softmax sample, one for each picture. Drawing a category
+HardCoRe-NAS (arXiv:2102.11646), section 3.1.3: a hard Gumbel-softmax sample, one for each image. Drawing a category
 by hard Gumbel noise is drawing it by its probability, and the gradient is taken at the one-hot weights themselves, so no
 temperature is left in it. Every choice is computed, so those that were not drawn have a gradient too.
 """
@@ -17,7 +17,7 @@ from nas.differentiable.hardcore_nas.relaxed import Point
 
 
 class DrawnGradients:
-    """Mean cross-entropy of a batch of pictures, a network drawn for each, by alpha and by beta; weights stay as they are."""
+    """Mean cross-entropy of a batch of images, a network drawn for each, by alpha and by beta; weights stay as they are."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class DrawnGradients:
         self._model, self._batch, self._rng = model.eval().requires_grad_(False), batch, rng
 
     def __call__(self, point: Point, step: int) -> Point:
-        """The gradient at one draw for each picture, in nats."""
+        """The gradient at one draw for each image, in nats."""
         return self.with_loss(point, step)[0]
 
     def with_loss(self, point: Point, step: int) -> tuple[Point, float]:

@@ -1,4 +1,4 @@
-"""The one-shot model of HardCoRe-NAS: every network of the space at once, a network of its own for every picture of a batch.
+"""The one-shot model of HardCoRe-NAS: every network of the space at once, a network of its own for every image of a batch.
 
 HardCoRe-NAS (arXiv:2102.11646), sections 3.1 and 3.3, Appendices B and C. In a block the expansion is computed once, at the
 largest ratio, and a smaller one takes its first channels; each kernel has a depthwise convolution and batch norm of its own;
@@ -23,7 +23,7 @@ from nas.spaces.mbconv import make_divisible
 
 @dataclass(frozen=True, eq=False)
 class Paths:
-    """A network for each picture."""
+    """A network for each image."""
 
     depths: Tensor  # (B, stages) int64, blocks that run
     configurations: Tensor  # (B, stages, blocks) int64, by number; any number where a block does not run
@@ -74,7 +74,7 @@ class ElasticMBInvRes(nn.Module):
             self.tails.setdefault((c.expansion, c.se), []).append(number)
 
     def forward(self, x: Tensor, chosen: Tensor) -> Tensor:
-        """(B, c_in, H, W) -> (B, c_out, ceil(H/stride), ceil(W/stride)): each picture through its own configuration.
+        """(B, c_in, H, W) -> (B, c_out, ceil(H/stride), ceil(W/stride)): each image through its own configuration.
 
         Args:
             chosen: (B,) int64, numbers of configurations.
@@ -116,7 +116,7 @@ class OneShot(nn.Module):
 
     def __init__(self, space: Space, classes: int) -> None:
         super().__init__()
-        plan = space.plan(space.heaviest())
+        plan = space.plan(space.largest())
         self.space, self.classes = space, classes
         self.stem = StemLayer(plan.stem)
         self.fixed = InvertedResidual(plan.rows[0], plan.squeeze)
@@ -130,13 +130,13 @@ class OneShot(nn.Module):
         self.apply(start_weights)
 
     def forward(self, images: Tensor, paths: Paths) -> Tensor:
-        """(B, 3, H, W) normalised images -> (B, classes) logits, each picture by its own network."""
+        """(B, 3, H, W) normalised images -> (B, classes) logits, each image by its own network."""
         return self.classify(self.features(images, paths)[-1])
 
     def features(self, images: Tensor, paths: Paths) -> list[Tensor]:
         """(B, 3, H, W) normalised images -> the output of each stage, (B, width, H', W').
 
-        A block runs on the pictures whose path has it.
+        A block runs on the images whose path has it.
         """
         x, found = self._before(images), []
         for s, blocks in enumerate(self.stages):
@@ -236,7 +236,7 @@ def _named(name: str, norm: nn.BatchNorm2d, channels: int) -> dict[str, Tensor]:
 def sort_channels(model: OneShot, importance: Mapping[str, Tensor]) -> None:
     """Bring the channels inside every block into falling order of importance, so that the first ones are the best to keep.
 
-    The heaviest network computes what it did.
+    The largest network computes what it did.
 
     Args:
         importance: by name of a parameter of the model, its shape, e.g. |weight * gradient| (section 3.3); what is

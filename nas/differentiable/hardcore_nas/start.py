@@ -27,7 +27,7 @@ HALVINGS = 60
 STEEPEST = 60  # a power of two: beyond, exp is 0 for all that is slower than the fastest by more than rounding
 
 
-def lightest(latency: Latency) -> Point:
+def smallest(latency: Latency) -> Point:
     """The fastest network, certain (Equation 25)."""
     depths = np.where(latency.offered, latency.blocks_ms.min(2).cumsum(1), np.inf).argmin(1)
     return one_hot(latency, Arch(tuple(row[: 1 + depth].tolist()) for row, depth in zip(latency.blocks_ms.argmin(2), depths)))
@@ -49,7 +49,7 @@ def balanced(latency: Latency, target_ms: float, share: float) -> Point:
         return tilted(latency, 0)
     high = next(filter(within, 2.0 ** np.arange(STEEPEST)), None)
     if high is None:  # only the fastest is
-        return lightest(latency)
+        return smallest(latency)
     low = 0.0 if high == 1 else high / 2
     for _ in range(HALVINGS):
         middle = (low + high) / 2

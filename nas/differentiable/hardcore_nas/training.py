@@ -1,7 +1,7 @@
-"""Weights of the one-shot model and of what was found: the heaviest network, all networks with it as teacher, fine-tuning.
+"""Weights of the one-shot model and of what was found: the largest network, all networks with it as teacher, fine-tuning.
 
-HardCoRe-NAS (arXiv:2102.11646), sections 3.3 and 4.2.2. First the heaviest network alone; then its channels are sorted
-(`one_shot.sort_channels`, by `importance`); then all networks together, every picture through a network of its own:
+HardCoRe-NAS (arXiv:2102.11646), sections 3.3 and 4.2.2. First the largest network alone; then its channels are sorted
+(`one_shot.sort_channels`, by `importance`); then all networks together, every image through a network of its own:
 
     CE(labels) + sum over stages of MSE(features, teacher's) / 50 + KL(teacher || student)
 
@@ -43,17 +43,17 @@ class Optimisation(Section):
     clip_value: Annotated[float, Field(gt=0)]  # each gradient component is clipped to [-clip_value, clip_value]
 
 
-def heaviest_loss(model: OneShot, smoothing: float) -> Loss:
-    """Of the heaviest network against the labels."""
+def largest_loss(model: OneShot, smoothing: float) -> Loss:
+    """Of the largest network against the labels."""
 
     def loss(images: Tensor, labels: Tensor, step: int) -> Tensor:
-        return label_loss(model(images, heaviest(model, len(images))), labels, smoothing)
+        return label_loss(model(images, largest(model, len(images))), labels, smoothing)
 
     return loss
 
 
 def multi_path_loss(model: OneShot, teacher: OneShot, smoothing: float, seed: int) -> Loss:
-    """Of a network for every picture, uniform depths and configurations, against labels, and the teacher's heaviest network.
+    """Of a network for every image, uniform depths and configurations, against labels, and the teacher's largest network.
 
     Args:
         teacher: in eval mode.
@@ -63,7 +63,7 @@ def multi_path_loss(model: OneShot, teacher: OneShot, smoothing: float, seed: in
         rng = seeding.generator(seed, "paths", step)
         paths = Paths.of([model.space.random(rng) for _ in images], model.space.blocks)
         with torch.no_grad():
-            wanted = teacher.features(images, heaviest(teacher, len(images)))
+            wanted = teacher.features(images, largest(teacher, len(images)))
             answers = teacher.classify(wanted[-1])
         found = model.features(images, paths)
         logits = model.classify(found[-1])
@@ -94,9 +94,9 @@ def scratch_loss(network: nn.Module, smoothing: float) -> Loss:
     return lambda images, labels, step: label_loss(network(images), labels, smoothing)
 
 
-def heaviest(model: OneShot, pictures: int) -> Paths:
-    """The heaviest network for each picture."""
-    return Paths.of([model.space.heaviest()] * pictures, model.space.blocks)
+def largest(model: OneShot, images: int) -> Paths:
+    """The largest network for each image."""
+    return Paths.of([model.space.largest()] * images, model.space.blocks)
 
 
 def fit(
@@ -150,16 +150,16 @@ def fit(
         on_epoch({"weights": model.state_dict(), "optimizer": sgd.state_dict(), "epoch": epoch + 1}, total / batches.steps)
 
 
-def importance(model: OneShot, loss: Loss, pictures: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+def importance(model: OneShot, loss: Loss, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     """|weight * gradient| of every parameter that the loss reaches, summed over batches; weights stay as they are.
 
     Args:
-        pictures: normalised images (B, 3, H, W) and labels (B,), on the model's device.
+        batches: normalised images (B, 3, H, W) and labels (B,), on the model's device.
     """
     model.eval()
     named = dict(model.named_parameters())
     found: dict[str, Tensor] = {}
-    for i, (images, labels) in enumerate(pictures):
+    for i, (images, labels) in enumerate(batches):
         grads = torch.autograd.grad(loss(images, labels, i), list(named.values()), allow_unused=True)
         for (name, weight), grad in zip(named.items(), grads):
             if grad is not None:

@@ -1,4 +1,4 @@
-"""TF-NAS's search: weights and strengths trained in turns, on pictures of their own; widths scaled after each epoch.
+"""TF-NAS's search: weights and strengths trained in turns, on images of their own; widths scaled after each epoch.
 
 TF-NAS (arXiv:2008.05314), sections 3.2 to 3.5, and its supplement, section 2:
 
@@ -41,7 +41,7 @@ class Epoch:
     temperature: float  # of the Gumbel softmax
     loss_drawn: float  # mean cross-entropy of the path drawn by alpha, nats
     loss_other: float  # of the second path, nats; 0 where there is none
-    loss_mixture: float  # of all operations, on the strengths' pictures, nats; 0 in the epochs of weights alone
+    loss_mixture: float  # of all operations, on the strengths' images, nats; 0 in the epochs of weights alone
     expected_latency_ms: float  # LAT, at the end
     latency_ms: float  # of the network that is strongest, by the table, after scaling
     same_operation: float  # share of the layers whose strongest operation is the one that most layers share
@@ -63,8 +63,8 @@ class Search:
     ) -> None:
         """
         Args:
-            weight_batches: pictures for the weights.
-            strength_batches: other pictures, for alpha and beta.
+            weight_batches: images for the weights.
+            strength_batches: other images, for alpha and beta.
         """
         self.supernet, self.table, self.how, self.seed, self.runtime, self.device = supernet, table, how, seed, runtime, device
         self._weight_batches, self._strength_batches = weight_batches, strength_batches
@@ -181,7 +181,7 @@ class Search:
         self._kept = self.supernet.choose(self.widths, self._kept, before)
 
     def _strength_epoch(self, number: int) -> Iterator[Batch]:
-        """Batches for alpha and beta, as many as are asked for: passes over their pictures, counted by epoch."""
+        """Batches for alpha and beta, as many as are asked for: passes over their images, counted by epoch."""
         most = -(-(self._weight_batches.steps // self.how.strengths.every) // self._strength_batches.steps)
         for again in count():
             yield from self._strength_batches.epoch(number * max(most, 1) + again)

@@ -72,7 +72,7 @@ class OnnxRuntimeBackend(Backend):
 def graph(module: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
     """A folded network, or a piece of one, as an ONNX model from `x` of this shape to `y`.
 
-    A network takes pictures of its own resolution: the resizing before it belongs to the loading of pictures.
+    A network takes images of its own resolution: the resizing before it belongs to the loading of images.
 
     Raises:
         TypeError: for a module that is neither.

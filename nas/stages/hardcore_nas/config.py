@@ -1,6 +1,6 @@
 """What the stages of HardCoRe-NAS share: its parameters, and trainings that go on where they were stopped.
 
-The pipeline is pipelines/hardcore_nas/dvc.yaml, its parameters are beside it. It reuses the pictures that the main pipeline's
+The pipeline is pipelines/hardcore_nas/dvc.yaml, its parameters are beside it. It reuses the images that the main pipeline's
 stage split divided. Stages run from the project's root and write below pipelines/hardcore_nas/outputs.
 """
 
@@ -36,11 +36,11 @@ Part = Annotated[float, Field(gt=0, lt=1)]
 class Evaluation(params.Section):
     """Section `evaluation`."""
 
-    batch: Annotated[int, Field(ge=1)]  # pictures at once
+    batch: Annotated[int, Field(ge=1)]  # images at once
 
 
-class Pictures(params.Section):
-    """Section `pictures`: those to train on."""
+class Images(params.Section):
+    """Section `images`: those to train on."""
 
     held_out: Part  # of them, for the search; the one-shot model does not see them
     augmentation: Augmentation
@@ -55,9 +55,9 @@ class Training(Optimisation):
 class Train(params.Section):
     """Section `train`: the weights of the one-shot model."""
 
-    heaviest: Training  # the heaviest network by itself
-    sorted_on: Part  # of the pictures: channels are sorted by what they do there
-    multi_path: Training  # all networks, one for each picture
+    largest: Training  # the largest network by itself
+    sorted_on: Part  # of the images: channels are sorted by what they do there
+    multi_path: Training  # all networks, one for each image
 
 
 class Search(params.Section):
@@ -67,7 +67,7 @@ class Search(params.Section):
     start: Annotated[float, Field(ge=0, le=1)]  # of the way from the fastest network to the target
     steps: Annotated[int, Field(ge=1)]
     every: Annotated[int, Field(ge=1)]  # steps: then the search is recorded and can be gone on with
-    batch: Annotated[int, Field(ge=1)]  # pictures a step, a network drawn for each
+    batch: Annotated[int, Field(ge=1)]  # images a step, a network drawn for each
     rate: Annotated[float, Field(gt=0, le=1)]  # of the way to the best vertex, each step
     momentum: Fraction  # of the gradients
 
@@ -75,7 +75,7 @@ class Search(params.Section):
 class Tune(params.Section):
     """Section `tune`: the networks that were found."""
 
-    tuning: Training  # from the one-shot model's weights, with the heaviest network's answers
+    tuning: Training  # from the one-shot model's weights, with the largest network's answers
     scratch: Training  # from fresh weights, to compare
 
 
@@ -88,7 +88,7 @@ class Settings(pipelines.Settings):
     runtime: Runtime
     evaluation: Evaluation
     latency: Latency
-    pictures: Pictures
+    images: Images
     train: Train
     search: Search
     tune: Tune
@@ -98,7 +98,7 @@ SECTIONS = {
     "runtime": Runtime,
     "evaluation": Evaluation,
     "latency": Latency,
-    "pictures": Pictures,
+    "images": Images,
     "train": Train,
     "search": Search,
     "tune": Tune,
@@ -128,19 +128,17 @@ def drawn(seed: int, *place: str) -> Iterator[None]:
 
 
 def batches(data: DataSet, items: np.ndarray, batch: int, key: str, s: Settings, device: torch.device) -> TrainingBatches:
-    """Of the pictures, as often as wanted.
+    """Of the images, as often as wanted.
 
     Args:
         key: of the batch in the parameters.
 
     Raises:
-        ParamsError: if there are fewer pictures than fill a batch.
+        ParamsError: if there are fewer images than fill a batch.
     """
     if batch > len(items):
-        raise params.ParamsError(
-            f"{PIPELINE.parameters}: {key}: {data.key!r} has {len(items)} pictures for it, a batch cannot have {batch}"
-        )
-    return TrainingBatches(data, items, batch, s.pictures.augmentation, s.seed, s.runtime.workers, device.type == "cuda")
+        raise params.ParamsError(f"{PIPELINE.parameters}: {key}: {data.key!r} has {len(items)} images for it, a batch cannot have {batch}")
+    return TrainingBatches(data, items, batch, s.images.augmentation, s.seed, s.runtime.workers, device.type == "cuda")
 
 
 @dataclass(frozen=True)
@@ -170,10 +168,10 @@ class Trainer:
 
         Raises:
             FloatingPointError: if the loss is no number any more; says what to lower.
-            ParamsError: if there are fewer pictures than fill a batch.
+            ParamsError: if there are fewer images than fill a batch.
         """
         place = f"{self._stage}.{key}"
-        pictures = batches(self._data, items, how.batch, f"{place}.batch", self._s, self._device)
+        images = batches(self._data, items, how.batch, f"{place}.batch", self._s, self._device)
         state = self._checkpoint.load(f"{name}.pt")
         kept = {"losses": state["losses"], "seconds": state["seconds"]} if state else {"losses": [], "seconds": 0.0}
         began = time.monotonic() - kept["seconds"]
@@ -185,7 +183,7 @@ class Trainer:
             self._run.log({f"{self._stage}/{name}/loss": mean}, state["epoch"])
 
         try:
-            fit(network, loss, pictures, how, f"{self._stage}: {name}", self._s.runtime, self._device, state, on_epoch)
+            fit(network, loss, images, how, f"{self._stage}: {name}", self._s.runtime, self._device, state, on_epoch)
         except FloatingPointError as error:
             raise FloatingPointError(f"{error}; the key is {PIPELINE.parameters}: {place}.learning_rate") from None
         network.eval()

@@ -1,9 +1,9 @@
 """Stage search of HardCoRe-NAS: a network for each target latency, all from one one-shot model.
 
 HardCoRe-NAS (arXiv:2102.11646), Algorithm 1 and Appendix E: an even start within the target, Frank-Wolfe steps by the loss of
-drawn networks on pictures that the model has not seen, the way back to a network. The latency is within the target all along.
+drawn networks on images that the model has not seen, the way back to a network. The latency is within the target all along.
 
-params   pipelines/hardcore_nas/params.yaml: seed, space, runtime, pictures, search
+params   pipelines/hardcore_nas/params.yaml: seed, space, runtime, images, search
 reads    outputs/split/, latency/table.json, train/weights.safetensors, train/metrics.json (seconds)
 writes   search/searched.json      a target: name, target_latency_ms, arch (a stage: its blocks' configurations), latency_ms (of that,
                                    by the table), expected_latency_ms (of what the search ended with), max_violation_ms (the most
@@ -55,7 +55,7 @@ SHARED = config.PIPELINE.outputs / "train" / "metrics.json"
 
 def main() -> None:
     s = config.read()
-    with config.PIPELINE.stage("search", s.sections("seed", "space", "runtime", "pictures", "search")) as (run, checkpoint, out):
+    with config.PIPELINE.stage("search", s.sections("seed", "space", "runtime", "images", "search")) as (run, checkpoint, out):
         device, data = s.runtime.start(), loader.read(split.OUT)
         latency = latency_hardcore_nas.load(config.TABLE, s.space, len(data.classes)).latency()
         place = f"{config.PIPELINE.parameters}: search.targets"
@@ -64,8 +64,8 @@ def main() -> None:
         model = OneShot(s.space, len(data.classes))
         load_weights(WEIGHTS, model)
         model.to(device, memory_format=s.runtime.memory_format)
-        _, items = divided(data, data.items("train"), s.pictures.held_out, s.seed)
-        run.dataset(str(split.OUT / "splits.parquet"), "search", pictures=len(items))
+        _, items = divided(data, data.items("train"), s.images.held_out, s.seed)
+        run.dataset(str(split.OUT / "splits.parquet"), "search", images=len(items))
         searcher = Searcher(s, model, latency, data, items, device, checkpoint, run)
         entries, rows, maps, strengths, metrics = [], [], [], {}, {}
         for name, target_ms in zip(NAMES, targets):
@@ -135,7 +135,7 @@ class Searcher:
     ) -> None:
         """
         Args:
-            items: pictures that the model was not trained on.
+            items: images that the model was not trained on.
         """
         self._s, self._model, self._latency, self._data, self._items = s, model, latency, data, items
         self._device, self._checkpoint, self._run = device, checkpoint, run
@@ -158,8 +158,8 @@ class Searcher:
     def _part(self, found: Search, target_ms: float) -> Search:
         """The next steps, up to the next record."""
         began, p, seed, losses = time.monotonic(), self._s.search, self._s.seed, []
-        pictures = self._pictures(found.state.step)
-        drawn = DrawnGradients(self._model, lambda step: next(pictures), partial(seeding.generator, seed, "drawn"))
+        images = self._images(found.state.step)
+        drawn = DrawnGradients(self._model, lambda step: next(images), partial(seeding.generator, seed, "drawn"))
 
         def gradients(point: Point, step: int) -> Point:
             gradient, loss = drawn.with_loss(point, step)
@@ -175,7 +175,7 @@ class Searcher:
         alpha, beta = (np.concatenate([a, b[None]]) for a, b in ((found.alpha, state.point.alpha), (found.beta, state.point.beta)))
         return Search(state, (*found.rows, row), alpha, beta, violation_ms, found.seconds + time.monotonic() - began)
 
-    def _pictures(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _images(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches for the steps up to the next record, by the number of the first."""
         p, n = self._s.search, self._s.search.every * self._s.search.batch
         chosen = seeding.generator(self._s.seed, "pictures", step).choice(self._items, n, replace=n > len(self._items))

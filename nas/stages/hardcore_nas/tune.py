@@ -1,8 +1,8 @@
-"""Stage tune of HardCoRe-NAS: each network from the one-shot model's weights, and from fresh ones; then the test pictures, once.
+"""Stage tune of HardCoRe-NAS: each network from the one-shot model's weights, and from fresh ones; then the test images, once.
 
-HardCoRe-NAS (arXiv:2102.11646), section 4.2.2 and Appendix G (Figure 8). All training pictures are seen.
+HardCoRe-NAS (arXiv:2102.11646), section 4.2.2 and Appendix G (Figure 8). All training images are seen.
 
-params   pipelines/hardcore_nas/params.yaml: seed, space, runtime, evaluation, pictures (augmentation), tune
+params   pipelines/hardcore_nas/params.yaml: seed, space, runtime, evaluation, images (augmentation), tune
 reads    outputs/split/, train/weights.safetensors, train/teacher.safetensors, derive/family.json
 writes   tune/weights.safetensors   of all networks, fine-tuned, as <name>.<parameter>
          tune/history.csv           network, training ("tuning" or "scratch"), epoch, loss (mean, nats)
@@ -35,14 +35,14 @@ TUNED = config.PIPELINE.outputs / "tune" / "weights.safetensors"
 def main() -> None:
     s = config.read()
     p = s.tune
-    parameters = s.sections("seed", "space", "runtime", "evaluation", "pictures", "tune")
+    parameters = s.sections("seed", "space", "runtime", "evaluation", "images", "tune")
     with config.PIPELINE.stage("tune", parameters) as (run, checkpoint, out):
         device, data = s.runtime.start(), loader.read(split.OUT)
         classes, items = len(data.classes), data.items("train")
-        run.dataset(str(split.OUT / "splits.parquet"), "training", pictures=len(items))
+        run.dataset(str(split.OUT / "splits.parquet"), "training", images=len(items))
         test = loader.EvaluationBatches(data, data.items("test"), s.evaluation.batch, s.runtime.workers)
         trainer = config.Trainer("tune", s, data, device, checkpoint, run)
-        model, teacher = OneShot(s.space, classes), RowNetwork(s.space.plan(s.space.heaviest()), classes)
+        model, teacher = OneShot(s.space, classes), RowNetwork(s.space.plan(s.space.largest()), classes)
         load_weights(WEIGHTS, model)
         load_weights(TEACHER, teacher)
         teacher.to(device, memory_format=s.runtime.memory_format).eval()
@@ -58,7 +58,7 @@ def main() -> None:
             scratch = trainer.fit(f"{name}_scratch", "scratch", fresh, loss, items, p.scratch)
             reached = {key: top1(trained, placed(test, s.runtime, device)) for key, trained in (("top1", network), ("top1_scratch", fresh))}
             print(
-                f"tune {name}: top-1 {reached['top1']:.2f} %, from fresh weights {reached['top1_scratch']:.2f} %, on test pictures",
+                f"tune {name}: top-1 {reached['top1']:.2f} %, from fresh weights {reached['top1_scratch']:.2f} %, on test images",
                 flush=True,
             )
             tuned[name] = network

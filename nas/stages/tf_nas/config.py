@@ -1,6 +1,6 @@
 """What the stages of TF-NAS share: its parameters and its MLflow runs.
 
-The pipeline is pipelines/tf_nas/dvc.yaml, its parameters are beside it. It reuses the pictures that the main pipeline's
+The pipeline is pipelines/tf_nas/dvc.yaml, its parameters are beside it. It reuses the images that the main pipeline's
 stage split divided. Stages run from the project's root and write below pipelines/tf_nas/outputs.
 """
 
@@ -36,7 +36,7 @@ class Search(params.Section):
 
     targets: Targets
     classes: Classes | None  # to search on; null: all
-    held_out: Annotated[float, Field(gt=0, lt=1)]  # of the pictures, for alpha and beta
+    held_out: Annotated[float, Field(gt=0, lt=1)]  # of the images, for alpha and beta
     augmentation: Augmentation
     method: Method
 

@@ -111,23 +111,23 @@ def searched_classes(data: loader.DataSet, s: config.Settings, device: torch.dev
 
 
 def of_classes(data: loader.DataSet, classes: np.ndarray) -> loader.DataSet:
-    """The training pictures of some classes, which are numbered anew."""
+    """The training images of some classes, which are numbered anew."""
     number = np.full(len(data.classes), -1)
     number[classes] = np.arange(len(classes))
-    return replace(data, pictures=Relabelled(data.pictures, number), classes=tuple(data.classes[i] for i in classes))
+    return replace(data, images=Relabelled(data.images, number), classes=tuple(data.classes[i] for i in classes))
 
 
 class Relabelled:
-    """The same pictures with other labels; -1 for those that are left out."""
+    """The same images with other labels; -1 for those that are left out."""
 
-    def __init__(self, pictures, number: np.ndarray) -> None:
-        self._pictures, self.labels = pictures, number[pictures.labels]
+    def __init__(self, images, number: np.ndarray) -> None:
+        self._images, self.labels = images, number[images.labels]
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
-    def picture(self, item: int):
-        return self._pictures.picture(item)
+    def image(self, item: int):
+        return self._images.image(item)
 
 
 class Searcher:

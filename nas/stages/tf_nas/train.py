@@ -1,4 +1,4 @@
-"""Stage train of TF-NAS: each derived network from fresh weights on all training pictures; then the test pictures, once.
+"""Stage train of TF-NAS: each derived network from fresh weights on all training images; then the test images, once.
 
 params   pipelines/tf_nas/params.yaml: seed, space, runtime, evaluation, train
 reads    outputs/split/, derive/family.json
@@ -28,7 +28,7 @@ def main() -> None:
     with config.PIPELINE.stage("train", s.sections("seed", "space", "runtime", "evaluation", "train")) as (run, checkpoint, out):
         device, data = s.runtime.start(), loader.read(split.OUT)
         alone = Alone(s.train, config.PIPELINE, s.seed, s.runtime, s.evaluation, device, checkpoint)
-        run.dataset(str(split.OUT / "splits.parquet"), "training", pictures=len(data.items("train")))
+        run.dataset(str(split.OUT / "splits.parquet"), "training", images=len(data.items("train")))
         networks, summary, metrics, test = nn.ModuleDict(), [], {}, data.items("test")
         for entry, plan in family(s.space):
             network = alone.trained(entry["name"], RowNetwork(plan, len(data.classes)), data, data.items("train"))
@@ -36,7 +36,7 @@ def main() -> None:
             top1 = 100 * float((alone.answers(network, data, test) == data.labels[test]).mean())
             metrics[f"{entry['name']}_top1"] = top1
             summary.append({key: value for key, value in entry.items() if key not in ("name", "rows")} | {"top1": round(top1, 6)})
-            print(f"train {entry['name']}: top-1 {top1:.2f} % on test pictures", flush=True)
+            print(f"train {entry['name']}: top-1 {top1:.2f} % on test images", flush=True)
         save_weights(WEIGHTS, networks)
         write_json(config.PIPELINE.outputs / "summary.json", summary)
         run.front({**entry, "latency_ms": entry["measured_latency_ms"]} for entry in summary)

@@ -1,7 +1,7 @@
 """Stage transfer of TF-NAS: the trained networks fine-tuned on other data sets (supplement, section 6).
 
-As the main pipeline's stage transfer: settings and network are chosen on a hold-out of the training pictures, the test
-pictures of each set are read once.
+As the main pipeline's stage transfer: settings and network are chosen on a hold-out of the training images, the test
+images of each set are read once.
 
 params   pipelines/tf_nas/params.yaml: seed, space, runtime, evaluation, transfer
 reads    outputs/split/, derive/family.json, train/weights.safetensors
@@ -39,7 +39,7 @@ def main() -> None:
         found = family(s.space)
         trained = nn.ModuleDict({entry["name"]: RowNetwork(plan, len(source.classes)) for entry, plan in found})
         load_weights(WEIGHTS, trained)
-        entries = spread([entry for entry, _ in found], p.members)
+        entries = spread([entry for entry, _ in found], p.models)
         tuner = Tuner(p, s.seed, s.runtime, device, s.evaluation, checkpoint)
         settings = [Try(*pair) for pair in product(p.learning_rates, p.weight_decays)]
         jobs = [(key, entry, setting) for key in sets for entry in entries for setting in settings]
@@ -53,7 +53,7 @@ def main() -> None:
             rows.append({"set": key, "network": entry["name"], "mflops": entry["mflops"], **vars(setting), "top1_holdout": held})
         columns = ["set", "network", "mflops", "learning_rate", "weight_decay", "top1_holdout"]
         results = pd.DataFrame(rows, columns=columns).assign(top1_test=np.nan, best=False)
-        for key in progress(sets, "transfer: chosen networks on all training pictures", len(sets)):
+        for key in progress(sets, "transfer: chosen networks on all training images", len(sets)):
             best = results[results["set"] == key]["top1_holdout"].idxmax()
             chosen, data = results.loc[best], like(loader.read(split.OUT, key), source)
             setting = Try(float(chosen["learning_rate"]), float(chosen["weight_decay"]))

@@ -17,7 +17,7 @@ from nas.spaces.hardcore_nas import Arch, Space, load
 SPACE = load(Path("nas/spaces/hardcore_nas_glyphs.yaml"))
 SHAPE = (len(SPACE.stages), SPACE.blocks, len(SPACE.configurations))
 BLOCKS = SHAPE[0] * SHAPE[1]
-SETTINGS = Settings(population=40, parents=12, mutants=20, crossovers=20, rounds=15, mutation_probability=0.15)
+SETTINGS = Settings(population=40, parents=12, mutations=20, crossovers=20, rounds=15, mutation_probability=0.15)
 
 
 def made_up(seed: int) -> tuple[Latency, np.ndarray]:

@@ -11,7 +11,7 @@ from nas.cost.latency_hardcore_nas import Latency, running
 from nas.differentiable.hardcore_nas import frank_wolfe
 from nas.differentiable.hardcore_nas.frank_wolfe import Settings, State, begin, best_alpha, best_beta, project, search
 from nas.differentiable.hardcore_nas.relaxed import Point
-from nas.differentiable.hardcore_nas.start import balanced, lightest
+from nas.differentiable.hardcore_nas.start import balanced, smallest
 from nas.runtime import seeding
 
 PAPER = Settings(rate=0.002, momentum=0.9)
@@ -145,7 +145,7 @@ def test_an_infeasible_target_stops_the_search(rng):
     """Before a gradient is computed."""
     latency = random_latency(rng)
     with pytest.raises(InfeasibleTarget):
-        next(search(begin(lightest(latency)), latency, 0.0, PAPER, 1, None, None))
+        next(search(begin(smallest(latency)), latency, 0.0, PAPER, 1, None, None))
 
 
 def test_a_gradient_that_is_not_finite_stops_the_search(rng):
@@ -153,7 +153,7 @@ def test_a_gradient_that_is_not_finite_stops_the_search(rng):
     latency = random_latency(rng)
     wrong = Point(np.full(latency.blocks_ms.shape, np.nan), np.full(latency.offered.shape, np.nan))
     with pytest.raises(ValueError, match="finite"):
-        next(search(begin(lightest(latency)), latency, latency.range_ms[1], PAPER, 1, lambda p, i: wrong, np.random.default_rng))
+        next(search(begin(smallest(latency)), latency, latency.range_ms[1], PAPER, 1, lambda p, i: wrong, np.random.default_rng))
 
 
 def exact(loss: np.ndarray, latency: Latency, target_ms: float) -> float:

@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 class Batches:
-    """Three batches of 16 pictures whose class is the brightest colour."""
+    """Three batches of 16 images whose class is the brightest colour."""
 
     steps = 3
 
@@ -61,15 +61,15 @@ def test_one_model_gives_a_network_for_every_target():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = OneShot(SMALL, 3)
-    fit(model, training.heaviest_loss(model, 0.0), 4)
-    pictures = [(part.images, part.labels) for part in Batches().parts]
-    sort_channels(model, training.importance(model, training.heaviest_loss(model, 0.0), pictures))
+    fit(model, training.largest_loss(model, 0.0), 4)
+    batches = [(part.images, part.labels) for part in Batches().parts]
+    sort_channels(model, training.importance(model, training.largest_loss(model, 0.0), batches))
     teacher = copy.deepcopy(model).eval()
     fit(model, training.multi_path_loss(model, teacher, 0.0, seed=0), 4)
     blocks = {block: Measured(row_products(block.row, block.side) / 1e5, 0.0) for block in all_blocks(SMALL).values()}
     latency = LatencyTable(SMALL, 3, blocks, 0.5).latency()
     low, high = latency.range_ms
-    gradients = DrawnGradients(model, lambda step: pictures[step % 3], lambda step: seeding.generator(0, "gradient", step))
+    gradients = DrawnGradients(model, lambda step: batches[step % 3], lambda step: seeding.generator(0, "gradient", step))
     found = []
     for share in (0.0, 0.2, 0.5):
         target = low + share * (high - low)
@@ -81,10 +81,10 @@ def test_one_model_gives_a_network_for_every_target():
         arch = frank_wolfe.project(state.point, latency, target)
         assert latency.of(arch) <= target * (1 + 1e-9)
         found.append(latency.of(arch))
-        network, heaviest = extract(model, arch), extract(teacher, SMALL.heaviest()).eval()
-        fit(network, training.tuning_loss(network, heaviest, 0.0), 2)
-        calibrate(network, (images for images, _ in pictures))
-        right = np.mean([(network(images).argmax(1) == labels).float().mean().item() for images, labels in pictures])
+        network, largest = extract(model, arch), extract(teacher, SMALL.largest()).eval()
+        fit(network, training.tuning_loss(network, largest, 0.0), 2)
+        calibrate(network, (images for images, _ in batches))
+        right = np.mean([(network(images).argmax(1) == labels).float().mean().item() for images, labels in batches])
         assert right >= 2 / 3
     assert found[0] == pytest.approx(low)
     assert found == sorted(set(found))

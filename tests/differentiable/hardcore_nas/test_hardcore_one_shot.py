@@ -1,4 +1,4 @@
-"""nas.differentiable.hardcore_nas.one_shot: all networks in one model, a network of its own for every picture."""
+"""nas.differentiable.hardcore_nas.one_shot: all networks in one model, a network of its own for every image."""
 
 import pytest
 import torch
@@ -32,11 +32,11 @@ def images() -> torch.Tensor:
 
 @pytest.fixture
 def archs(rng) -> list[hardcore_nas.Arch]:
-    return [SPACE.heaviest(), *(SPACE.random(rng) for _ in range(PICTURES - 1))]
+    return [SPACE.largest(), *(SPACE.random(rng) for _ in range(PICTURES - 1))]
 
 
-def test_a_batch_of_different_networks_equals_each_picture_alone(model, images, archs):
-    """Each picture through its own network cut out of the model, built from rows by other code."""
+def test_a_batch_of_different_networks_equals_each_image_alone(model, images, archs):
+    """Each image through its own network cut out of the model, built from rows by other code."""
     together = model(images, Paths.of(archs, SPACE.blocks))
     for image, arch, logits in zip(images, archs, together):
         torch.testing.assert_close(extract(model, arch)(image[None])[0], logits, rtol=1e-9, atol=1e-9)
@@ -62,8 +62,8 @@ def test_choices_that_were_not_made_have_gradients(model, images, archs):
     assert (beta.grad != 0).all()
 
 
-def test_a_part_runs_only_on_the_pictures_that_chose_it(model, images, archs):
-    """Pictures that each depthwise convolution sees, counted by hooks, against the paths."""
+def test_a_part_runs_only_on_the_images_that_chose_it(model, images, archs):
+    """Images that each depthwise convolution sees, counted by hooks, against the paths."""
     seen = {}
     for s, stage in enumerate(model.stages):
         for b, block in enumerate(stage):
@@ -80,9 +80,9 @@ def test_a_part_runs_only_on_the_pictures_that_chose_it(model, images, archs):
 
 
 def test_in_training_only_what_was_chosen_gets_gradients(model, images):
-    """The heaviest network for every picture: the other kernel and the other batch norms stay without."""
+    """The largest network for every image: the other kernel and the other batch norms stay without."""
     model.train()
-    model(images, Paths.of([SPACE.heaviest()] * PICTURES, SPACE.blocks)).sum().backward()
+    model(images, Paths.of([SPACE.largest()] * PICTURES, SPACE.blocks)).sum().backward()
     block = model.stages[0][0]
     assert block.depthwise["5"].weight.grad is not None
     assert block.depthwise["3"].weight.grad is None
@@ -91,13 +91,13 @@ def test_in_training_only_what_was_chosen_gets_gradients(model, images):
 
 def test_sorting_channels_leaves_the_heaviest_network_as_it_is(model, images):
     """By any importance; a smaller network keeps the channels that count most."""
-    heaviest = Paths.of([SPACE.heaviest()] * PICTURES, SPACE.blocks)
-    before = model(images, heaviest)
+    largest = Paths.of([SPACE.largest()] * PICTURES, SPACE.blocks)
+    before = model(images, largest)
     generator = torch.Generator().manual_seed(2)
     importance = {n: torch.rand(p.shape, generator=generator) for n, p in model.named_parameters()}
     weight = model.stages[1][0].expand.weight.clone()
     sort_channels(model, importance)
-    torch.testing.assert_close(model(images, heaviest), before, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(model(images, largest), before, rtol=1e-9, atol=1e-9)
     best = importance["stages.1.0.expand.weight"].flatten(1).sum(1).argmax()
     assert torch.equal(model.stages[1][0].expand.weight[0], weight[best])
 
@@ -105,7 +105,7 @@ def test_sorting_channels_leaves_the_heaviest_network_as_it_is(model, images):
 def test_an_extracted_network_is_a_copy(model):
     """Training it does not change the model."""
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    network = extract(model, SPACE.heaviest())
+    network = extract(model, SPACE.largest())
     with torch.no_grad():
         for p in network.parameters():
             p.zero_()

@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 
 from nas.cost.infeasible import InfeasibleTarget
 from nas.cost.latency_hardcore_nas import Latency
-from nas.differentiable.hardcore_nas.start import balanced, lightest
+from nas.differentiable.hardcore_nas.start import balanced, smallest
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_wide_target_gives_the_uniform_point(latency):
 def test_the_tightest_target_gives_the_fastest_network(latency):
     """Its latency is the low end of the range."""
     low = latency.range_ms[0]
-    assert latency(lightest(latency)) == pytest.approx(low, rel=1e-12)
+    assert latency(smallest(latency)) == pytest.approx(low, rel=1e-12)
     assert latency(balanced(latency, low, 1)) == pytest.approx(low, rel=1e-12)
 
 

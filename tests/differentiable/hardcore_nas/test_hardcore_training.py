@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 class Batches:
-    """Two batches of 12 pictures, always the same: the class is the brightest colour."""
+    """Two batches of 12 images, always the same: the class is the brightest colour."""
 
     steps = 2
 
@@ -85,7 +85,7 @@ def test_the_gradient_is_that_of_the_loss_by_the_weights_of_the_choices(model):
 
 
 def test_the_loss_of_a_step_is_that_of_the_networks_that_were_drawn(model):
-    """Against the cross-entropy of each picture's own network, and with the gradient that is handed out without it."""
+    """Against the cross-entropy of each image's own network, and with the gradient that is handed out without it."""
     batch = Batches().parts[0]
     gradients = DrawnGradients(model, lambda step: (batch.images, batch.labels), np.random.default_rng)
     found, loss = gradients.with_loss(uniform(), 3)
@@ -116,7 +116,7 @@ def test_the_search_leaves_the_weights_as_they_are(model):
 def test_training_the_heaviest_network_learns_it(model):
     """An easy set of three colours: the loss falls."""
     losses = []
-    training.fit(model, training.heaviest_loss(model, 0.0), Batches(), HOW, "heaviest", RUNTIME, CPU, None, lambda s, v: losses.append(v))
+    training.fit(model, training.largest_loss(model, 0.0), Batches(), HOW, "largest", RUNTIME, CPU, None, lambda s, v: losses.append(v))
     assert len(losses) == 3
     assert losses[-1] < losses[0]
 
@@ -145,7 +145,7 @@ def test_the_parts_of_the_loss_add_up_by_hand(model):
     drawn = seeding.generator(3, "paths", 4)
     paths = Paths.of([SPACE.random(drawn) for _ in batch.images], SPACE.blocks)
     mine = model.features(batch.images, paths)
-    theirs = teacher.features(batch.images, training.heaviest(teacher, len(batch.images)))
+    theirs = teacher.features(batch.images, training.largest(teacher, len(batch.images)))
     q, p = model.classify(mine[-1]).log_softmax(1), teacher.classify(theirs[-1]).softmax(1)
     labels = -(0.9 * q[torch.arange(len(q)), batch.labels] + 0.1 * q.mean(1)).mean()
     features = sum(((a - b) ** 2).mean() for a, b in zip(mine, theirs)) / 50
@@ -155,7 +155,7 @@ def test_the_parts_of_the_loss_add_up_by_hand(model):
 def test_fine_tuning_takes_the_answers_twice(model):
     """With the teacher as student the answers' part is 0; else it is twice the divergence."""
     model.eval()
-    teacher, student = extract(model, SPACE.heaviest()), extract(model, hardcore_nas.Arch(((0,), (5, 2), (1,))))
+    teacher, student = extract(model, SPACE.largest()), extract(model, hardcore_nas.Arch(((0,), (5, 2), (1,))))
     batch = Batches().parts[0]
     labels = F.cross_entropy(student(batch.images), batch.labels)
     divergence = F.kl_div(student(batch.images).log_softmax(1), teacher(batch.images).softmax(1), reduction="batchmean")
@@ -166,9 +166,9 @@ def test_fine_tuning_takes_the_answers_twice(model):
 
 
 def test_importance_is_weight_times_gradient(model):
-    """Against one backward pass; what the heaviest network does not use has none, and nothing is changed."""
+    """Against one backward pass; what the largest network does not use has none, and nothing is changed."""
     batch = Batches().parts[0]
-    loss = training.heaviest_loss(model, 0.0)
+    loss = training.largest_loss(model, 0.0)
     found = training.importance(model, loss, [(batch.images, batch.labels)])
     loss(batch.images, batch.labels, 0).backward()
     weight = model.stages[0][0].expand.weight

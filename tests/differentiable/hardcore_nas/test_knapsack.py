@@ -79,10 +79,10 @@ def test_what_is_not_offered_is_not_chosen():
 
 
 def test_an_infeasible_limit_states_the_range():
-    """The cheapest sum is 1 + 2, the dearest 4 + 5; what is not offered is not the dearest."""
+    """The cheapest sum is 1 + 2, the most expensive 4 + 5; what is not offered is not the most expensive."""
     with pytest.raises(infeasible.Infeasible, match=r"2\.5 or less: costs go from 3 to 9") as error:
         knapsack.solve(np.zeros((2, 3)), np.array([[1.0, 4.0, np.inf], [5.0, 2.0, np.inf]]), 2.5)
-    assert (error.value.limit, error.value.cheapest, error.value.dearest) == (2.5, 3, 9)
+    assert (error.value.limit, error.value.cheapest, error.value.most_expensive) == (2.5, 3, 9)
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ def with_widths(choice: Choice, which: int, of: Space = TINY) -> Choice:
 def test_the_target_is_met_to_a_channel(seed, share):
     """Where the bounds allow it the network is not slower than the target, and no round of the last stage's could be added."""
     table, (choice, _) = rising(seed), random_choice(TINY, np.random.default_rng(seed))
-    cheapest, dearest = (table.latency_ms(with_widths(choice, which)) for which in (0, 1))
-    target = cheapest + share * (dearest - cheapest)
+    cheapest, most_expensive = (table.latency_ms(with_widths(choice, which)) for which in (0, 1))
+    target = cheapest + share * (most_expensive - cheapest)
     found = scale(table, choice, target)
     assert bound(table, found, target) is None and table.latency_ms(found) <= target
     last = step(table, found, [1], +1)
@@ -49,8 +49,8 @@ def test_one_channel_more_in_the_last_stage_crosses_the_target(name, share):
     assert searched.layers[last].number == 0
     for seed in range(5):
         table, (choice, _) = rising(seed, searched), random_choice(searched, np.random.default_rng(seed))
-        cheapest, dearest = (table.latency_ms(with_widths(choice, which, searched)) for which in (0, 1))
-        target = cheapest + share * (dearest - cheapest)
+        cheapest, most_expensive = (table.latency_ms(with_widths(choice, which, searched)) for which in (0, 1))
+        target = cheapest + share * (most_expensive - cheapest)
         found = scale(table, choice, target)
         if found.widths[last] < most[last, found.operations[last]]:
             wider = replace(found, widths=(*found.widths[:last], found.widths[last] + 1))

@@ -32,7 +32,7 @@ PLAIN = Augmentation(crop_scale=(1.0, 1.0), flip=False, policy="none")
 
 @pytest.fixture
 def begin(easy_set):
-    """A search on 40 pictures for the weights and 20 for the strengths."""
+    """A search on 40 images for the weights and 20 for the strengths."""
 
     def begin(seed: int = 0, **changes) -> Search:
         items = easy_set.items("train")

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.studies.strategies.test_comparison import ran
 
 from nas.cost import latency_hardcore_nas
 from nas.spaces import hardcore_nas
 from nas.spaces.hardcore_nas import Arch
 from tests.stages.differentiable_runs import again, hidden_channels, small_run
 from tests.stages.test_pipeline import dvc
+from tests.studies.strategies.test_comparison import ran
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import torch
 
 from nas.cost.latency_hardcore_nas import Latency
 from nas.differentiable.hardcore_nas.one_shot import OneShot
-from nas.differentiable.hardcore_nas.training import heaviest, heaviest_loss
+from nas.differentiable.hardcore_nas.training import largest, largest_loss
 from nas.plots import heatmap
 from nas.runtime import presets
 from nas.runtime.checkpoint import Checkpoint
@@ -47,8 +47,8 @@ def settings(file) -> config.Settings:
     """Short ones, in a small space."""
     s = config.read(file)
     search = s.search.model_copy(update={"steps": 12, "every": 4, "batch": 3, "rate": 0.2})
-    heaviest = s.train.heaviest.model_copy(update={"epochs": 3, "batch": 20})
-    return replace(s, space=SMALL, search=search, train=s.train.model_copy(update={"heaviest": heaviest}))
+    largest = s.train.largest.model_copy(update={"epochs": 3, "batch": 20})
+    return replace(s, space=SMALL, search=search, train=s.train.model_copy(update={"largest": largest}))
 
 
 @pytest.fixture
@@ -78,12 +78,12 @@ def test_profiles_fit(file, name):
 
 
 def test_the_papers_settings(file):
-    """300 and 100 epochs, 10,000 steps of 0.002, 50 epochs of fine-tuning, a fifth of the pictures for the search."""
+    """300 and 100 epochs, 10,000 steps of 0.002, 50 epochs of fine-tuning, a fifth of the images for the search."""
     presets.apply("paper", file, ROOT / config.PIPELINE.folder / "presets")
     s = config.read(file)
-    assert (s.train.heaviest.epochs, s.train.multi_path.epochs, s.tune.tuning.epochs) == (300, 100, 50)
-    assert (s.train.heaviest.learning_rate, s.train.multi_path.learning_rate, s.tune.tuning.learning_rate) == (0.128, 0.0128, 0.00128)
-    assert (s.search.steps, s.search.rate, s.search.momentum, s.pictures.held_out, s.train.sorted_on) == (10_000, 0.002, 0.9, 0.2, 0.1)
+    assert (s.train.largest.epochs, s.train.multi_path.epochs, s.tune.tuning.epochs) == (300, 100, 50)
+    assert (s.train.largest.learning_rate, s.train.multi_path.learning_rate, s.tune.tuning.learning_rate) == (0.128, 0.0128, 0.00128)
+    assert (s.search.steps, s.search.rate, s.search.momentum, s.images.held_out, s.train.sorted_on) == (10_000, 0.002, 0.9, 0.2, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_the_papers_settings(file):
         (("search", "targets"), [{"latency_ms": 3.0, "share": 0.2}], "one of latency_ms and share"),
         (("search", "every"), 7, r"search\.every: \d+ steps cannot be divided into parts of 7"),
         (("search", "rate"), 1.5, r"search\.rate"),
-        (("train", "heaviest", "epoch"), 3, r"train\.heaviest\.epoch is not a known key; did you mean 'epochs'"),
+        (("train", "largest", "epoch"), 3, r"train\.largest\.epoch is not a known key; did you mean 'epochs'"),
         (("tune", "tuning", "batch"), 1, r"tune\.tuning\.batch"),
         (("sed",), 1, "'sed' is not known"),
     ],
@@ -105,7 +105,7 @@ def test_mistakes_are_told(file, keys, value, told):
 
 
 def test_impossible_targets_are_refused(latency):
-    """With both ends of what the networks of the space take: 1 ms, and the blocks of the lightest or of the heaviest."""
+    """With both ends of what the networks of the space take: 1 ms, and the blocks of the smallest or of the largest."""
     low = 1 + sum(latency.blocks_ms[s, 0].min() for s in range(2))
     high = 1 + latency.blocks_ms.max(2).sum()
     with pytest.raises(ParamsError, match=rf"takes 0\.5 ms on this device; the achievable range is {low:.4g} to {high:.4g} ms"):
@@ -119,7 +119,7 @@ def test_the_whole_range_is_a_target():
         assert Target(share=1.0).ms(cheapest, cheapest + more, "here") <= cheapest + more
 
 
-def test_the_search_has_pictures_of_its_own(easy_set):
+def test_the_search_has_images_of_its_own(easy_set):
     """A share of each class, the same for the same seed, and none of them is trained on."""
     items = easy_set.items("train")
     mine, theirs = divided(easy_set, items, 0.2, 0)
@@ -130,8 +130,8 @@ def test_the_search_has_pictures_of_its_own(easy_set):
 
 def test_a_batch_that_cannot_be_filled_is_told(easy_set, settings):
     """With the key."""
-    with pytest.raises(ParamsError, match=r"tune\.scratch\.batch: 'easy' has 36 pictures for it, a batch cannot have 64"):
-        config.batches(easy_set, easy_set.items("monitor"), 64, "tune.scratch.batch", settings, CPU)
+    with pytest.raises(ParamsError, match=r"tune\.scratch\.batch: 'easy' has 36 images for it, a batch cannot have 64"):
+        config.batches(easy_set, easy_set.items("val"), 64, "tune.scratch.batch", settings, CPU)
 
 
 def new_model(settings: config.Settings) -> OneShot:
@@ -140,12 +140,12 @@ def new_model(settings: config.Settings) -> OneShot:
 
 
 def trained(settings: config.Settings, easy_set, folder: Path, run: SilentRun) -> tuple[OneShot, config.Trained]:
-    """The heaviest network after the training, its state in the folder."""
+    """The largest network after the training, its state in the folder."""
     model = new_model(settings)
     with Checkpoint(folder, "train", "same") as checkpoint:
         trainer = config.Trainer("train", settings, easy_set, CPU, checkpoint, run)
-        how = settings.train.heaviest
-        return model, trainer.fit("heaviest", "heaviest", model, heaviest_loss(model, 0.1), easy_set.items("train"), how)
+        how = settings.train.largest
+        return model, trainer.fit("largest", "largest", model, largest_loss(model, 0.1), easy_set.items("train"), how)
 
 
 def test_a_stopped_training_goes_on(easy_set, settings, tmp_path):
@@ -153,7 +153,7 @@ def test_a_stopped_training_goes_on(easy_set, settings, tmp_path):
     whole, found = trained(settings, easy_set, tmp_path / "whole", SilentRun())
     with pytest.raises(KeyboardInterrupt):
         trained(settings, easy_set, tmp_path / "parts", Stopping(2))
-    kept = torch.load(next((tmp_path / "parts").rglob("heaviest.pt")), weights_only=True)
+    kept = torch.load(next((tmp_path / "parts").rglob("largest.pt")), weights_only=True)
     again, found_again = trained(settings, easy_set, tmp_path / "parts", SilentRun())
     assert kept["epoch"] == 2
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
@@ -166,10 +166,10 @@ def test_channels_are_sorted_once(easy_set, settings, tmp_path):
     """Called again, the sorted weights are read; the network computes what it did."""
     model = new_model(settings)
     with Checkpoint(tmp_path, "train", "same") as checkpoint:
-        args = heaviest_loss(model, 0.0), easy_set, easy_set.items("train"), settings, CPU, checkpoint
+        args = largest_loss(model, 0.0), easy_set, easy_set.items("train"), settings, CPU, checkpoint
         took, again = sort(model, *args), new_model(settings)
         assert sort(again, *args) == took
-    start, images, paths = new_model(settings).eval(), torch.randn(2, 3, 20, 20), heaviest(model, 2)
+    start, images, paths = new_model(settings).eval(), torch.randn(2, 3, 20, 20), largest(model, 2)
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
     assert not torch.equal(model.stages[0][0].expand.weight, start.stages[0][0].expand.weight)
     torch.testing.assert_close(model(images, paths), start(images, paths))

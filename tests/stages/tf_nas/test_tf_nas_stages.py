@@ -61,12 +61,12 @@ def test_mistakes_are_told(file, keys, value, told):
 
 
 def test_targets_are_milliseconds_or_shares():
-    """A share of 0 is the cheapest network, of 1 the dearest."""
+    """A share of 0 is the cheapest network, of 1 the most expensive."""
     table = made_up(TINY)
-    cheapest, dearest = table.range_ms()
-    assert Target(share=0.0).ms(cheapest, dearest, "here") == cheapest
-    assert Target(share=1.0).ms(cheapest, dearest, "here") == pytest.approx(dearest)
-    assert Target(latency_ms=cheapest + 0.5).ms(cheapest, dearest, "here") == cheapest + 0.5
+    cheapest, most_expensive = table.range_ms()
+    assert Target(share=0.0).ms(cheapest, most_expensive, "here") == cheapest
+    assert Target(share=1.0).ms(cheapest, most_expensive, "here") == pytest.approx(most_expensive)
+    assert Target(latency_ms=cheapest + 0.5).ms(cheapest, most_expensive, "here") == cheapest + 0.5
 
 
 def test_impossible_targets_are_refused():
@@ -82,7 +82,7 @@ def test_a_damaged_file_is_named():
 
 
 def test_chosen_classes_are_numbered_anew(easy_set):
-    """Batches hold pictures of the chosen classes only, with labels from 0 on."""
+    """Batches hold images of the chosen classes only, with labels from 0 on."""
     found = of_classes(easy_set, np.array([0, 2]))
     items = found.items("train")
     items = items[found.labels[items] >= 0]

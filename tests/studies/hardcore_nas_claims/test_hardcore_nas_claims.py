@@ -81,7 +81,7 @@ def test_mistakes_in_the_claims_are_told(file, section, value, told):
 
 
 def test_what_a_network_is_judged_by():
-    """Two pictures of two classes, logits by hand: one right, one wrong by ln 3."""
+    """Two images of two classes, logits by hand: one right, one wrong by ln 3."""
     logits, labels = torch.tensor([[np.log(3), 0.0], [np.log(3), 0.0]]), torch.tensor([0, 1])
     loss, right = starts.judged(nn.Identity(), [(logits[:1], labels[:1]), (logits[1:], labels[1:])])
     assert loss == pytest.approx(-(np.log(0.75) + np.log(0.25)) / 2) and right == 50
@@ -109,7 +109,7 @@ def networks(file, easy_set, tmp_path, monkeypatch):
     torch.manual_seed(0)
     model = OneShot(SMALL, len(easy_set.classes))
     save_weights(tmp_path / "weights.safetensors", model)
-    save_weights(tmp_path / "teacher.safetensors", RowNetwork(SMALL.plan(SMALL.heaviest()), len(easy_set.classes)))
+    save_weights(tmp_path / "teacher.safetensors", RowNetwork(SMALL.plan(SMALL.largest()), len(easy_set.classes)))
     monkeypatch.setattr(config, "WEIGHTS", tmp_path / "weights.safetensors")
     monkeypatch.setattr(config, "TEACHER", tmp_path / "teacher.safetensors")
     parts = Parts(np.repeat(["train", "test"], [60, 36]))
@@ -164,7 +164,7 @@ def results() -> Results:
         seconds={"shared": 1000.0, "search": 20.0, "tuning": 10.0},
         tuning=pd.DataFrame(
             [
-                {"network": name, "training": training, "epochs": epochs, "top1": top1, "pictures": 400, "measured_latency_ms": ms}
+                {"network": name, "training": training, "epochs": epochs, "top1": top1, "images": 400, "measured_latency_ms": ms}
                 for name, ms, figures in (("a", 10.0, (40, 71, 74, 70)), ("c", 20.0, (45, 76, 78, 76)))
                 for (training, epochs), top1 in zip((("tuning", 0), ("tuning", 10), ("tuning", 50), ("scratch", 50)), figures)
             ]
@@ -239,7 +239,7 @@ def test_without_other_starts_there_is_no_room_to_compare(results):
 
 
 def test_the_page_says_what_was_judged(results):
-    """Every claim once in short and once at length, every part a row, each picture once; small figures are not shown as none."""
+    """Every claim once in short and once at length, every part a row, each image once; small figures are not shown as none."""
     judged = judge(results)
     text = report.PAGE.text(judged, {"search": "400 steps"})
     lines = text.splitlines()
@@ -254,7 +254,7 @@ def test_the_page_says_what_was_judged(results):
 
 
 def test_figures_of_the_page_are_drawn(results):
-    """Shares of the target; a line a start; a line a training, from the fastest network, with the error of counting 400 pictures."""
+    """Shares of the target; a line a start; a line a training, from the fastest network, with the error of counting 400 images."""
     history = pd.DataFrame({"name": ["a"] * 2 + ["b"] * 2, "step": [0, 20] * 2, "target_latency_ms": [10.0, 10.0, 20.0, 20.0]})
     shares = report.constraint(history.assign(latency_ms=[5.0, 10.0, 15.0, 20.0]))
     assert [s.y.tolist() for s in shares.series] == [[50.0, 100.0], [75.0, 100.0], [100.0, 100.0]]
@@ -268,4 +268,4 @@ def test_figures_of_the_page_are_drawn(results):
     }
     assert tuned.series[2].error[0] == pytest.approx(100 * np.sqrt(0.7 * 0.3 / 400))
     for chart in (shares, found, tuned):
-        report.style.picture(chart)
+        report.style.image(chart)

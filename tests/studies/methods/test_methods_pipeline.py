@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tests.studies.strategies.test_comparison import mlflow_runs, ran
 
 from nas.cost import latency_hardcore_nas
 from nas.runtime import presets
@@ -15,6 +14,7 @@ from nas.spaces.hardcore_nas import Arch
 from studies.methods.found import METHODS
 from tests.stages.differentiable_runs import again, change
 from tests.stages.test_pipeline import dvc, small_copy
+from tests.studies.strategies.test_comparison import mlflow_runs, ran
 
 pytestmark = pytest.mark.slow
 

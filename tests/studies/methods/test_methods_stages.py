@@ -1,4 +1,4 @@
-"""The methods side by side: parameters, torchvision's networks for small pictures, costs by hand, verdicts and the page."""
+"""The methods side by side: parameters, torchvision's networks for small images, costs by hand, verdicts and the page."""
 
 import shutil
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_the_profile_fits(file):
     [
         (("baselines", "networks"), [{"model": "no_such_net", "width": None}], "baselines.networks.0: .*no_such_net"),
         (("baselines", "networks"), [{"model": "shufflenet_v2_x0_5", "width": 0.5}], "width_mult"),
-        (("baselines", "networks"), [{"model": "vit_b_16", "width": None}], "halves a picture 0 times"),
+        (("baselines", "networks"), [{"model": "vit_b_16", "width": None}], "halves an image 0 times"),
         (("baselines", "networks"), [{"model": "mobilenet_v2", "width": 0.25} for _ in range(2)], "mobilenet_v2 0.25 is named twice"),
         (("alphanet", "distillation", "loss"), "beta", "alphanet.distillation.loss"),
         (("oneshot", "evolution", "population"), 1, "oneshot.evolution.population"),
@@ -85,8 +85,8 @@ def test_torchvisions_networks_halve_three_times(model, last):
     assert [m for m in network.modules() if isinstance(m, nn.Dropout)] == [network.dropout]
 
 
-def test_work_is_pictures_times_passes():
-    """10 pictures of 2 million multiply-accumulates, three times each: 60 million."""
+def test_work_is_images_times_passes():
+    """10 images of 2 million multiply-accumulates, three times each: 60 million."""
     work = Work("training", 10, 2.0, cost.WEIGHTS, "a")
     assert work.total == 60 and cost.frame([work])["tmacs"].tolist() == [60 / 1e6]
 
@@ -102,7 +102,7 @@ def section(strategy: str) -> Train:
 
 
 def test_the_cost_of_a_sandwich(tiny_space, tiny_rows):
-    """100 pictures in 2 epochs, by hand: largest, 2 of mean size and smallest learn; with 3 candidates each, 6 more go forward."""
+    """100 images in 2 epochs, by hand: largest, 2 of mean size and smallest learn; with 3 candidates each, 6 more go forward."""
     recipe = params.check(yaml.safe_load((ROOT / "params.yaml").read_text()), "recipe", cost.Recipe)
     table = flops.table(tiny_space, 10)
     mean, ends = table.costs(tiny_rows).mean(), [table.cost(a) for a in (tiny_space.largest(), tiny_space.smallest())]
@@ -114,18 +114,18 @@ def test_the_cost_of_a_sandwich(tiny_space, tiny_rows):
 
 
 def test_the_cost_of_a_search():
-    """Networks of 1 and 3 MFLOPs on 50 pictures each: 200."""
+    """Networks of 1 and 3 MFLOPs on 50 images each: 200."""
     assert cost.searched(pd.DataFrame({"mflops": [1.0, 3.0]}), 50).total == 200
 
 
 def test_one_shot_costs_lie_where_they_must():
-    """A network for each picture costs more than the lightest network; all configurations at once more than any network."""
+    """A network for each image costs more than the smallest network; all configurations at once more than any network."""
     s = cost.hardcore_nas.read()
     multi, mixed = cost.one_shot_mmacs(s, 10)
     rng = np.random.default_rng(0)
     own = np.mean([cost.multiply_adds(s.space.plan(s.space.random(rng)), 10).products for _ in range(300)]) / 1e6
-    heaviest = cost.multiply_adds(s.space.plan(s.space.heaviest()), 10).products / 1e6
-    assert own < multi < mixed and heaviest < mixed  # the expansion is computed at its widest
+    largest = cost.multiply_adds(s.space.plan(s.space.largest()), 10).products / 1e6
+    assert own < multi < mixed and largest < mixed  # the expansion is computed at its widest
 
 
 def test_tf_nas_mixture_holds_every_path():
@@ -144,7 +144,7 @@ class Kept:
 
 
 class Fixed(nn.Module):
-    """Names the same class for every picture; a convolution, so that there is something to measure."""
+    """Names the same class for every image; a convolution, so that there is something to measure."""
 
     def __init__(self, answer: int) -> None:
         super().__init__()
@@ -154,10 +154,10 @@ class Fixed(nn.Module):
         return self.conv(images).mean((2, 3)) * 0 + torch.eye(3)[self.answer]
 
 
-def test_answers_are_compared_picture_by_picture():
+def test_answers_are_compared_image_by_image():
     """Of classes 0, 1, 1 | 2: who always says 1 is right at the second and the third."""
-    pictures = [(torch.zeros(len(labels), 3, 4, 4), torch.tensor(labels)) for labels in ([0, 1, 1], [2])]
-    right = answered([Fixed(1).eval(), Fixed(2).eval()], pictures, torch.device("cpu"))
+    images = [(torch.zeros(len(labels), 3, 4, 4), torch.tensor(labels)) for labels in ([0, 1, 1], [2])]
+    right = answered([Fixed(1).eval(), Fixed(2).eval()], images, torch.device("cpu"))
     assert right.tolist() == [[False, True, True, False], [False, False, False, True]]
 
 
@@ -180,7 +180,7 @@ def networks() -> pd.DataFrame:
 
 
 def test_networks_are_compared_at_equal_latency():
-    """The slowest that takes at most 5 % longer, whatever its accuracy; the error is that of the differences picture by picture."""
+    """The slowest that takes at most 5 % longer, whatever its accuracy; the error is that of the differences image by image."""
     ms = {("TF-NAS", "a"): 1.0, ("TF-NAS", "b"): 2.09, ("AlphaNet", "a"): 0.9, ("AlphaNet", "b"): 2.0, ("AlphaNet", "c"): 3.0}
     frame = pd.DataFrame([{"method": m, "network": n, "latency_ms": value} for (m, n), value in ms.items()])
     rng = np.random.default_rng(0)
@@ -246,7 +246,7 @@ def test_the_page_says_all(tmp_path):
             assert len({row.count(" | ") for row in block.splitlines()}) == 1
     left, other = page.charts(frame, 32)
     assert [s.name for s in left.series] == list(METHODS) == [s.name for s in other.series]
-    style.save(style.picture(left, other), tmp_path / "methods.png")
+    style.save(style.image(left, other), tmp_path / "methods.png")
     assert (tmp_path / "methods.png").stat().st_size > 10_000
 
 

@@ -32,8 +32,8 @@ SMALL = {
     "pretrain": {"epochs": 1, "subnetworks": 16, "trees": 10, "max_depth": 6},
     "continued": {"epochs": 1},
     "train": {"epochs": 1},
-    "measure": {"buckets": 2, "architectures": 4, "mutants": 2, "crossovers": 2, "rounds": 1},
-    "scratch": {"strategy": "bestup-20k-acc", "members": 2},
+    "measure": {"buckets": 2, "architectures": 4, "mutations": 2, "crossovers": 2, "rounds": 1},
+    "scratch": {"strategy": "bestup-20k-acc", "models": 2},
     "report": {"trial_samples": 2, "pool": 10_000},
 }
 

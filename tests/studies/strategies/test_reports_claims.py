@@ -57,7 +57,7 @@ def everything(seeds=SEEDS) -> Results:
         pd.DataFrame([(s, k, 0.7 + rng.normal()) for s in ("deep", "wide") for k in seeds], columns=["space", "seed", "hypervolume"]),
         pd.DataFrame(
             [(k, f"a{m}", 1.0 + m, 80.0 + m, 81.0 + k) for k in seeds for m in range(3)],
-            columns=["seed", "member", "mflops", "top1_inherited", "top1_alone"],
+            columns=["seed", "model", "mflops", "top1_inherited", "top1_scratch"],
         ),
     )
 
@@ -211,7 +211,7 @@ def test_trials_are_compared_as_logarithms():
     assert found["exact sampling"].comparisons[0].differences == pytest.approx([1, 1.1, 1.2])
 
 
-def test_members_are_averaged_within_a_seed():
+def test_models_are_averaged_within_a_seed():
     """Inherited 80, 81, 82 in each seed, alone 81, 82, 83: 0, -1, -2; mean -1 under two standard errors of 0.577."""
     (c,) = named(everything())["no retraining"].comparisons
     assert c.differences == pytest.approx([0, -1, -2]) and c.verdict == claims.OPEN
@@ -326,7 +326,7 @@ def test_the_table_has_a_row_a_comparison():
 
 
 def test_the_page_states_every_claim_with_its_verdict_and_numbers():
-    """A heading and a verdict a claim, each mean and standard error, the facts beside the paper's, each picture once."""
+    """A heading and a verdict a claim, each mean and standard error, the facts beside the paper's, each image once."""
     found = judge(everything())
     text = page(found, {"evaluations": 1234, "seeds": [0, 1, 2]})
     for claim in found:
@@ -336,8 +336,8 @@ def test_the_page_states_every_claim_with_its_verdict_and_numbers():
             digits = claims.DIGITS[c.unit]
             assert f"| {c.name} |" in section and f"{c.mean:+.{digits}f} ± {c.standard_error:.{digits}f} | {c.verdict} |" in section
     assert "| evaluations | 1,234 | AttentiveNAS: 5,248 a strategy (" in text and "| seeds | 0, 1, 2 |" in text
-    pictures = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text)
-    assert len(pictures) == len(set(pictures)) == 7 and "../pipelines/strategies/outputs/report/figure_4.png" in pictures
+    images = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text)
+    assert len(images) == len(set(images)) == 7 and "../pipelines/strategies/outputs/report/figure_4.png" in images
 
 
 def test_the_page_is_well_formed():

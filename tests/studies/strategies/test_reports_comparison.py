@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from tests.plots.test_page import Reader
 
 from studies.strategies import claims, comparison, deployments, distillation
 from studies.strategies.comparison import Findings
 from studies.strategies.deployments import Counts, Method
+from tests.plots.test_page import Reader
 
 STRATEGIES, SEEDS, EDGES = ("uniform", "bestup-3-loss", "worstup-3-loss"), (0, 1), (0.0, 1.0, 2.0)
 LIFT = dict(zip(STRATEGIES, (0.0, 1.0, -1.0)))
@@ -46,9 +46,9 @@ def made_up() -> Findings:
         for space, level in (("deep", 60), ("wide", 58))
         for seed in SEEDS
     )
-    members = pd.DataFrame(
+    models = pd.DataFrame(
         [(seed, f"a{i}", 0.2 + i, 60.0 + i, 61.0 + i + seed) for seed in SEEDS for i in range(2)],
-        columns=["seed", "member", "mflops", "top1_inherited", "top1_alone"],
+        columns=["seed", "model", "mflops", "top1_inherited", "top1_scratch"],
     )
     methods = [
         deployments.supernet("uniform", Counts(4, 4)),
@@ -59,8 +59,8 @@ def made_up() -> Findings:
     ]
     losses = distilled(runs)
     levels = summary.assign(strategy=[distillation.KL, "adaptive", "clip 2"])
-    judged = claims.judge(claims.Results(EDGES, runs, members=members, losses=losses))
-    return Findings(runs, EDGES, summary, ranks, trials, spaces, methods, members, losses, levels, judged)
+    judged = claims.judge(claims.Results(EDGES, runs, models=models, losses=losses))
+    return Findings(runs, EDGES, summary, ranks, trials, spaces, methods, models, losses, levels, judged)
 
 
 def distilled(runs: pd.DataFrame) -> distillation.Ablation:
@@ -138,9 +138,9 @@ def test_losses_have_a_table_of_their_own(read):
     assert "loss seeds hypervolume top1_low top1_best KL 2 0.700 ± 0.010" in re.sub(r"\s+", " ", " ".join(read.words))
 
 
-def test_the_table_of_members_in_words():
+def test_the_table_of_models_in_words():
     """Inherited 60 and 61, alone 61 and 62 with seed 0, a point more with seed 1: differences -1 and -2, mean -1.5, sd 0.7."""
-    found = comparison.inherited_table(FOUND.members).set_index("member").loc["all"]
+    found = comparison.inherited_table(FOUND.models).set_index("model").loc["all"]
     assert found[["inherited", "trained alone", "difference"]].tolist() == ["60.5 ± 0.0", "62.0 ± 0.7", "-1.5 ± 0.7"]
 
 
@@ -169,10 +169,10 @@ def test_methods_that_differ_are_all_drawn():
 
 def test_a_single_seed_is_enough():
     """What needs two seeds is left out, the rest of the page is there."""
-    runs, spaces, members = (f[f["seed"] == 0] for f in (FOUND.runs, FOUND.spaces, FOUND.members))
+    runs, spaces, models = (f[f["seed"] == 0] for f in (FOUND.runs, FOUND.spaces, FOUND.models))
     summary = FOUND.summary.assign(seeds=1, **{c: np.nan for c in FOUND.summary if c.endswith("_std")})
-    judged = claims.judge(claims.Results(EDGES, runs, members=members, losses=distilled(runs)))
-    one = replace(FOUND, runs=runs, spaces=spaces, members=members, summary=summary, ranks={0: FOUND.ranks[0]}, claims=judged)
+    judged = claims.judge(claims.Results(EDGES, runs, models=models, losses=distilled(runs)))
+    one = replace(FOUND, runs=runs, spaces=spaces, models=models, summary=summary, ranks={0: FOUND.ranks[0]}, claims=judged)
     found = comparison.page(replace(one, losses=distilled(runs), losses_summary=summary))
     assert "3 distillation losses, 1 seed each" in found
     assert "±" not in found.split("</table>")[0].split("<table")[1]

@@ -38,7 +38,7 @@ def test_what_is_never_cheaper_is_told():
     """Dearer from the start and rising as fast: None; cheaper at first only: refused; cheaper throughout: from 1."""
     cheap, dear = Method("cheap", "here", "", 1, 2), Method("dear", "here", "", 5, 2)
     assert cheaper_from(dear, cheap) is None and cheaper_from(cheap, dear) == 1
-    assert cheaper_from(Method("dearest", "here", "", 9, 9), cheap) is None
+    assert cheaper_from(Method("most_expensive", "here", "", 9, 9), cheap) is None
     with pytest.raises(ValueError, match="few deployments only"):
         cheaper_from(Method("steep", "here", "", 0, 2.5), cheap)
 

@@ -6,31 +6,31 @@ import pytest
 
 from studies.strategies import inherited
 
-ROWS = [  # seed, member, mflops, inherited, alone
+ROWS = [  # seed, model, mflops, inherited, alone
     (1, "a1", 2.0, 81.0, 80.0),
     (0, "a1", 4.0, 90.0, 85.0),
     (0, "a0", 1.0, 70.0, 71.0),
     (1, "a0", 1.0, 72.0, 71.0),
 ]
-MEMBERS = pd.DataFrame(ROWS, columns=["seed", "member", "mflops", "top1_inherited", "top1_alone"])
+MEMBERS = pd.DataFrame(ROWS, columns=["seed", "model", "mflops", "top1_inherited", "top1_scratch"])
 
 
 def test_differences_are_inherited_minus_alone():
     """Sorted by seed and cost: -1, 5, 1, 1."""
     rows = inherited.differences(MEMBERS)
-    assert rows["difference"].tolist() == [-1, 5, 1, 1] and rows["member"].tolist() == ["a0", "a1", "a0", "a1"]
+    assert rows["difference"].tolist() == [-1, 5, 1, 1] and rows["model"].tolist() == ["a0", "a1", "a0", "a1"]
 
 
 def test_summary_averages_over_seeds_what_each_seed_found():
-    """Per seed the mean difference is 2 and 1: mean 1.5, deviation 1 / sqrt(2), whatever the members' own spread."""
+    """Per seed the mean difference is 2 and 1: mean 1.5, deviation 1 / sqrt(2), whatever the models' own spread."""
     whole = inherited.summary(MEMBERS).iloc[-1]
-    assert (whole["member"], whole["seeds"], whole["difference"]) == ("all", 2, 1.5)
+    assert (whole["model"], whole["seeds"], whole["difference"]) == ("all", 2, 1.5)
     assert whole["difference_sd"] == pytest.approx(np.sqrt(0.5)) and whole["top1_inherited"] == pytest.approx((80 + 76.5) / 2)
 
 
-def test_summary_has_a_row_a_member_cheapest_first():
+def test_summary_has_a_row_a_model_cheapest_first():
     """a0: -1 and 1, mean 0, deviation sqrt(2); a1: 5 and 1, mean 3; a1's mean cost is 3."""
-    table = inherited.summary(MEMBERS).set_index("member")
+    table = inherited.summary(MEMBERS).set_index("model")
     assert list(table.index) == ["a0", "a1", "all"] and table["difference"].tolist() == [0, 3, 1.5]
     assert table.loc["a0", "difference_sd"] == pytest.approx(np.sqrt(2)) and table.loc["a1", "mflops"] == 3
 

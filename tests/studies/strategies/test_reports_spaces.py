@@ -25,7 +25,7 @@ def test_fronts_hold_what_nothing_beats():
 
 
 def test_areas_share_the_reference():
-    """Reference 10 MFLOPs and 10 %: 0.8 * 0.4 + 0.4 * 0.2 = 0.40; 0.5 * 0.5 = 0.25; 0.5 * 0.4 = 0.20, the dearest adding nothing."""
+    """Reference 10 MFLOPs and 10 %: 0.8 * 0.4 + 0.4 * 0.2 = 0.40; 0.5 * 0.5 = 0.25; 0.5 * 0.4 = 0.20, the most expensive adding nothing."""
     areas = spaces.hypervolumes(RUNS, reference_mflops=10, chance=10)
     assert areas["hypervolume"].tolist() == pytest.approx([0.40, 0.25, 0.20])
     assert list(zip(areas["space"], areas["seed"], areas["evaluations"])) == [("narrow", 0, 3), ("narrow", 1, 1), ("wide", 0, 2)]

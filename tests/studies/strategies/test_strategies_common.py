@@ -24,7 +24,7 @@ from studies.strategies import config
 
 SHIPPED = config.FILE.resolve()
 TEXT = SHIPPED.read_text()
-MEASURE = config.Measure(buckets=3, architectures=4, mutants=3, crossovers=3, rounds=2, mutation_probability=0.3, parents_mflops=0.05)
+MEASURE = config.Measure(buckets=3, architectures=4, mutations=3, crossovers=3, rounds=2, mutation_probability=0.3, parents_mflops=0.05)
 
 
 class Curves:
@@ -81,7 +81,7 @@ SECTION = yaml.safe_load(TEXT)
         ({"seeds": [0.5]}, "seeds: different whole numbers"),
         ({"seeds": []}, "seeds: different whole numbers"),
         ({"seeds": 3}, "seeds: different whole numbers"),
-        ({"scratch": {"strategy": "bestup-4-loss", "members": 5}}, r"scratch\.strategy: 'bestup-4-loss' is none of strategies"),
+        ({"scratch": {"strategy": "bestup-4-loss", "models": 5}}, r"scratch\.strategy: 'bestup-4-loss' is none of strategies"),
     ],
 )
 def test_a_mistake_is_named_with_file_and_key(tmp_path, entries, message):
@@ -131,12 +131,12 @@ def test_targets_that_are_not_drawn_can_not_be_flat(name):
 
 @pytest.fixture(scope="module")
 def divided(easy_set):
-    """The easy set with 42 pictures to train on, 12 for the predictor and 6 to search on; classes are alike in each."""
-    parts = np.repeat(["train", "predictor", "search", "monitor"], [42, 12, 6, 36])
+    """The easy set with 42 images to train on, 12 for the predictor and 6 to search on; classes are alike in each."""
+    parts = np.repeat(["train", "predictor", "search", "val"], [42, 12, 6, 36])
     return replace(easy_set, parts=Parts(parts))
 
 
-def test_a_partition_divides_the_same_pictures_anew(divided):
+def test_a_partition_divides_the_same_images_anew(divided):
     """As many in each part, disjoint, together the same as before; the other parts stay; the data given is left alone."""
     before = divided.parts.parts.copy()
     found = config.partition(divided, 1)
@@ -155,7 +155,7 @@ def test_a_partition_is_stratified(divided):
 
 
 def test_partitions_belong_to_their_seeds(divided):
-    """The same for the same seed; of 12 pictures some differ for another one."""
+    """The same for the same seed; of 12 images some differ for another one."""
     first, again, other = (config.partition(divided, seed).items("predictor") for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert set(first) != set(other)
@@ -178,7 +178,7 @@ def test_architectures_are_distinct_and_in_their_buckets(tiny_space, table):
     assert encoding.from_rows(rows[:2]) == [tiny_space.smallest(), tiny_space.largest()]
     assert len({tuple(row) for row in rows.tolist()}) == len(rows) == 14
     cost = torchs_mflops(tiny_space, rows)
-    low, high = cost[:2]  # in this space also the cheapest and the dearest
+    low, high = cost[:2]  # in this space also the cheapest and the most expensive
     third = (high - low) / 3
     assert np.histogram(cost[2:], [low, low + third, low + 2 * third, high])[0].tolist() == [4, 4, 4]
     np.testing.assert_array_equal(config.architectures(table, MEASURE), rows)
@@ -202,11 +202,11 @@ def test_more_architectures_than_there_are(table):
 
 @pytest.fixture(scope="module")
 def score(tiny_space, easy_set) -> Scorer:
-    """Of a supernet with random weights; calibrated on 60 pictures, measured on 36."""
+    """Of a supernet with random weights; calibrated on 60 images, measured on 36."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         supernet = Supernet(tiny_space, 3, zero_init=False)
-    calibration, held_out = (EvaluationBatches(easy_set, easy_set.items(part), 60) for part in ("train", "monitor"))
+    calibration, held_out = (EvaluationBatches(easy_set, easy_set.items(part), 60) for part in ("train", "val"))
     return Scorer(supernet, calibration, held_out, torch.device("cpu"))
 
 
@@ -223,7 +223,7 @@ def undisturbed(table, score, tmp_path_factory) -> tuple[Evaluated, Curves]:
 
 
 def test_measuring_takes_the_budget(undisturbed, score, table):
-    """14 for all, then two rounds of 3 mutants and 3 crossovers, none twice; scores are the scorer's; figures after each round."""
+    """14 for all, then two rounds of 3 mutations and 3 crossovers, none twice; scores are the scorer's; figures after each round."""
     found, run = undisturbed
     assert np.bincount(found.round).tolist() == [14, 6, 6]
     np.testing.assert_array_equal(found.rows[:14], config.architectures(table, MEASURE))

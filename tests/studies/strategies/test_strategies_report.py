@@ -45,8 +45,8 @@ def outputs(tmp_path, monkeypatch):
         early.to_parquet(tmp_path / "pretrain" / str(seed) / "measured.parquet")
         final = pd.DataFrame({"mflops": early["mflops"], "top1": [60.0, 70.0, 62.0, 75.0 + seed]})
         final.to_parquet(tmp_path / "continued" / str(seed) / "measured.parquet")
-        members = f"member,mflops,top1_inherited,top1_alone\na0,0.1,{60 + seed},61\na1,0.9,70,72\n"
-        (tmp_path / "scratch" / str(seed) / "members.csv").write_text(members)
+        models = f"model,mflops,top1_inherited,top1_scratch\na0,0.1,{60 + seed},61\na1,0.9,70,72\n"
+        (tmp_path / "scratch" / str(seed) / "models.csv").write_text(models)
     return tmp_path
 
 
@@ -79,7 +79,7 @@ def test_all_runs_are_read(runs):
         ("wide/2/evaluated.parquet", "wide@2"),
         ("pretrain/0/measured.parquet", "pretrain@0"),
         ("continued/2/measured.parquet", "continued@2"),
-        ("scratch/0/members.csv", "scratch@0"),
+        ("scratch/0/models.csv", "scratch@0"),
     ],
 )
 def test_a_file_that_is_missing_is_named_with_what_makes_it(outputs, path, stage):
@@ -200,10 +200,10 @@ def test_two_spaces_are_those_of_uniform_sampling(runs):
     assert best == {("glyphs_small", 0): 70, ("glyphs_small", 2): 74, ("glyphs_wide", 0): 60, ("glyphs_wide", 2): 62}
 
 
-def test_members_of_all_seeds(outputs):
+def test_models_of_all_seeds(outputs):
     """Two a seed, with their seed."""
     found = report.scratch(S)
-    assert found[["seed", "member", "top1_inherited"]].to_numpy().tolist() == [[0, "a0", 60], [0, "a1", 70], [2, "a0", 62], [2, "a1", 70]]
+    assert found[["seed", "model", "top1_inherited"]].to_numpy().tolist() == [[0, "a0", 60], [0, "a1", 70], [2, "a0", 62], [2, "a1", 70]]
 
 
 def test_costs_of_methods_by_hand():
@@ -232,9 +232,9 @@ def test_the_data_of_each_figure(runs, finals):
     by_seed, losses = {seed: report.ranked(seed) for seed in S.seeds}, report.ablation(S, runs, finals)
     trials = pd.DataFrame({"target": [1.0], "uniform": 9.0, "paper_mean": 3.0, "paper_std": 1.0, "exact": 1.0})
     claims = [Claim("k", "s", "t", "j", ())]
-    summary, spaces, methods, members = report.over_seeds(finals), report.two_spaces(S, runs), report.methods(S), report.scratch(S)
+    summary, spaces, methods, models = report.over_seeds(finals), report.two_spaces(S, runs), report.methods(S), report.scratch(S)
     edges, levels = (0.0, 0.4, 1.0), report.over_seeds(losses.finals)
-    found = comparison.Findings(runs, edges, summary, by_seed, trials, spaces, methods, members, losses, levels, claims)
+    found = comparison.Findings(runs, edges, summary, by_seed, trials, spaces, methods, models, losses, levels, claims)
     tables = report.tables(found)
     assert set(tables) == {*comparison.charts(found), "ranks", "claims"}
     gains = tables["figure_6"]
@@ -250,7 +250,7 @@ def test_the_data_of_each_figure(runs, finals):
 
 
 def test_facts_are_those_of_the_run(runs, easy_set, tiny_space):
-    """Pictures, steps (4 epochs of 46 // 20 batches), ranges of cost and evaluations."""
+    """Images, steps (4 epochs of 46 // 20 batches), ranges of cost and evaluations."""
     data = replace(easy_set, parts=Parts(np.repeat(["train", "predictor", "search", "test"], [40, 6, 20, 30])))
     s = replace(
         S,
@@ -261,7 +261,7 @@ def test_facts_are_those_of_the_run(runs, easy_set, tiny_space):
     table = flops.table(tiny_space, 3)
     wide = SimpleNamespace(smallest=0.25, largest=2.5)
     found = report.facts(s, data, table, wide, runs)
-    assert found["pictures"] == "46 to train on, 20 to measure on, 30 for testing"
+    assert found["images"] == "46 to train on, 20 to measure on, 30 for testing"
     assert found["steps"] == "8 (batches of 20)" and found["evaluations"] == "3 a strategy and seed"
     assert found["space"] == f"tiny: 2,304 architectures, {table.smallest:.3f} to {table.largest:.3f} MFLOPs"
     assert found["wide space"].endswith("0.250 to 2.500 MFLOPs") and found["data"] == "Easy, 3 classes"
@@ -282,6 +282,6 @@ def test_shares_of_the_cost_targets_by_counting(tiny_space, tiny_rows):
 
     def share(targets: np.ndarray) -> str:
         low, high = np.mean(targets < bounds[1]), np.mean(targets >= bounds[4])
-        return f"{low:.1%} in the cheapest bucket, {high:.1%} in the dearest"
+        return f"{low:.1%} in the cheapest bucket, {high:.1%} in the most expensive"
 
     assert report.targets(table, S) == f"from the prior {share(rounded)}; flat {share(np.unique(rounded.round(6)))}"

@@ -88,7 +88,7 @@ def test_from_an_offline_set(table, forests, tiny_rows, name, front):
     cost, predicted = points(tiny_rows)
     chosen = front(cost, predicted)
     expected = set(zip(cost[chosen].tolist(), predicted[chosen].tolist()))
-    cost, predicted = points(encoding.to_rows(list(found.propose.members)))
+    cost, predicted = points(encoding.to_rows(list(found.propose.models)))
     assert set(zip(cost.tolist(), predicted.tolist())) == expected
     assert train.sampling(name, table, TRAIN, 0).propose == found.propose  # a resumed run draws the same set
 
@@ -174,7 +174,7 @@ def test_blocks_of_a_fresh_network_start_as_asked(tiny_space, arch, zero_init):
 
 
 class Alone:
-    """The stage's function on the easy set, 40 pictures to train on and 20 beside, tested on the other 36."""
+    """The stage's function on the easy set, 40 images to train on and 20 beside, tested on the other 36."""
 
     def __init__(self, space, easy_set) -> None:
         parts = np.repeat(["train", "predictor", "test"], [40, 20, 36])
@@ -190,7 +190,7 @@ class Alone:
         )
         held_out = EvaluationBatches(self.data, self.data.items("test"), 36)
         with torch.random.fork_rng(devices=[]):
-            self.test = Scorer(Supernet(space, 3), held_out, held_out, CPU)  # of which only the pictures are used
+            self.test = Scorer(Supernet(space, 3), held_out, held_out, CPU)  # of which only the images are used
 
     def __call__(self, arch, folder, seed: int = 0, name: str = "a0") -> float:
         with Checkpoint(folder, "scratch", "0" * 16) as checkpoint:
@@ -211,7 +211,7 @@ def undisturbed(alone, arch, tmp_path_factory) -> float:
 
 
 def test_a_network_alone_learns(undisturbed):
-    """On pictures of three colours, beyond what guessing does in one of a million trials of 36."""
+    """On images of three colours, beyond what guessing does in one of a million trials of 36."""
     assert undisturbed > 100 * stats.binom.ppf(1 - 1e-6, 36, 1 / 3) / 36
 
 
@@ -233,15 +233,15 @@ def test_training_alone_goes_on_after_an_interruption(alone, arch, undisturbed, 
 
 
 def test_what_was_trained_is_not_trained_again(alone, arch, tmp_path, monkeypatch):
-    """A run that was interrupted with a later member reads this one's number."""
+    """A run that was interrupted with a later model reads this one's number."""
     with Checkpoint(tmp_path, "scratch", "0" * 16) as checkpoint:
         checkpoint.save({"top1": 12.5}, "a0-done.pt")
         monkeypatch.setattr(scratch, "fine_tune", None)
         assert scratch.train_alone(arch, "a0", alone.data, alone.s, 0, CPU, alone.test, checkpoint) == 12.5
 
 
-def test_training_alone_uses_the_pictures_of_the_supernet(alone, arch, tmp_path, monkeypatch):
-    """All 60 of train and predictor, as `train` does, for as many epochs and by the same rate; another seed and member begin elsewhere."""
+def test_training_alone_uses_the_images_of_the_supernet(alone, arch, tmp_path, monkeypatch):
+    """All 60 of train and predictor, as `train` does, for as many epochs and by the same rate; another seed and model begin elsewhere."""
     seen, weights = [], []
 
     def tune(network, batches, setting, how, *rest):

@@ -264,7 +264,7 @@ def test_a_bound_excuses_only_what_is_off(ms, excused, verdict):
 
 
 def test_the_page_says_what_was_judged(results):
-    """Every claim once in short and once at length, its verdict, every part a row, each picture once, links that lead somewhere."""
+    """Every claim once in short and once at length, its verdict, every part a row, each image once, links that lead somewhere."""
     judged = judge(results)
     text = report.PAGE.text(judged, {"machine": "a machine"})
     lines = text.splitlines()
@@ -283,7 +283,7 @@ def test_figures_of_the_page_are_drawn(results):
     over_lambda, same = report.charts(results)
     assert [s.y.tolist() for s in over_lambda.series] == [[9.99, 9.95, 9.8], [14.0, 12.0, 11.0], [10.0, 10.0, 10.0]]
     assert [s.y.tolist() for s in same.series] == [[40.0] * 3, pytest.approx([60.0, 65.0, 70.0])]
-    report.style.picture(over_lambda), report.style.picture(same)
+    report.style.image(over_lambda), report.style.image(same)
 
 
 def test_metrics_of_two_devices_by_hand(results):

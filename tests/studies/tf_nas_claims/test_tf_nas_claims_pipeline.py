@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from tests.studies.strategies.test_comparison import ran
 
 from nas.runtime import presets
 from tests.stages.test_pipeline import dvc, small_copy
+from tests.studies.strategies.test_comparison import ran
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +64,7 @@ def test_the_searches_are_the_same_again(finished):
 
 
 def test_the_page_of_claims_has_every_verdict(finished):
-    """As many comparisons and checks as the metrics count; both pictures are where the page looks for them."""
+    """As many comparisons and checks as the metrics count; both images are where the page looks for them."""
     folder, _ = finished
     page, metrics = (folder / "docs/tf_nas.md").read_text(), json.loads((folder / OUTPUTS / "report/metrics.json").read_text())
     rows = pd.read_csv(folder / OUTPUTS / "report/claims.csv")
