@@ -34,8 +34,8 @@ from nas.runtime.distributed import Launcher
 from nas.sampling.attentive import BestUp
 from nas.sampling.uniform import Unconstrained
 from nas.spaces import encoding, mbconv
-from nas.training import trainer
 from nas.training.recipe import Recipe, Runtime
+from nas.training.trainer import Trainer
 
 TURNS = 3
 VARIANTS = ((1, 1), (1, 2), (2, 1))  # processes, threads of an operator in training or evaluators side by side
@@ -66,10 +66,11 @@ def training(supernet: Supernet, data: DataSet, recipe: Recipe, runtime: Runtime
     """Images a second over all processes, the first epoch left out."""
     ends = []
     batches = TrainingBatches(data, data.items("train"), recipe.batch, recipe.augmentation, 0, share=distributed.share(recipe.batch))
-    trainer.train(
-        supernet, batches, BestUp(Unconstrained(supernet.space), 3), EPOCHS, 0, "train", recipe, runtime, torch.device("cpu"),
-        Forgets(), lambda: (0.0, 0.0), lambda _: ends.append(time.perf_counter()),
+    trainer = Trainer(
+        supernet, batches, BestUp(Unconstrained(supernet.space), 3),
+        epochs=EPOCHS, seed=0, place="train", recipe=recipe, runtime=runtime, device=torch.device("cpu"),
     )  # fmt: skip
+    trainer.fit(Forgets(), lambda: (0.0, 0.0), lambda _: ends.append(time.perf_counter()))
     return (EPOCHS - 1) * batches.steps * recipe.batch / (ends[-1] - ends[0])
 
 

@@ -1,4 +1,4 @@
-"""Work for coming training steps, done in a background thread.
+"""Prefetching: results for coming training steps, computed in a background thread.
 
 AttentiveNAS (arXiv:2011.09011), section 4.2: sampling runs asynchronously and does not slow training down.
 """
@@ -12,7 +12,7 @@ from typing import Generic, Self, TypeVar
 T = TypeVar("T")
 
 
-class RunAhead(Generic[T]):
+class Prefetcher(Generic[T]):
     """Iterates over make(start), make(start + 1), ..., computed in that order by one thread, up to `ahead` early.
 
     make is a function of the step alone (its generator seeded by seed, stage and step), so what
@@ -24,7 +24,7 @@ class RunAhead(Generic[T]):
         if ahead < 1:
             raise ValueError(f"ahead {ahead}: at least 1 step is computed early")
         self._make, self._steps = make, count(start)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="run-ahead")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
         self._coming: deque[Future[T]] = deque()
         for _ in range(ahead):
             self._submit()

@@ -31,7 +31,7 @@ from nas.spaces.mbconv import SearchSpace
 from nas.stages import runner, split
 from nas.stages.check import check_all
 from nas.stages.errors import user_errors
-from nas.training import trainer
+from nas.training.trainer import Trainer
 
 OUT = runner.OUTPUTS / "pretrain"
 SAVE_EVERY = 16  # sub-networks measured between two checkpoints
@@ -58,31 +58,29 @@ def main() -> None:
         parts = ("train", "search") if data.search_in_training else ("train",)
         batches = runner.training_batches(data, data.items(*parts), recipe, runtime, device, seed)
         val = runner.scorer(supernet, data, "val", evaluation, runtime, device, seed)
-        trained = trainer.train(
+        trainer = Trainer(
             supernet,
             batches,
             Uniform(Unconstrained(space)),
-            p.epochs,
-            seed,
-            "pretrain",
-            recipe,
-            runtime,
-            device,
-            checkpoint,
-            lambda: runner.ends(val),
-            runner.curves(run, "pretrain", data, recipe),
+            epochs=p.epochs,
+            seed=seed,
+            place="pretrain",
+            recipe=recipe,
+            runtime=runtime,
+            device=device,
         )
+        trainer.fit(checkpoint, lambda: runner.ends(val), runner.curves(run, "pretrain", data, recipe))
         rows = distinct_rows(space, p.subnetworks, seed)
         top1 = measure(rows, runner.scorer(supernet, data, "predictor", evaluation, runtime, device, seed), checkpoint)
         if distributed.first():
             save_weights(OUT / "weights.safetensors", supernet)
-            pd.DataFrame(asdict(row) for row in trained.history).to_csv(OUT / "history.csv", index=False)
+            pd.DataFrame(asdict(row) for row in trainer.history).to_csv(OUT / "history.csv", index=False)
             measured = pd.DataFrame(rows, columns=[g.name for g in space.genes])
             measured["mflops"] = flops.table(space, len(data.classes)).costs(rows)
             measured["top1"] = top1
             measured.to_parquet(OUT / "measured.parquet", index=False)
             run.table(measured, "measured.json")
-            runner.finish("pretrain", trained.metrics() | data.broken.metrics(), run)
+            runner.finish("pretrain", trainer.metrics() | data.broken.metrics(), run)
 
 
 def distinct_rows(space: SearchSpace, n: int, seed: int) -> np.ndarray:

@@ -28,7 +28,7 @@ from nas.search.predictor import Forest
 from nas.stages import runner, split
 from nas.stages.check import check_all
 from nas.stages.errors import user_errors
-from nas.training import trainer
+from nas.training.trainer import Epoch, Trainer
 
 OUT = runner.OUTPUTS / "train"
 FOREST = runner.OUTPUTS / "fit_predictor" / "forest.npz"
@@ -69,30 +69,28 @@ def main() -> None:
         val = runner.scorer(supernet, data, "val", evaluation, runtime, device, seed)
         log = runner.curves(run, "train", data, recipe)
 
-        def on_epoch(row: trainer.Epoch) -> None:
+        def on_epoch(row: Epoch) -> None:
             log(row)
             if row.epoch == p.search_epoch and distributed.first():
                 save_weights(checkpoint.folder / "early.safetensors", supernet)
 
-        trained = trainer.train(
+        trainer = Trainer(
             supernet,
             batches,
             sampling(p, flops.table(space, len(data.classes)), seed),
-            p.epochs,
-            seed,
-            "train",
-            recipe,
-            runtime,
-            device,
-            checkpoint,
-            lambda: runner.ends(val),
-            on_epoch,
+            epochs=p.epochs,
+            seed=seed,
+            place="train",
+            recipe=recipe,
+            runtime=runtime,
+            device=device,
         )
+        trainer.fit(checkpoint, lambda: runner.ends(val), on_epoch)
         if distributed.first():
             save_weights(OUT / "weights.safetensors", supernet)
             shutil.copyfile(checkpoint.folder / "early.safetensors", OUT / "early.safetensors")
-            pd.DataFrame(asdict(row) for row in trained.history).to_csv(OUT / "history.csv", index=False)
-            runner.finish("train", trained.metrics() | data.broken.metrics(), run)
+            pd.DataFrame(asdict(row) for row in trainer.history).to_csv(OUT / "history.csv", index=False)
+            runner.finish("train", trainer.metrics() | data.broken.metrics(), run)
 
 
 def sampling(p: Train, table: CostTable, seed: int) -> Strategy:

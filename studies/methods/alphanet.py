@@ -24,7 +24,7 @@ from nas.stages import runner as main_pipeline
 from nas.stages import split
 from nas.stages.errors import user_errors
 from nas.stages.train import Train, sampling
-from nas.training import trainer
+from nas.training.trainer import Epoch, Trainer
 from studies.methods import config
 
 OUT = config.PIPELINE.outputs / "alphanet"
@@ -44,29 +44,27 @@ def main() -> None:
         val = main_pipeline.scorer(supernet, data, "val", evaluation, runtime, device, seed)
         log = main_pipeline.curves(run, "alphanet", data, recipe)
 
-        def on_epoch(row: trainer.Epoch) -> None:
+        def on_epoch(row: Epoch) -> None:
             log(row)
             if row.epoch == p.search_epoch:
                 save_weights(checkpoint.folder / "early.safetensors", supernet)
 
-        trained = trainer.train(
-            supernet=supernet,
-            batches=main_pipeline.training_batches(data, items, recipe, runtime, device, seed),
-            strategy=sampling(p, flops.table(space, len(data.classes)), seed),
+        trainer = Trainer(
+            supernet,
+            main_pipeline.training_batches(data, items, recipe, runtime, device, seed),
+            sampling(p, flops.table(space, len(data.classes)), seed),
             epochs=p.epochs,
             seed=seed,
             place="train",  # what is drawn is what stage train draws
             recipe=recipe,
             runtime=runtime,
             device=device,
-            checkpoint=checkpoint,
-            val=lambda: main_pipeline.ends(val),
-            on_epoch=on_epoch,
         )
+        trainer.fit(checkpoint, lambda: main_pipeline.ends(val), on_epoch)
         save_weights(out / "weights.safetensors", supernet)
         shutil.copyfile(checkpoint.folder / "early.safetensors", out / "early.safetensors")
-        pd.DataFrame(asdict(row) for row in trained.history).to_csv(out / "history.csv", index=False)
-        config.PIPELINE.finish(out, trained.metrics(), run)
+        pd.DataFrame(asdict(row) for row in trainer.history).to_csv(out / "history.csv", index=False)
+        config.PIPELINE.finish(out, trainer.metrics(), run)
 
 
 if __name__ == "__main__":

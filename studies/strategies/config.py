@@ -40,9 +40,9 @@ from nas.spaces.mbconv import SearchSpace
 from nas.stages import runner, split
 from nas.tracking import provenance, session
 from nas.tracking.session import Group, StageRun
-from nas.training import trainer
 from nas.training.losses import DistillationLoss
 from nas.training.recipe import Recipe, Runtime
+from nas.training.trainer import Epoch, Trainer
 
 PIPELINE = Path("studies/strategies")
 FILE = PIPELINE / "params.yaml"
@@ -280,26 +280,14 @@ def training(
     s: Settings,
     run: StageRun,
     checkpoint: Checkpoint,
-) -> list[trainer.Epoch]:
-    """`nas.training.trainer.train` with the comparison's settings; curves go to MLflow as `<place>/...`."""
+) -> list[Epoch]:
+    """A `Trainer` with the comparison's settings; curves go to MLflow as `<place>/...`."""
     device = s.runtime.start()
     run.dataset(str(split.OUT / "splits.parquet"), "training", images=len(items))
     batches = runner.training_batches(data, items, s.recipe, s.runtime, device, seed)
     val = runner.scorer(supernet, data, "val", s.evaluation, s.runtime, device, seed)
-    return trainer.train(
-        supernet,
-        batches,
-        strategy,
-        epochs,
-        seed,
-        place,
-        s.recipe,
-        s.runtime,
-        device,
-        checkpoint,
-        lambda: runner.ends(val),
-        runner.curves(run, place, data, s.recipe),
-    ).history
+    trainer = Trainer(supernet, batches, strategy, epochs=epochs, seed=seed, place=place, recipe=s.recipe, runtime=s.runtime, device=device)
+    return trainer.fit(checkpoint, lambda: runner.ends(val), runner.curves(run, place, data, s.recipe))
 
 
 def edges(table: CostTable, buckets: int) -> np.ndarray:

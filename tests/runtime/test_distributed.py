@@ -22,10 +22,10 @@ from nas.runtime.distributed import Launcher
 from nas.sampling.attentive import BestUp
 from nas.sampling.uniform import Unconstrained
 from nas.spaces.mbconv import SearchSpace, StageSpace
-from nas.training import trainer
 from nas.training.losses import KL, label_loss
 from nas.training.recipe import Recipe, Runtime, learning_rate, optimizer
 from nas.training.sandwich import sandwich_step
+from nas.training.trainer import Epoch, Trainer
 
 CPU, SEED, EPOCHS = torch.device("cpu"), 5, 3
 SPACE = SearchSpace(
@@ -67,7 +67,7 @@ def batches(share: slice = slice(None)) -> TrainingBatches:
 def train(folder: Path, dies: bool = False) -> None:
     """Train on this process's share; the second one may die in epoch 2 of its first life."""
 
-    def on_epoch(row: trainer.Epoch) -> None:
+    def on_epoch(row: Epoch) -> None:
         if dies and row.epoch == 2 and distributed.rank() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             os.kill(os.getpid(), signal.SIGKILL)
         if distributed.first():
@@ -77,10 +77,11 @@ def train(folder: Path, dies: bool = False) -> None:
     trained, strategy = supernet(), BestUp(Unconstrained(SPACE), 3)
     if own is not None:
         own.__enter__()
-    trainer.train(
-        trained, batches(distributed.share(RECIPE.batch)), strategy, EPOCHS, SEED, "train", RECIPE, RUNTIME, CPU,
-        distributed.FirstSaves(own), lambda: (0.0, 0.0), on_epoch,
+    trainer = Trainer(
+        trained, batches(distributed.share(RECIPE.batch)), strategy,
+        epochs=EPOCHS, seed=SEED, place="train", recipe=RECIPE, runtime=RUNTIME, device=CPU,
     )  # fmt: skip
+    trainer.fit(distributed.FirstSaves(own), lambda: (0.0, 0.0), on_epoch)
     save_weights(folder / f"{distributed.rank()}.safetensors", trained)
 
 
@@ -110,7 +111,7 @@ def two(folder: Path, job: str, restarts: int = 0) -> subprocess.CompletedProces
     """Two processes under torchrun, as `launch` starts them."""
     launcher = Launcher(processes=2, nodes=1, rendezvous=None, restarts=restarts)
     command = launcher.command("MODULE")[:-2]
-    environment = os.environ | launcher.environment() | {"PYTHONPATH": str(Path(distributed.__file__).parents[1])}
+    environment = os.environ | launcher.environment() | {"PYTHONPATH": str(Path(distributed.__file__).parents[2])}
     words = [sys.executable, *command, __file__, str(folder), job]
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
 

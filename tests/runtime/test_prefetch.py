@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from nas.runtime.prefetch import RunAhead
+from nas.runtime.prefetch import Prefetcher
 from nas.sampling.uniform import Unconstrained
 
 
@@ -15,7 +15,7 @@ def test_ahead_equals_on_the_spot(tiny_space):
     def make(step):
         return Unconstrained(tiny_space)(3, np.random.default_rng([0, step]))
 
-    with RunAhead(make, start=7, ahead=4) as coming:
+    with Prefetcher(make, start=7, ahead=4) as coming:
         found = [next(coming) for _ in range(20)]
 
     assert found == [make(step) for step in range(7, 27)]
@@ -29,7 +29,7 @@ def test_an_error_comes_where_its_result_would_have():
             raise ArithmeticError("step 2")
         return step
 
-    with RunAhead(make, start=0, ahead=5) as coming:
+    with Prefetcher(make, start=0, ahead=5) as coming:
         assert [next(coming), next(coming)] == [0, 1]
         with pytest.raises(ArithmeticError, match="step 2"):
             next(coming)
@@ -43,7 +43,7 @@ def test_no_more_is_computed_than_asked_for():
         made.append(step)
         threads.add(threading.get_ident())
 
-    with RunAhead(make, start=0, ahead=3) as coming:
+    with Prefetcher(make, start=0, ahead=3) as coming:
         for _ in range(5):
             next(coming)
 
@@ -56,7 +56,7 @@ def test_no_more_is_computed_than_asked_for():
 def test_closing_ends_the_thread():
     """After the block no thread of ours is left and asking for more is an error."""
     before = threading.active_count()
-    with RunAhead(lambda step: step, start=0, ahead=2) as coming:
+    with Prefetcher(lambda step: step, start=0, ahead=2) as coming:
         assert next(coming) == 0
 
     assert threading.active_count() == before
@@ -67,4 +67,4 @@ def test_closing_ends_the_thread():
 def test_nothing_ahead_is_refused():
     """ahead counts the steps computed early; 0 would never deliver."""
     with pytest.raises(ValueError, match="ahead 0"):
-        RunAhead(lambda step: step, start=0, ahead=0)
+        Prefetcher(lambda step: step, start=0, ahead=0)

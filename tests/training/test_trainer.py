@@ -12,9 +12,9 @@ from nas.models.supernet import Supernet
 from nas.runtime.checkpoint import Checkpoint
 from nas.sampling.attentive import BestUp, Uniform
 from nas.sampling.uniform import Unconstrained
-from nas.training import trainer
 from nas.training.losses import KL
 from nas.training.recipe import Recipe, Runtime
+from nas.training.trainer import Epoch, Trainer
 
 CPU = torch.device("cpu")
 RUNTIME = Runtime(device="cpu", threads=1, evaluators=1, workers=0, precision="fp32", channels_last=True)
@@ -58,9 +58,12 @@ def train(easy_set, tiny_space, tmp_path, monkeypatch):
         batches.poison = poison
         strategy = strategy or BestUp(Unconstrained(tiny_space), 3)
         with Checkpoint(tmp_path / name, "train", "f" * 64) as checkpoint:
-            found = trainer.train(supernet, batches, strategy, epochs, seed, "train", recipe, RUNTIME, CPU, checkpoint, val, on_epoch)
+            trainer = Trainer(
+                supernet, batches, strategy, epochs=epochs, seed=seed, place="train", recipe=recipe, runtime=RUNTIME, device=CPU
+            )
+            trainer.fit(checkpoint, val, on_epoch)
         (checkpoint.folder / "finished").unlink()  # the stage's later work is still to come
-        return supernet, found.history
+        return supernet, trainer.history
 
     return train
 
@@ -70,7 +73,7 @@ def same(a: Supernet, b: Supernet) -> bool:
 
 
 def stop_in(epoch: int):
-    def on_epoch(row: trainer.Epoch) -> None:
+    def on_epoch(row: Epoch) -> None:
         if row.epoch == epoch:
             raise Stopped
 
@@ -174,7 +177,7 @@ def test_after_many_bad_steps_training_goes_back_and_on_slower(train, capsys):
     """Five in a row in epoch 2 and 3: back to epoch 1, and half the rate from there; stopped then, it ends alike."""
     _, plain = train("plain", epochs=4)
     whole, history = train("back", epochs=4, poison=bad_at_first(1, 5))
-    assert "back to the weights of epoch 1, with 0.5 of the learning rate" in capsys.readouterr().out
+    assert "rollback to the weights of epoch 1, with 0.5 of the learning rate" in capsys.readouterr().out
     assert history[0] == plain[0]
     assert [row.learning_rate for row in history[1:]] == pytest.approx([row.learning_rate / 2 for row in plain[1:]])
     with pytest.raises(Stopped):
@@ -185,5 +188,5 @@ def test_after_many_bad_steps_training_goes_back_and_on_slower(train, capsys):
 
 def test_training_goes_back_three_times_at_most(train):
     """A fourth time it stops, with the number of skipped steps."""
-    with pytest.raises(FloatingPointError, match=r"20 steps skipped.*going back 3 times.*weights of epoch 1"):
+    with pytest.raises(FloatingPointError, match=r"20 steps skipped.*after 3 rollbacks.*weights of epoch 1"):
         train("bad", epochs=4, poison=lambda epoch, step: epoch > 0)
