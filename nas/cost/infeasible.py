@@ -1,20 +1,18 @@
-"""A target that nothing can meet."""
+"""The error for a target or bound that no architecture meets."""
 
 
-class Infeasible(ValueError):
-    """No choice is as cheap as the limit; states what is."""
+class InfeasibleTarget(ValueError):
+    """No architecture meets a target or bound; the message states the achievable range and what to change.
 
-    def __init__(self, limit: float, cheapest: float, most_expensive: float) -> None:
-        super().__init__(f"nothing costs {limit:g} or less: costs go from {cheapest:g} to {most_expensive:g}")
-        self.limit, self.cheapest, self.most_expensive = limit, cheapest, most_expensive
+    Args:
+        target: what was asked for, e.g. "at most 25 ms" or "between 25 and 26 ms".
+        low: least achievable cost.
+        high: greatest achievable cost.
+        unit: of both, e.g. "ms".
+        advice: what to change, e.g. "change params.yaml: search.targets".
+    """
 
-
-class InfeasibleTarget(Infeasible):
-    """No network of the space is as fast as asked for; states how fast they are."""
-
-    def __init__(self, target_ms: float, min_ms: float, max_ms: float) -> None:
-        super().__init__(target_ms, min_ms, max_ms)
-        self.args = (
-            f"a target latency of {target_ms:g} ms cannot be met: by this device's table the networks of the space "
-            f"take from {min_ms:.6g} to {max_ms:.6g} ms",
-        )
+    def __init__(self, target: str, low: float, high: float, unit: str = "", advice: str = "") -> None:
+        achievable = f"{low:.6g} to {high:.6g} {unit}".rstrip()
+        super().__init__(f"no architecture costs {target}; the achievable range is {achievable}{advice and f'; {advice}'}")
+        self.target, self.low, self.high = target, low, high

@@ -74,7 +74,7 @@ class Latency:
         """
         low, high = self.range_ms
         if not low <= target_ms <= high:
-            raise InfeasibleTarget(target_ms, low, high)
+            raise InfeasibleTarget(f"{target_ms:g} ms", low, high, "ms", "change search.targets of pipelines/hardcore_nas/params.yaml")
         return target_ms
 
 

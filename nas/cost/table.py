@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from nas.cost.infeasible import InfeasibleTarget
 from nas.spaces import encoding
 from nas.spaces.mbconv import Arch, SearchSpace
 
@@ -95,17 +96,18 @@ class CostTable:
         """The greatest cost of any architecture, in `unit`."""
         return self._extreme(np.max)
 
-    def check_between(self, low: float, high: float) -> None:
-        """Nothing, if some architecture may cost between low and high (both included, in `unit`).
+    def check_between(self, low: float, high: float, advice: str = "") -> None:
+        """Nothing, if the interval from low to high (both included, in `unit`) meets the achievable range.
 
         Raises:
-            ValueError: if none does, for lying outside the achievable range, which the message states.
+            InfeasibleTarget: if it does not; states the range, and the advice.
         """
         if not low <= high or high < self.smallest or low > self.largest:
-            raise ValueError(
-                f"no architecture of space {self.space.name!r} costs between {low:g} and {high:g} {self.unit}; "
-                f"the achievable range is {self.smallest:.6g} to {self.largest:.6g} {self.unit}"
-            )
+            raise self.infeasible(f"between {low:g} and {high:g} {self.unit}", advice)
+
+    def infeasible(self, target: str, advice: str = "") -> InfeasibleTarget:
+        """The error for a target that no architecture meets, e.g. "at most 3 MFLOPs"; states the achievable range."""
+        return InfeasibleTarget(target, self.smallest, self.largest, self.unit, advice)
 
     def _extreme(self, pick: np.ufunc) -> float:
         """Dynamic programme from the head back: the extreme of what is still to pay, per (resolution, width)."""

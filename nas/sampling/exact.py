@@ -69,7 +69,8 @@ class ExactSampler:
         """n architectures, independent and uniform over those in the target's bucket.
 
         Raises:
-            ValueError: if no architecture is, or the target is not a multiple of the step.
+            InfeasibleTarget: if there is none.
+            ValueError: if the target is not a multiple of the step.
         """
         number = self.buckets.number(target)
         low, high = self.buckets.edges([number, number + 1])
@@ -77,26 +78,21 @@ class ExactSampler:
         try:
             return self._draw(low, high, lambda costs: self.buckets.of(costs) == number, n, rng)
         except _NoneThere:
-            raise ValueError(
-                f"no architecture of space {self.table.space.name!r} meets the target {target:g} {self.table.unit} "
-                f"(step {self.buckets.step:g}); the nearest that can be met are {self._neighbours(number)}; "
-                f"the achievable range is {self.table.smallest:.6g} to {self.table.largest:.6g} {self.table.unit}"
+            raise self.table.infeasible(
+                f"{target:g} {self.table.unit} (step {self.buckets.step:g})", f"the nearest feasible targets are {self._neighbours(number)}"
             ) from None
 
     def draw_between(self, low: float, high: float, n: int, rng: np.random.Generator) -> Drawn:
         """n architectures, independent and uniform over those with cost in [low, high], in the table's unit.
 
         Raises:
-            ValueError: if there is none.
+            InfeasibleTarget: if there is none.
         """
         self.table.check_between(low, high)
         try:
             return self._draw(low, high, lambda costs: (costs >= low) & (costs <= high), n, rng)
         except _NoneThere:
-            raise ValueError(
-                f"no architecture of space {self.table.space.name!r} costs between {low:g} and {high:g} {self.table.unit}, "
-                f"though costs range from {self.table.smallest:.6g} to {self.table.largest:.6g}; widen the interval"
-            ) from None
+            raise self.table.infeasible(f"between {low:g} and {high:g} {self.table.unit}", "widen the interval") from None
 
     @cached_property
     def _counter(self) -> Counter:

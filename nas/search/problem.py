@@ -62,13 +62,10 @@ def of_table(name: str, table: CostTable, low: float | None = None, high: float 
         high: greatest cost of interest.
 
     Raises:
-        ValueError: if no architecture costs between the bounds; states the achievable range.
+        InfeasibleTarget: if no architecture costs between the bounds; states the achievable range.
     """
     low, high = -np.inf if low is None else low, np.inf if high is None else high
-    try:
-        table.check_between(low, high)
-    except ValueError as error:
-        raise ValueError(f"params.yaml: search.bounds.{name}: {error}") from None
+    table.check_between(low, high, f"change params.yaml: search.bounds.{name}")
     return Objective(name, table.costs, False, low, high)
 
 

@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from nas.cost.infeasible import InfeasibleTarget
 from nas.data.loader import Augmentation, Batch, DataSet
 from nas.runtime import params, processes
 from nas.runtime.checkpoint import Checkpoint
@@ -145,15 +146,12 @@ class Target(params.Section):
             place: of the targets, for messages.
 
         Raises:
-            ParamsError: if no network of the space has it.
+            InfeasibleTarget: if no network of the space has it.
         """
         if self.share is not None:
             return min(min_ms + self.share * (max_ms - min_ms), max_ms)  # rounding must not lead beyond
         if not min_ms <= self.latency_ms <= max_ms:
-            raise params.ParamsError(
-                f"{place}: no network of the space takes {self.latency_ms:g} ms on this device; "
-                f"the achievable range is {min_ms:.4g} to {max_ms:.4g} ms"
-            )
+            raise InfeasibleTarget(f"{self.latency_ms:g} ms on this device", min_ms, max_ms, "ms", f"change {place}")
         return self.latency_ms
 
 

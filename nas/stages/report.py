@@ -18,7 +18,7 @@ import pandas as pd
 import yaml
 from pydantic import ConfigDict, Field
 
-from nas.cost import flops
+from nas.cost import flops, registry
 from nas.data import loader
 from nas.plots import curves, page, pareto, predictor, sampling, style
 from nas.plots import search as progress_chart
@@ -69,7 +69,7 @@ def main() -> None:
         family["top1_test"] = [test.top1_of(network.to(device)) for network in networks]
         smallest, largest = runner.ends(test)
         rows = encoding.to_rows([space.smallest(), space.largest()])
-        known = search.tables(space, len(data.classes), searched.latency_table)
+        known = registry.tables(space, len(data.classes), searched.model_dump())
         ends = pd.DataFrame({name: each.costs(rows) for name, each in known.items()} | {"top1_test": [smallest, largest]})
         family["latency_ms"] = [known["latency_ms"].cost(encoding.from_json(arch)) for arch in family["arch"]]
         rng = seeding.generator(seed, "report", "trials")

@@ -23,9 +23,10 @@ from typing import Annotated, Literal, Self
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
-from nas.cost import flops, latency, parameters
+from nas.cost import registry
+from nas.cost.registry import CostName
 from nas.cost.table import CostTable
 from nas.data import loader
 from nas.evaluation.evaluate import Scorer
@@ -43,7 +44,7 @@ from nas.search.predictor import Forest
 from nas.search.problem import Problem, of_score, of_table
 from nas.search.spread import Spread
 from nas.spaces import encoding
-from nas.spaces.mbconv import Arch, SearchSpace
+from nas.spaces.mbconv import Arch
 from nas.stages import runner, split
 from nas.stages.check import check_all
 from nas.stages.errors import user_errors
@@ -58,23 +59,16 @@ BUCKETS = 64  # of the exact samplers that draw first architectures
 BLOCK = 64  # architectures that random search evaluates in a round
 MANY = 2000  # random architectures by which the tightest bound is found
 
-Cost = Literal["mflops", "parameters", "latency_ms"]
-
 
 class Bound(params.Section):
     """The least and the greatest value of interest, both included; null: no bound."""
 
-    min: float | None
-    max: float | None
+    min: float | None = None
+    max: float | None = None
 
 
-class Bounds(params.Section):
-    """Section `search.bounds`."""
-
-    mflops: Bound
-    parameters: Bound
-    latency_ms: Bound
-    top1: Bound  # percent, on the search images
+# section `search.bounds`: each cost, and top1, percent, on the search images
+Bounds = create_model("Bounds", __base__=params.Section, **{name: (Bound, Bound()) for name in (*registry.COSTS, "top1")})
 
 
 class Random(params.Section):
@@ -89,10 +83,10 @@ class Search(params.Section):
     weights: Literal["early", "final"]
     score: Literal["measured", "predicted"]
     latency_table: str  # file
-    costs: Annotated[tuple[Cost, ...], Field(min_length=1)]  # objectives beside the score; the first orders the family
+    costs: Annotated[tuple[CostName, ...], Field(min_length=1)]  # objectives beside the score; the first orders the family
     bounds: Bounds
     models: Annotated[int, Field(ge=1)] | None  # of the family, or
-    targets: tuple[dict[Cost, float], ...] | None  # what each model may cost
+    targets: tuple[dict[CostName, float], ...] | None  # what each model may cost
     method: Literal["evolution", "nsga2", "bayesian", "random"]
     first: Literal["spread", "uniform"]  # the first architectures: evenly over the cost, or as they come
     evolution: evolution.Settings
@@ -117,7 +111,7 @@ def main() -> None:
     sections = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "search": p}
     with runner.stage("search", sections) as (run, checkpoint):
         data = loader.read(split.OUT)
-        known = tables(space, len(data.classes), p.latency_table)
+        known = registry.tables(space, len(data.classes), p.model_dump())
         problem = stated(p, known)
         device = runtime.start()
         supernet = runner.new_supernet(space, len(data.classes), seed).to(device)
@@ -163,34 +157,17 @@ def found_figures(p: Search, found: dict[str, Evaluated], mflops: CostTable, cha
     return metrics
 
 
-def tables(space: SearchSpace, classes: int, latency_table: str) -> dict[str, CostTable]:
-    """Every cost that is known of the space's architectures, by its name in `search.costs`.
-
-    Raises:
-        FileNotFoundError, ValueError: if the latency table is missing, damaged or of another space.
-    """
-    return {
-        "mflops": flops.table(space, classes),
-        "parameters": parameters.table(space, classes),
-        "latency_ms": latency.load_cost_table(latency_table, space, classes),
-    }
-
-
 def stated(p: Search, known: dict[str, CostTable]) -> Problem:
     """Objectives and bounds; costs that are no objective are reported all the same.
 
     Raises:
-        ValueError: if nothing lies within a bound, or nothing costs what a target says; states the achievable range.
+        InfeasibleTarget: if nothing lies within a bound, or nothing costs what a target says; states the achievable range.
     """
     for target in p.targets or ():
         for name, cost in target.items():
             if not known[name].smallest <= cost <= known[name].largest:
-                raise ValueError(
-                    f"params.yaml: search.targets: {name} {cost:g}: the space's architectures have {known[name].smallest:.6g} to "
-                    f"{known[name].largest:.6g} {known[name].unit}"
-                )
-    bounds = p.bounds.model_dump()
-    each = {name: of_table(name, table, bounds[name]["min"], bounds[name]["max"]) for name, table in known.items()}
+                raise known[name].infeasible(f"{cost:g} {known[name].unit}", "change params.yaml: search.targets")
+    each = {name: of_table(name, table, bound.min, bound.max) for name, table in known.items() for bound in [getattr(p.bounds, name)]}
     low, high = p.bounds.top1.min, p.bounds.top1.max
     score = of_score("top1", -np.inf if low is None else low, np.inf if high is None else high)
     space = next(iter(known.values())).space

@@ -12,6 +12,7 @@ writes   alphanet_search/evaluated.parquet    as outputs/search/evaluated.parque
 
 from torch import nn
 
+from nas.cost import registry
 from nas.data import loader
 from nas.runtime import params
 from nas.runtime.checkpoint import load_weights, save_weights
@@ -35,7 +36,7 @@ def main() -> None:
     with config.PIPELINE.stage("alphanet_search", parameters) as (run, checkpoint, out):
         data = loader.read(split.OUT)
         chance = 100 / len(data.classes)
-        known = search.tables(space, len(data.classes), p.latency_table)
+        known = registry.tables(space, len(data.classes), p.model_dump())
         problem, device = search.stated(p, known), runtime.start()
         supernet = main_pipeline.new_supernet(space, len(data.classes), seed).to(device)
         load_weights(alphanet.OUT / ("early.safetensors" if p.weights == "early" else "weights.safetensors"), supernet)

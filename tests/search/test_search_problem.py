@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.cost import flops, parameters
+from nas.cost.infeasible import InfeasibleTarget
 from nas.search.archive import Evaluated
 from nas.search.family import family_within, hypervolume
 from nas.search.problem import Objective, Problem, of_score, of_table
@@ -84,7 +85,7 @@ def test_the_volume_of_two_objectives_is_the_familys(points):
 
 def test_bounds_on_a_table_that_nothing_meets_name_the_range(tiny_space):
     """Raised before anything is evaluated, with what there is."""
-    with pytest.raises(ValueError, match=r"search\.bounds\.mflops: .*achievable range is"):
+    with pytest.raises(InfeasibleTarget, match=r"achievable range is .*; change params\.yaml: search\.bounds\.mflops"):
         of_table("mflops", flops.table(tiny_space, 10), low=1e6)
 
 

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import yaml
 
+from nas.cost import registry
 from nas.cost.latency import Entry, LatencyTable, distinct
 from nas.runtime import params
 from nas.search.archive import Evaluated
 from nas.search.family import hypervolume
 from nas.spaces import encoding
 from nas.stages import search
-from nas.stages.search import Search, draws, stated, tables, volume
+from nas.stages.search import Search, draws, stated, volume
 from nas.tracking import provenance
 
 
@@ -27,7 +28,7 @@ def known(tiny_space, tmp_path_factory) -> dict:
     entries = {piece: Entry(float(piece.width), 0.0, 1) for piece in distinct(tiny_space)}
     file = tmp_path_factory.mktemp("latency") / "table.json"
     LatencyTable(tiny_space, 10, entries, 1.5).save(file)
-    return tables(tiny_space, 10, str(file))
+    return registry.tables(tiny_space, 10, {"latency_table": str(file)})
 
 
 def test_costs_are_objectives_in_the_order_given_and_the_others_are_reported(known):
@@ -51,11 +52,20 @@ def test_bounds_of_any_kind_hold(known, tiny_rows):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"models": None, "targets": [{"mflops": 1e9}]}, r"search\.targets: mflops 1e\+09: the space's architectures have .* MFLOPs"),
-        ({"models": None, "targets": [{"parameters": 1}]}, r"search\.targets: parameters 1: .* parameters"),
-        ({"models": None, "targets": [{"latency_ms": 0.2}]}, r"search\.targets: latency_ms 0\.2: .* have \d.* to \d.* ms"),
-        ({"models": None, "targets": [{"latency_ms": 1e6}]}, r"search\.targets: latency_ms 1e\+06: .* have \d.* to \d.* ms"),
-        ({"bounds": {"parameters": (None, 1)}}, r"search\.bounds\.parameters: .*achievable range"),
+        (
+            {"models": None, "targets": [{"mflops": 1e9}]},
+            r"1e\+09 MFLOPs; the achievable range is \d.* to \d.* MFLOPs; change params\.yaml: search\.targets",
+        ),
+        ({"models": None, "targets": [{"parameters": 1}]}, r"costs 1 parameters; .* parameters; change params\.yaml: search\.targets"),
+        (
+            {"models": None, "targets": [{"latency_ms": 0.2}]},
+            r"0\.2 ms; the achievable range is \d.* to \d.* ms; change params\.yaml: search\.targets",
+        ),
+        (
+            {"models": None, "targets": [{"latency_ms": 1e6}]},
+            r"1e\+06 ms; the achievable range is \d.* to \d.* ms; change params\.yaml: search\.targets",
+        ),
+        ({"bounds": {"parameters": (None, 1)}}, r"achievable range.*change params\.yaml: search\.bounds\.parameters"),
         ({"bounds": {"mflops": (3.0, 2.0)}}, r"search\.bounds\.mflops"),
         ({"bounds": {"top1": (90.0, 80.0)}}, r"search\.bounds\.top1"),
     ],

@@ -12,7 +12,7 @@ The work is done on plain floats: with some hundred numbers, calling NumPy costs
 
 import numpy as np
 
-from nas.cost.infeasible import Infeasible
+from nas.cost.infeasible import InfeasibleTarget
 
 ROUNDING = 1e-12  # relative; a limit that is the cheapest sum, added up in another order, is not infeasible
 
@@ -26,7 +26,7 @@ def solve(value: np.ndarray, cost: np.ndarray, limit: float) -> np.ndarray:
         limit: of the sum of costs.
 
     Raises:
-        Infeasible: if the cheapest choices together cost more than the limit.
+        InfeasibleTarget: if the cheapest choices together cost more than the limit.
         ValueError: if a value or the limit is not finite, if a cost is not a number, or if a block offers nothing.
     """
     _check(value, cost, limit)
@@ -35,7 +35,7 @@ def solve(value: np.ndarray, cost: np.ndarray, limit: float) -> np.ndarray:
     at = [hull[0][0] for hull in hulls]
     spent = sum(row[j] for row, j in zip(costs, at))
     if spent > limit + ROUNDING * abs(limit):
-        raise Infeasible(limit, spent, float(np.where(np.isinf(cost), -np.inf, cost).max(1).sum()))
+        raise InfeasibleTarget(f"at most {limit:g}", spent, float(np.where(np.isinf(cost), -np.inf, cost).max(1).sum()))
     x = np.zeros(value.shape)
     for _, block, after in sorted((slope, block, j) for block, hull in enumerate(hulls) for j, slope in hull[1:]):
         more = costs[block][after] - costs[block][at[block]]

@@ -104,7 +104,7 @@ def test_a_space_with_few_networks_ends_the_search():
 def test_an_impossible_target_is_refused():
     """With both ends of what is possible."""
     latency, _ = made_up(0)
-    with pytest.raises(InfeasibleTarget, match="take from"):
+    with pytest.raises(InfeasibleTarget, match="achievable range"):
         Within(SPACE, latency, 0.5 * latency.range_ms[0])
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import linprog
 
-from nas.cost import infeasible
+from nas.cost.infeasible import InfeasibleTarget
 from nas.differentiable.hardcore_nas import knapsack
 
 INSTANCES = 1000
@@ -40,7 +40,7 @@ def test_the_objective_is_that_of_a_general_solver(rng):
         expected = highs(value, cost, limit)
         if expected is None:
             infeasible += 1
-            with pytest.raises(infeasible.Infeasible):
+            with pytest.raises(InfeasibleTarget):
                 knapsack.solve(value, cost, limit)
             continue
         x = knapsack.solve(value, cost, limit)
@@ -80,9 +80,9 @@ def test_what_is_not_offered_is_not_chosen():
 
 def test_an_infeasible_limit_states_the_range():
     """The cheapest sum is 1 + 2, the most expensive 4 + 5; what is not offered is not the most expensive."""
-    with pytest.raises(infeasible.Infeasible, match=r"2\.5 or less: costs go from 3 to 9") as error:
+    with pytest.raises(InfeasibleTarget, match=r"at most 2\.5; the achievable range is 3 to 9") as error:
         knapsack.solve(np.zeros((2, 3)), np.array([[1.0, 4.0, np.inf], [5.0, 2.0, np.inf]]), 2.5)
-    assert (error.value.limit, error.value.cheapest, error.value.most_expensive) == (2.5, 3, 9)
+    assert (error.value.target, error.value.low, error.value.high) == ("at most 2.5", 3, 9)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from nas.cost.infeasible import InfeasibleTarget
 from nas.cost.latency_hardcore_nas import Latency
 from nas.differentiable.hardcore_nas.one_shot import OneShot
 from nas.differentiable.hardcore_nas.training import largest, largest_loss
@@ -108,7 +109,9 @@ def test_impossible_targets_are_refused(latency):
     """With both ends of what the networks of the space take: 1 ms, and the blocks of the smallest or of the largest."""
     low = 1 + sum(latency.blocks_ms[s, 0].min() for s in range(2))
     high = 1 + latency.blocks_ms.max(2).sum()
-    with pytest.raises(ParamsError, match=rf"takes 0\.5 ms on this device; the achievable range is {low:.4g} to {high:.4g} ms"):
+    with pytest.raises(
+        InfeasibleTarget, match=rf"costs 0\.5 ms on this device; the achievable range is {low:.6g} to {high:.6g} ms; change search\.targets"
+    ):
         Target(latency_ms=0.5).ms(*latency.range_ms, "search.targets")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nas.cost.infeasible import InfeasibleTarget
 from nas.data.loader import TrainingBatches
 from nas.plots import heatmap
 from nas.runtime import presets
@@ -71,7 +72,7 @@ def test_targets_are_milliseconds_or_shares():
 
 def test_impossible_targets_are_refused():
     """With both ends of what is possible."""
-    with pytest.raises(ParamsError, match=r"search\.targets: .* takes 0\.1 ms .*achievable range is 2\.5 to 7 ms"):
+    with pytest.raises(InfeasibleTarget, match=r"costs 0\.1 ms .*achievable range is 2\.5 to 7 ms; change search\.targets"):
         Target(latency_ms=0.1).ms(2.5, 7.0, "search.targets")
 
 
