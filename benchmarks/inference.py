@@ -21,9 +21,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nas
 from nas.data.vision import models
-from nas.export import bundle, formats
+from nas.export import bundle
 from nas.export.card import device
-from nas.export.graph import to_onnx
+from nas.export.onnx import ONNX, open_onnx, to_onnx
+from nas.export.quantize import INT8
+from nas.export.torch_export import trace
 from nas.models.extract import MBConv, Network
 from nas.models.fuse import fold
 from nas.models.published import SPACE
@@ -145,7 +147,7 @@ def published(name: str, threads: int) -> None:
     add("MobileNetV2, channels_last", mobile.to(memory_format=torch.channels_last), large)
     add("MobileNetV2, channels_last, folded", fuse(mobile).to(memory_format=torch.channels_last), large)
     with TemporaryDirectory() as folder:
-        session = formats.open_onnx(onnx_file(network, name, Path(folder)), threads)
+        session = open_onnx(onnx_file(network, name, Path(folder)), threads)
     pixels = np.random.default_rng(0).integers(256, size=(BATCH, 3, side, side), dtype=np.uint8)
     runs["ONNX Runtime"], costs["ONNX Runtime"] = partial(session, pixels), costs["folded, channels_last"]
     show(f"{name}, batch {BATCH}, {side} px", interleaved(runs), costs)
@@ -167,8 +169,8 @@ def onnx_file(network: Network, name: str, folder: Path) -> Path:
         images=bundle.Preparation(side=network.resolution, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
         architecture=bundle.Architecture.of(mbconv.load(SPACE), spaces.published(name)),
     )
-    program = formats.trace(bundle.Classifier(fold(network), described).eval())
-    path = folder / formats.ONNX
+    program = trace(bundle.Classifier(fold(network), described).eval())
+    path = folder / ONNX
     path.write_bytes(to_onnx(program, network.resolution, 1000).SerializeToString())
     return path
 
@@ -182,8 +184,8 @@ def family(threads: int) -> None:
         images = torch.from_numpy(pixels).contiguous(memory_format=torch.channels_last)
         runs = {
             "folded, channels_last": called(classifier.to(memory_format=torch.channels_last), images),
-            "ONNX Runtime": partial(formats.open_onnx(folder / formats.ONNX, threads), pixels),
-            "ONNX Runtime, 8 bits": partial(formats.open_onnx(folder / formats.INT8, threads), pixels),
+            "ONNX Runtime": partial(open_onnx(folder / ONNX, threads), pixels),
+            "ONNX Runtime, 8 bits": partial(open_onnx(folder / INT8, threads), pixels),
         }
         show(f"{folder.name}, batch {BATCH}, {side} px", interleaved(runs), dict.fromkeys(runs, mflops(classifier, images)))
 

@@ -1,1 +1,1 @@
-"""Networks to take away: torch.export, ONNX and 8-bit ONNX, each checked against the PyTorch network, and a model card."""
+"""Exported models: self-contained bundles, torch.export, ONNX and 8-bit ONNX, checked against PyTorch; the model card."""

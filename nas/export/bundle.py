@@ -1,10 +1,10 @@
-"""A network to take away: a folder that holds all that is needed to run it, without the search space or the data set.
+"""A self-contained bundle: a folder with everything needed to run a network, without its search space or dataset.
 
-    bundle.json          classes, architecture, how images are prepared, hash of the weights
-    weights.safetensors  the calibrated network with its batch norms, which fine-tuning needs; `load` folds them
-    model.*, card.md     other formats and the model card, see `nas.export`
+    bundle.json          classes, architecture, image preparation, hash of the weights
+    weights.safetensors  the calibrated network with its batch norms, for fine-tuning; `load` folds them
+    model.*, card.md     other formats and the model card, see `nas.export.formats` and `nas.export.card`
 
-Nothing in it is a pickle.
+No file is a pickle. Bundles of version 1, which call the images `pictures`, still load.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -25,16 +25,16 @@ from nas.runtime.checkpoint import save_weights
 from nas.spaces.mbconv import LARGEST, Arch, SearchSpace, StageArch, StageSpace
 
 DESCRIPTION, WEIGHTS = "bundle.json", "weights.safetensors"
-FAMILY = "family"  # stage export's bundles lie in outputs/export/family/, beside its metrics
+VERSION = 2  # `format` in bundle.json
+FAMILY = "family"  # stage export writes its bundles to outputs/export/family/, beside its metrics
 
-MOST_BLOCKS = 1000  # of an architecture
+MAX_BLOCKS = 1000  # per architecture
 Positive = Annotated[int, Field(gt=0, le=LARGEST)]
-Colours = tuple[float, float, float]
-Spread = Annotated[float, Field(gt=0)]
+StandardDeviation = Annotated[float, Field(gt=0)]
 
 
 class BundleError(ValueError):
-    """A folder is no bundle, or a damaged one; the message says which file and what to do."""
+    """A folder is not a bundle, or a damaged one; the message names the file and the remedy."""
 
 
 class _Part(BaseModel):
@@ -42,7 +42,7 @@ class _Part(BaseModel):
 
 
 class Stage(_Part):
-    """A run of MBConv blocks; only the first has the stride."""
+    """MBConv blocks in sequence; only the first has the stride."""
 
     name: str
     width: Positive  # output channels
@@ -54,9 +54,9 @@ class Stage(_Part):
 
 
 class Architecture(_Part):
-    """One architecture together with what its search space fixes."""
+    """One architecture with the constants of its search space."""
 
-    resolution: Positive  # pixels; the network resizes its input to it
+    resolution: Positive  # pixels; the network resizes its input to this side
     stem_width: Positive
     stem_stride: Literal[1, 2]
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
@@ -64,17 +64,17 @@ class Architecture(_Part):
     head_expansion: Positive
 
     @model_validator(mode="after")
-    def _can_be_built(self) -> Self:
-        if (blocks := sum(s.depth for s in self.stages)) > MOST_BLOCKS:
-            raise ValueError(f"{blocks} blocks, at most {MOST_BLOCKS} are built")
+    def _limit_blocks(self) -> Self:
+        if (blocks := sum(s.depth for s in self.stages)) > MAX_BLOCKS:
+            raise ValueError(f"{blocks} blocks, the maximum is {MAX_BLOCKS}")
         return self
 
     @classmethod
     def of(cls, space: SearchSpace, arch: Arch) -> Self:
-        """The architecture of a space.
+        """From an architecture and its search space.
 
         Raises:
-            ValueError: if it is not in the space.
+            ValueError: if the architecture is not in the space.
         """
         stages = tuple(
             Stage(
@@ -99,13 +99,13 @@ class Architecture(_Part):
 
     @property
     def arch(self) -> Arch:
-        """The choices alone."""
+        """The searched choices."""
         stages = tuple(StageArch(s.width, s.depth, s.kernel, s.expansion) for s in self.stages)
         return Arch(self.resolution, self.stem_width, stages, self.head_width)
 
     @property
     def space(self) -> SearchSpace:
-        """A space that offers nothing else."""
+        """A search space with this architecture only."""
         stages = tuple(
             StageSpace(s.name, (s.width,), (s.depth,), (s.kernel,), (s.expansion,), stride=s.stride, se=s.se) for s in self.stages
         )
@@ -114,32 +114,32 @@ class Architecture(_Part):
 
 
 class Preparation(_Part):
-    """What is done to images."""
+    """How images are prepared; the network itself normalises them."""
 
-    side: Annotated[int, Field(ge=8, le=LARGEST)]  # pixels: the centre 224/256 of the shorter side is resized to it, as `open_image` does
-    mean: Colours  # of pixels in [0, 1], red, green, blue; subtracted inside the network
-    std: tuple[Spread, Spread, Spread]  # divided by, inside the network
+    side: Annotated[int, Field(ge=8, le=LARGEST)]  # pixels; `open_image` resizes the centre 224/256 of the shorter side to it
+    mean: tuple[float, float, float]  # red, green, blue, of pixels in [0, 1]
+    std: tuple[StandardDeviation, StandardDeviation, StandardDeviation]
 
 
 class Description(_Part):
-    """What bundle.json says."""
+    """The content of bundle.json without the hash."""
 
-    format: Literal[1] = 1
+    format: Annotated[Literal[1, 2], AfterValidator(lambda _: VERSION)] = VERSION
     name: str
     dataset: str
     classes: Annotated[tuple[str, ...], Field(min_length=2)]  # in the order of the logits
-    images: Preparation
+    images: Preparation = Field(validation_alias=AliasChoices("images", "pictures"))  # `pictures` in version 1
     architecture: Architecture
 
 
-class _Written(Description):
-    """With the hash of the weights that were written beside it."""
+class _HashedDescription(Description):
+    """The content of bundle.json: with the hash of the weights file."""
 
     weights_sha256: str
 
 
 class Classifier(nn.Module):
-    """A network that takes images as they come: pixels from 0 to 255, red, green, blue."""
+    """A network with its normalisation: it takes RGB pixels from 0 to 255."""
 
     def __init__(self, network: Network | nn.Module, description: Description) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class Classifier(nn.Module):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names in the order of the logits."""
+        """Class names in the order of the logits."""
         return self.description.classes
 
     def forward(self, images: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ class Classifier(nn.Module):
         return self.network((images.to(self.image_mean.dtype) - self.image_mean) / self.image_std)
 
     def open_image(self, path: str | Path) -> Tensor:
-        """An image file as a batch of one, (1, 3, side, side) uint8, prepared as in evaluation.
+        """An image file as a batch of one, (1, 3, side, side) uint8, with the preparation of evaluation.
 
         Raises:
             ImageError: if the file cannot be decoded.
@@ -171,22 +171,24 @@ def write(folder: Path, network: Network, description: Description) -> None:
     """Write bundle.json and weights.safetensors: the same network gives the same bytes.
 
     Args:
-        network: calibrated, batch norms not folded.
+        network: calibrated, with batch norms.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / WEIGHTS, network)
-    written = _Written(**dict(description), weights_sha256=_sha256((folder / WEIGHTS).read_bytes()))
-    (folder / DESCRIPTION).write_text(written.model_dump_json(indent=2) + "\n")
+    hashed = _HashedDescription(**dict(description), weights_sha256=_sha256((folder / WEIGHTS).read_bytes()))
+    (folder / DESCRIPTION).write_text(hashed.model_dump_json(indent=2) + "\n")
 
 
 def load(folder: str | Path, folded: bool = True) -> Classifier:
     """The network of a bundle, in eval mode on the CPU: `nas.load("outputs/export/glyphs-a0")`.
 
+    No code in the folder is executed.
+
     Args:
         folded: False keeps the batch norms, for fine-tuning.
 
     Raises:
-        BundleError: for anything but a whole bundle; nothing in the folder is executed.
+        BundleError: if the folder is not a complete bundle.
     """
     folder = _find(Path(folder))
     description = _description(folder / DESCRIPTION)
@@ -194,48 +196,55 @@ def load(folder: str | Path, folded: bool = True) -> Classifier:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BundleError(f"the weights {path} cannot be read ({error.strerror}); {_AGAIN}") from None
-    form = description.architecture.space, description.architecture.arch, len(description.classes)
+        raise BundleError(f"the weights {path} cannot be read ({error.strerror}); {_REMEDY}") from None
     try:
-        weights = safetensors.torch.load(data)
-        sizes = [sum(tensor.numel() for tensor in found.values()) for found in (weights, Network(*form, device="meta").state_dict())]
-        if sizes[0] != sizes[1]:  # told before memory is taken for a network that the file cannot fill
-            raise RuntimeError(f"{sizes[0]} numbers, {DESCRIPTION} describes {sizes[1]}")
-        network = Network(*form)
-        network.load_state_dict(weights)
+        network = _network(description, data)
     except (SafetensorError, RuntimeError) as error:
-        raise BundleError(f"{path} holds no weights of this network: {error}; {_AGAIN}") from None
+        raise BundleError(f"{path} does not hold the weights of this network: {error}; {_REMEDY}") from None
     if _sha256(data) != description.weights_sha256:
-        raise BundleError(f"{path} is not the file that {DESCRIPTION} was written with: its sha256 is another; {_AGAIN}")
-    network.eval()
-    described = Description(**{key: getattr(description, key) for key in Description.model_fields})
-    return Classifier(fold(network) if folded else network, described).eval()
+        raise BundleError(f"the sha256 of {path} differs from the one in {DESCRIPTION}: the file was changed; {_REMEDY}")
+    unhashed = Description(**{key: getattr(description, key) for key in Description.model_fields})
+    return Classifier(fold(network) if folded else network, unhashed).eval()
 
 
-_AGAIN = "write the bundle again: dvc repro export --force"
+_REMEDY = "write the bundle again: dvc repro export --force"
+
+
+def _network(description: Description, data: bytes) -> Network:
+    """The described network with the weights of a safetensors file, in eval mode."""
+    config = description.architecture.space, description.architecture.arch, len(description.classes)
+    weights = safetensors.torch.load(data)
+    values, expected = (sum(t.numel() for t in tensors.values()) for tensors in (weights, Network(*config, device="meta").state_dict()))
+    if values != expected:  # before memory is allocated for a network that the file cannot fill
+        raise RuntimeError(f"{values} values, {DESCRIPTION} describes {expected}")
+    network = Network(*config)
+    network.load_state_dict(weights)
+    return network.eval()
 
 
 def _find(folder: Path) -> Path:
-    """The folder; outputs/export/family/<name> for outputs/export/<name>, a link that `dvc pull` does not bring."""
+    """The folder itself, or outputs/export/family/<name> for outputs/export/<name>, a link that `dvc pull` does not restore."""
     inner = folder.parent / FAMILY / folder.name
     if not folder.exists() and inner.is_dir():
         return inner
     if folder.is_file():
-        raise BundleError(f"{folder} is a file; a bundle is a folder with {DESCRIPTION} and {WEIGHTS}, as stage export writes them")
+        raise BundleError(f"{folder} is a file; a bundle is a folder with {DESCRIPTION} and {WEIGHTS}, as stage export writes it")
     if not (folder / DESCRIPTION).is_file():
         near = sorted(str(path.parent) for path in folder.parent.glob(f"*/{DESCRIPTION}"))
-        raise BundleError(f"{folder} is no bundle: no {DESCRIPTION} in it; found {near or 'none beside it'}; make some: dvc repro export")
+        raise BundleError(
+            f"{folder} is not a bundle: it has no {DESCRIPTION}; bundles beside it: {near or 'none'}; to write bundles: dvc repro export"
+        )
     return folder
 
 
-def _description(path: Path) -> _Written:
+def _description(path: Path) -> _HashedDescription:
     try:
-        return _Written.model_validate_json(path.read_bytes())
+        return _HashedDescription.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise BundleError(f"{path} cannot be read ({error.strerror}); {_AGAIN}") from None
+        raise BundleError(f"{path} cannot be read ({error.strerror}); {_REMEDY}") from None
     except ValidationError as error:
-        lines = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the whole'}: {e['msg']}" for e in error.errors()[:5])
-        raise BundleError(f"{path} does not describe a bundle ({lines}); {_AGAIN}") from None
+        lines = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()[:5])
+        raise BundleError(f"{path} does not describe a bundle ({lines}); {_REMEDY}") from None
 
 
 def _sha256(data: bytes) -> str:

@@ -1,17 +1,16 @@
-"""The model card of a bundle (Mitchell et al., "Model Cards for Model Reporting", arXiv:1810.03993), as Markdown."""
+"""The model card of a bundle as Markdown (Mitchell et al., "Model Cards for Model Reporting", arXiv:1810.03993)."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nas.data.sets import CENTRE
 from nas.export.bundle import DESCRIPTION, WEIGHTS, Description
-from nas.export.formats import INT8, ONNX, PT2
-from nas.export.graph import OPSET
-from nas.export.parity import Parity
+from nas.export.formats import INT8, ONNX, PT2, Parity
+from nas.export.onnx import OPSET
 
-LICENCES = {  # of the images, by the data set's name in params.yaml
+LICENCES = {  # of the images, by the dataset's name in params.yaml
     **dict.fromkeys(
         ("glyphs", "greek", "cyrillic"),
         "drawn from the fonts that matplotlib ships (DejaVu, STIX, Computer Modern; free licences) over crops of the two "
@@ -22,137 +21,151 @@ LICENCES = {  # of the images, by the data set's name in params.yaml
     "fashion_mnist": "MIT",
     "food101": "the images belong to their owners (Foodspotting); research use",
 }
-UNKNOWN = "not stated: see the data set's source, or say it in params.yaml `export.licence`"
+UNKNOWN_LICENCE = "unknown: see the source of the dataset, or set `export.licence` in params.yaml"
 
 
 @dataclass(frozen=True)
 class Latency:
-    """How long one call takes."""
+    """Measured latency of one runtime."""
 
     runtime: str  # torch, ONNX Runtime, ...
-    latency_ms: float  # median
-    batch: int  # images a call
+    latency_ms: float  # median, per call
+    batch: int  # images per call
     threads: int
     device: str
 
 
-def card(
-    description: Description,
-    facts: Mapping[str, float],
-    parities: Sequence[Parity],
-    latencies: Sequence[Latency],
-    images: Mapping[str, int],
-    checked_on: str,
-    licence: str,
-    sizes: Mapping[str, int],
-) -> str:
-    """The card.
+@dataclass(frozen=True)
+class Facts:
+    """What the card states about a model beyond its description."""
 
-    Args:
-        description: of the bundle.
-        facts: mflops, parameters, top1 (percent, of the PyTorch network on the checked images).
-        parities: of each format.
-        latencies: where they were measured; may be empty.
-        images: how many by part of the data.
-        checked_on: what images the accuracies were counted on.
-        licence: of the images.
-        sizes: bytes of each file.
-    """
-    d, prepared = description, description.images
-    return "\n".join(
+    mflops: float  # multiply-accumulates per image, 1e6
+    parameters: int
+    top1: float  # percent, of the PyTorch network on the evaluated images
+    parities: Sequence[Parity]  # per format
+    latencies: Sequence[Latency]  # may be empty
+    images: Mapping[str, int]  # split -> number of images
+    evaluated_on: str  # the images that the accuracies are measured on
+    licence: str  # of the images
+    sizes: Mapping[str, int]  # file -> bytes
+
+
+def card(description: Description, facts: Facts) -> str:
+    """The model card, Markdown."""
+    sections = (_usage(description), _accuracy(facts), _cost(description, facts), _data(description, facts), _limits(description), _files())
+    return "\n".join([*_title(description), *(line for section in sections for line in section)])
+
+
+def _title(d: Description) -> list[str]:
+    text = (
+        f"An image classifier for {len(d.classes)} classes ({d.dataset}): a sub-network extracted from a supernet (AttentiveNAS, "
+        "arXiv:2011.09011), its batch-norm statistics re-estimated on training images and folded into the weights."
+    )
+    return [f"# {d.name}", "", text, ""]
+
+
+def _usage(d: Description) -> Iterator[str]:
+    side = d.images.side
+    yield from _heading("How to run it")
+    yield from _code(
+        "import nas, torch",
+        "",
+        "model = nas.load(FOLDER)  # this folder",
+        'with torch.inference_mode():\n    logits = model(model.open_image("image.png"))',
+        "print(model.classes[logits.argmax()])",
+    )
+    yield (
+        f"Without this package: `{ONNX}` (operator set {OPSET}) with ONNX Runtime, `{PT2}` with torch.export. The input is `images`: RGB "
+        f"pixels 0..255, (batch, 3, {side}, {side}) uint8, any batch size. The output is `logits`: (batch, {len(d.classes)}), in the "
+        f"order of `classes` in {DESCRIPTION}. Normalisation and the resize to {d.architecture.resolution} px are part of the model."
+    )
+    yield ""
+    yield from _code(
+        "import json, numpy as np, onnxruntime",
+        "from PIL import Image, ImageOps",
+        "",
+        f'image = ImageOps.fit(Image.open("image.png").convert("RGB"), ({side}, {side}), '
+        f"Image.Resampling.BILINEAR, bleed={(1 - CENTRE) / 2})",
+        f'session = onnxruntime.InferenceSession("{ONNX}")',
+        'logits = session.run(None, {"images": np.asarray(image).transpose(2, 0, 1)[None]})[0]',
+        f'print(json.load(open("{DESCRIPTION}"))["classes"][logits.argmax()])',
+    )
+    yield (
+        f"Images are prepared as in evaluation: the centre {CENTRE:g} of the shorter side is resized to {side} px (bilinear); "
+        f"an image of exactly {side} x {side} px is used whole."
+    )
+    yield ""
+
+
+def _accuracy(facts: Facts) -> Iterator[str]:
+    yield from _heading("Accuracy")
+    yield f"Evaluated on {facts.evaluated_on}."
+    yield ""
+    yield from _table(
+        ("format", "top-1, %", "points below PyTorch", "same prediction, %", "largest difference of a logit"),
         [
-            f"# {d.name}",
-            "",
-            f"An image classifier for {len(d.classes)} classes ({d.dataset}): one architecture of a search space, its weights cut out "
-            "of a supernet (AttentiveNAS, arXiv:2011.09011), batch-norm statistics estimated anew on training images and folded.",
-            "",
-            "## How to run it",
-            "",
-            *_code(
-                "import nas, torch",
-                "",
-                "model = nas.load(FOLDER)  # this folder",
-                'with torch.inference_mode():\n    logits = model(model.open_image("image.png"))',
-                "print(model.classes[logits.argmax()])",
-            ),
-            "",
-            f"Without this package: `{ONNX}` (operator set {OPSET}) in ONNX Runtime, `{PT2}` in torch.export. All take RGB pixels "
-            f"0..255 as `images` (batch, 3, {prepared.side}, {prepared.side}) uint8, any batch, and give `logits` (batch, "
-            f"{len(d.classes)}) in the order of `classes` in {DESCRIPTION}. Normalisation and the resize to "
-            f"{d.architecture.resolution} px are inside.",
-            "",
-            *_code(
-                "import json, numpy as np, onnxruntime",
-                "from PIL import Image, ImageOps",
-                "",
-                f'image = ImageOps.fit(Image.open("image.png").convert("RGB"), ({prepared.side}, {prepared.side}), '
-                f"Image.Resampling.BILINEAR, bleed={(1 - CENTRE) / 2})",
-                f'session = onnxruntime.InferenceSession("{ONNX}")',
-                'logits = session.run(None, {"images": np.asarray(image).transpose(2, 0, 1)[None]})[0]',
-                f'print(json.load(open("{DESCRIPTION}"))["classes"][logits.argmax()])',
-            ),
-            "",
-            f"Images are prepared as in evaluation: the centre {CENTRE:g} of the shorter side, resized to {prepared.side} px (bilinear); "
-            f"an image of just {prepared.side} x {prepared.side} px is taken whole.",
-            "",
-            "## Accuracy",
-            "",
-            f"On {checked_on}.",
-            "",
-            *_table(
-                ("format", "top-1, %", "points below PyTorch", "same answer, %", "largest difference of a logit"),
-                [
-                    ("PyTorch", f"{facts['top1']:.2f}", "", "", ""),
-                    *((p.format, f"{p.top1:.2f}", f"{p.top1_drop:.2f}", f"{p.agreement:.2f}", f"{p.max_abs_diff:.2g}") for p in parities),
-                ],
-            ),
-            "",
-            "## Cost",
-            "",
-            f"{facts['mflops']:.3f} MFLOPs (multiply-accumulates an image), {facts['parameters']:,.0f} parameters, "
-            f"{d.architecture.resolution} px.",
-            "",
-            *_table(("file", "KiB"), [(name, f"{size / 1024:.0f}") for name, size in sizes.items()]),
-            "",
-            *(
-                _table(
-                    ("runtime", "latency_ms (median)", "images a call", "threads", "device"),
-                    [(e.runtime, f"{e.latency_ms:.3f}", str(e.batch), str(e.threads), e.device) for e in latencies],
-                )
-                if latencies
-                else ["Latency was not measured."]
-            ),
-            "",
-            "## Data",
-            "",
-            f"{d.dataset}; images by part: {', '.join(f'{part} {count}' for part, count in images.items())}. "
-            f"Licence of the images: {licence}.",
-            "",
-            "## Limits",
-            "",
-            f"It knows the {len(d.classes)} classes of its training images and always answers with one of them. Accuracy on images of "
-            f"another kind than those is unknown. The 8-bit file keeps depthwise convolutions in float; how much faster it is depends on "
-            "the processor.",
-            "",
-            "## Files",
-            "",
-            f"`{DESCRIPTION}`: classes, architecture, preparation of images. `{WEIGHTS}`: the network with its batch norms, for "
-            f"`nas.load` and for fine-tuning (`nas.export.bundle.load(FOLDER, folded=False)`). `{PT2}`, `{ONNX}`, `{INT8}`: the same, folded.",
-            "",
-        ]
+            ("PyTorch", f"{facts.top1:.2f}", "", "", ""),
+            *((p.format, f"{p.top1:.2f}", f"{p.top1_drop:.2f}", f"{p.agreement:.2f}", f"{p.max_abs_diff:.2g}") for p in facts.parities),
+        ],
     )
 
 
+def _cost(d: Description, facts: Facts) -> Iterator[str]:
+    yield from _heading("Cost")
+    yield (
+        f"{facts.mflops:.3f} MFLOPs (multiply-accumulates per image), {facts.parameters:,.0f} parameters, "
+        f"input resolution {d.architecture.resolution} px."
+    )
+    yield ""
+    yield from _table(("file", "KiB"), [(name, f"{size / 1024:.0f}") for name, size in facts.sizes.items()])
+    if facts.latencies:
+        yield from _table(
+            ("runtime", "latency_ms (median)", "batch size", "threads", "device"),
+            [(e.runtime, f"{e.latency_ms:.3f}", str(e.batch), str(e.threads), e.device) for e in facts.latencies],
+        )
+    else:
+        yield from ("Latency was not measured.", "")
+
+
+def _data(d: Description, facts: Facts) -> Iterator[str]:
+    yield from _heading("Data")
+    counts = ", ".join(f"{split} {count}" for split, count in facts.images.items())
+    yield f"{d.dataset}; images per split: {counts}. Licence of the images: {facts.licence}."
+    yield ""
+
+
+def _limits(d: Description) -> Iterator[str]:
+    yield from _heading("Limits")
+    yield (
+        f"The model always answers with one of the {len(d.classes)} classes of its training images. Its accuracy on images of another "
+        "kind is unknown. The 8-bit file keeps depthwise convolutions in float; its speed-up depends on the processor."
+    )
+    yield ""
+
+
+def _files() -> Iterator[str]:
+    yield from _heading("Files")
+    yield (
+        f"`{DESCRIPTION}`: classes, architecture, image preparation. `{WEIGHTS}`: the network with its batch norms, for `nas.load` and "
+        f"for fine-tuning (`nas.export.bundle.load(FOLDER, folded=False)`). `{PT2}`, `{ONNX}`, `{INT8}`: the folded network."
+    )
+    yield ""
+
+
 def device() -> str:
-    """The processor's name."""
+    """Name of the processor."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def _heading(text: str) -> list[str]:
+    return [f"## {text}", ""]
+
+
 def _code(*lines: str) -> list[str]:
-    return ["```python", *lines, "```"]
+    return ["```python", *lines, "```", ""]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+    return [*(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)), ""]

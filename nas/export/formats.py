@@ -1,35 +1,25 @@
-"""The formats that a classifier is written to, and how each is run.
+"""The formats of a bundle, and how their outputs compare with PyTorch's.
 
-All take images (batch, 3, side, side) uint8 to logits (batch, classes) float32, for any batch. In the 8-bit network
-weights and activations of dense convolutions and of the classifier have 8 bits, with ranges from training images
-(post-training static quantisation, Jacob et al., arXiv:1712.05877; ONNX Runtime's, as QuantizeLinear nodes). Depthwise
-convolutions stay in float: they are few multiplications, and a range that all their channels share costs up to 5 points
-of top-1 on the embedded letters, against 0.4 without them (Sheng et al., arXiv:1803.08607, found the same on MobileNet).
+Every format maps images (batch, 3, side, side) uint8 to logits (batch, classes) float32, for any batch size.
 """
 
-import io
-import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnx
-import onnxruntime
-import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from torch.export import Dim, ExportedProgram
 
 from nas.export.bundle import Classifier
-from nas.export.graph import INPUT, to_onnx
-
-PT2, ONNX, INT8 = "model.pt2", "model.onnx", "model.int8.onnx"
-CALIBRATION_BATCH = 32  # images at once while ranges are collected
+from nas.export.onnx import ONNX, open_onnx, to_onnx
+from nas.export.quantize import INT8, quantize
+from nas.export.torch_export import PT2, open_pt2, to_bytes, trace
 
 Run = Callable[[np.ndarray], np.ndarray]  # images (batch, 3, side, side) uint8 -> logits (batch, classes) float32
+
+
+class ParityError(ValueError):
+    """The outputs of an exported network differ from those of the PyTorch network."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +28,40 @@ class Format:
 
     file: str
     title: str
-    run: Callable[[Path, int], Run]  # opens the file, with so many threads
-    limit: float | None  # on the logits' difference from the PyTorch network; None: measured only
+    run: Callable[[Path, int], Run]  # opens the file with a number of threads
+    limit: float | None  # maximum difference of a logit from PyTorch's; None: reported only
+
+
+@dataclass(frozen=True)
+class Parity:
+    """One format of one network compared with PyTorch on the same images."""
+
+    model: str
+    format: str
+    max_abs_diff: float  # largest difference of a logit
+    agreement: float  # percent of images with the same top-1 prediction
+    top1: float  # percent
+    top1_drop: float  # percentage points below PyTorch's
+    limit: float | None  # on max_abs_diff; None: reported only
+
+    def check(self) -> None:
+        """
+        Raises:
+            ParityError: if the logits differ by more than the limit, or are NaN.
+        """
+        if self.limit is not None and not self.max_abs_diff <= self.limit:  # true for NaN as well
+            raise ParityError(
+                f"{self.model}: {self.format} differs from PyTorch by {self.max_abs_diff:.3g} in a logit, the limit is {self.limit:g}; "
+                f"{self.agreement:.2f} % of the predictions agree. The export is at fault, not the weights"
+            )
+
+    def row(self) -> dict:
+        """For a table."""
+        return asdict(self)
 
 
 def formats() -> tuple[Format, ...]:
-    """In the order of writing."""
+    """All formats, in the order of writing."""
     return (
         Format(PT2, "torch.export", open_pt2, 1e-5),
         Format(ONNX, "ONNX", open_onnx, 1e-4),
@@ -58,99 +76,48 @@ def write(classifier: Classifier, calibration: np.ndarray, folder: Path) -> None
         classifier: in eval mode on the CPU, folded.
         calibration: training images (n, 3, side, side) uint8, for the ranges of the 8-bit network.
     """
-    program = trace(classifier)
-    torch.export.save(program, buffer := io.BytesIO())
-    _put(folder / PT2, buffer.getvalue())
-    side = classifier.description.images.side
-    _put(folder / ONNX, to_onnx(program, side, len(classifier.classes)).SerializeToString(deterministic=True))
-    _put(folder / INT8, quantise(folder / ONNX, calibration).SerializeToString(deterministic=True))
+    program, side = trace(classifier), classifier.description.images.side
+    _replace(folder / PT2, to_bytes(program))
+    _replace(folder / ONNX, to_onnx(program, side, len(classifier.classes)).SerializeToString(deterministic=True))
+    _replace(folder / INT8, quantize(folder / ONNX, calibration).SerializeToString(deterministic=True))
 
 
-def trace(classifier: Classifier) -> ExportedProgram:
-    """The classifier as a program with a free batch size, without the names of this machine's files in it."""
-    side = classifier.description.images.side
-    example = torch.zeros((2, 3, side, side), dtype=torch.uint8)
-    with torch.no_grad():
-        program = torch.export.export(classifier, (example,), dynamic_shapes=({0: Dim("batch", min=1)},))
-    for node in program.graph.nodes:
-        for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "torch_fn"):
-            node.meta.pop(key, None)
-    return program
+def logits(run: Run, images: np.ndarray, batch: int) -> np.ndarray:
+    """(n, 3, side, side) uint8 -> (n, classes), computed in batches."""
+    return np.concatenate([run(images[i : i + batch]) for i in range(0, len(images), batch)])
 
 
-def quantise(path: Path, calibration: np.ndarray) -> onnx.ModelProto:
-    """The 8-bit version of an ONNX file.
+def compare(model: str, title: str, exported: np.ndarray, reference: np.ndarray, labels: np.ndarray, limit: float | None) -> Parity:
+    """Parity of an exported network with PyTorch.
 
     Args:
-        calibration: training images (n, 3, side, side) uint8.
+        title: of the format.
+        exported: logits of the format, (n, classes).
+        reference: logits of PyTorch, (n, classes).
+        labels: true classes, (n,).
 
     Raises:
-        ValueError: without images.
+        ValueError: if the shapes do not match.
     """
-    if not len(calibration):
-        raise ValueError("the ranges of an 8-bit network need training images: export.calibration_images must be at least 1")
-    depthwise = [n.name for n in onnx.load(path).graph.node if any(a.name == "group" and a.i > 1 for a in n.attribute)]
-    with TemporaryDirectory() as folder, _quiet():
-        quantize_static(
-            path,
-            written := Path(folder) / INT8,
-            _Images(calibration),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "Gemm"],
-            nodes_to_exclude=depthwise,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+    if exported.shape != reference.shape or len(labels) != len(reference) or not len(reference):
+        raise ValueError(
+            f"{model}: logits {exported.shape} of {title}, {reference.shape} of PyTorch, labels {labels.shape}: shapes do not match"
         )
-        return onnx.load(written)
+    predictions, expected = exported.argmax(1), reference.argmax(1)
+    top1, top1_reference = (100 * float(np.mean(classes == labels)) for classes in (predictions, expected))
+    return Parity(
+        model=model,
+        format=title,
+        max_abs_diff=float(np.abs(exported - reference).max()),
+        agreement=100 * float(np.mean(predictions == expected)),
+        top1=top1,
+        top1_drop=top1_reference - top1,
+        limit=limit,
+    )
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without ONNX Runtime's advice to fold batch norms and infer shapes first: both are done."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-class _Images(CalibrationDataReader):
-    def __init__(self, images: np.ndarray) -> None:
-        self._batches = (images[i : i + CALIBRATION_BATCH] for i in range(0, len(images), CALIBRATION_BATCH))
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {INPUT: batch}
-
-
-def open_classifier(classifier: torch.nn.Module) -> Run:
-    """A PyTorch module in eval mode on the CPU."""
-
-    def run(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return classifier(torch.from_numpy(np.ascontiguousarray(images))).numpy()
-
-    return run
-
-
-def open_pt2(path: Path, threads: int) -> Run:
-    """A program of torch.export; torch's own thread count holds. PyTorch evaluates parts of the file: only for those made here."""
-    return open_classifier(torch.export.load(path).module())
-
-
-def open_onnx(path: Path, threads: int) -> Run:
-    """An ONNX file in ONNX Runtime on the CPU."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {INPUT: images})[0]
-
-
-def _put(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.write_bytes(data)
-    os.replace(fresh, path)
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file atomically."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

@@ -24,8 +24,10 @@ from pydantic import Field
 from nas.data import loader
 from nas.data.sets import fit
 from nas.export import bundle, card, formats
-from nas.export.formats import INT8, ONNX, PT2
-from nas.export.parity import Parity, compare, logits
+from nas.export.formats import Parity, compare, logits
+from nas.export.onnx import ONNX
+from nas.export.quantize import INT8
+from nas.export.torch_export import PT2, open_module
 from nas.models.extract import Network
 from nas.runtime import params, seeding
 from nas.runtime.checkpoint import load_weights
@@ -108,7 +110,7 @@ class Exporter:
         self.data, self.space = data, space
         self.calibration, self.images, self.labels = calibration, images, labels
         self.batch, self.threads = batch, threads
-        self.licence = licence or card.LICENCES.get(data.key, card.UNKNOWN)
+        self.licence = licence or card.LICENCES.get(data.key, card.UNKNOWN_LICENCE)
 
     def model(self, row: dict) -> list[Parity]:
         """The bundle of an entry of family.json; its parity, format by format.
@@ -132,9 +134,9 @@ class Exporter:
         formats.write(classifier, self.calibration, folder)
 
         runs = {f.file: f.run(folder / f.file, self.threads) for f in formats.formats()}
-        folded = formats.open_classifier(classifier)
+        folded = open_module(classifier)
         wanted = logits(folded, self.images, self.batch)
-        unfolded = logits(formats.open_classifier(bundle.load(folder, folded=False)), self.images, self.batch)
+        unfolded = logits(open_module(bundle.load(folder, folded=False)), self.images, self.batch)
         compare(row["name"], "folded network", unfolded, wanted, self.labels, FOLDED_LIMIT).check()
         found = []
         for f in formats.formats():
@@ -142,17 +144,20 @@ class Exporter:
             parity.check()
             found.append(parity)
 
-        facts = {"mflops": row["mflops"], "parameters": row["parameters"], "top1": 100 * float(np.mean(wanted.argmax(1) == self.labels))}
-        text = card.card(
-            described,
-            facts,
-            found,
-            latencies({"torch": folded, "ONNX Runtime": runs[ONNX], "ONNX Runtime, 8 bits": runs[INT8]}, self.images[:1], self.threads),
-            self.data.parts.counts(),
-            f"{len(self.labels)} images of part `val`, which nothing was trained or chosen on",
-            self.licence,
-            {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "card.md"},
+        facts = card.Facts(
+            mflops=row["mflops"],
+            parameters=row["parameters"],
+            top1=100 * float(np.mean(wanted.argmax(1) == self.labels)),
+            parities=found,
+            latencies=latencies(
+                {"torch": folded, "ONNX Runtime": runs[ONNX], "ONNX Runtime, 8 bits": runs[INT8]}, self.images[:1], self.threads
+            ),
+            images=self.data.parts.counts(),
+            evaluated_on=f"{len(self.labels)} images of the validation split, which were not used for training or model selection",
+            licence=self.licence,
+            sizes={path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "card.md"},
         )
+        text = card.card(described, facts)
         (folder / "card.md").write_text(text)
         return found
 

@@ -1,4 +1,4 @@
-"""The authors' checkpoints as bundles, with known weights in their place."""
+"""Import of the authors' checkpoints as bundles, with drawn weights instead of theirs."""
 
 import json
 import pickle
@@ -22,7 +22,7 @@ TENSORS = json.loads((Path(__file__).parents[1] / "models" / "attentive_nas_chec
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    """A file of the published layout, weights drawn."""
+    """A file of the published layout with random weights."""
     random = torch.Generator().manual_seed(0)
     state = {f"module.{name}": torch.randn(shape, generator=random) / max(1, int(np.prod(shape[1:]))) ** 0.5 for name, shape in TENSORS}
     path = tmp_path_factory.mktemp("authors") / "attentive_nas.pth.tar"
@@ -32,7 +32,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory) -> Path:
-    """40 images in two folders below one."""
+    """40 images in two subfolders."""
     folder = tmp_path_factory.mktemp("photographs")
     random = np.random.default_rng(0)
     for i in range(40):
@@ -42,20 +42,20 @@ def photographs(tmp_path_factory) -> Path:
     return folder
 
 
-def test_images_are_found_below(photographs):
-    """All 40, prepared to 224 px; of more than asked for, evenly spaced ones."""
+def test_images_in_subfolders_are_read(photographs):
+    """All 40 images are read and resized to 224 px; a limit below 40 takes a subset."""
     assert find_images(photographs, 2048).shape == (40, 3, 224, 224)
     assert len(find_images(photographs, 35)) == 35
 
 
-def test_too_few_images_are_told(photographs, tmp_path):
-    """Statistics of nothing are none."""
+def test_too_few_images_are_refused(photographs, tmp_path):
+    """An empty folder raises with the number of images."""
     with pytest.raises(ValueError, match="hold 0 images"):
         find_images(tmp_path, 100)
 
 
 def test_a_published_network_is_imported(checkpoint, photographs, tmp_path, monkeypatch):
-    """A0 opens with `nas.load`, has the published FLOPs, the file's weights, and statistics of the images."""
+    """A0 opens with `nas.load` and has the published FLOPs, the file's weights and batch-norm statistics of the images."""
     monkeypatch.setattr(formats, "write", lambda classifier, pixels, folder: None)
     monkeypatch.setattr(formats, "formats", tuple)
     classes = tuple(map(str, range(CLASSES)))
@@ -64,8 +64,8 @@ def test_a_published_network_is_imported(checkpoint, photographs, tmp_path, monk
 
     model = nas.load(folder)
     assert count_mflops(bundle.load(folder, folded=False).network) == pytest.approx(203.390, abs=0.001)
-    theirs = read_weights(checkpoint)["classifier.linear.linear.bias"]
-    assert torch.equal(model.network.classifier.bias, theirs)
+    bias = read_weights(checkpoint)["classifier.linear.linear.bias"]
+    assert torch.equal(model.network.classifier.bias, bias)
 
     raw = bundle.load(folder, folded=False)
     normalised = (torch.from_numpy(images).float() - raw.image_mean) / raw.image_std
@@ -76,21 +76,21 @@ def test_a_published_network_is_imported(checkpoint, photographs, tmp_path, monk
 
 @pytest.mark.slow
 def test_the_command_writes_every_format(checkpoint, photographs, tmp_path):
-    """`python -m nas.export.import_checkpoint FILE PICTURES --network NAME`."""
+    """`python -m nas.export.import_checkpoint FILE IMAGES --network NAME` writes a bundle with every format."""
     done = CliRunner().invoke(app, [str(checkpoint), str(photographs), "--network", "AlphaNet-A0", "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert {f.file for f in formats.formats()} <= {p.name for p in (tmp_path / "AlphaNet-A0").iterdir()}
     assert nas.load(tmp_path / "AlphaNet-A0").classes[0] == "tench"
 
 
-def test_an_unknown_network_is_told(checkpoint, photographs, tmp_path):
-    """The command names those that there are, in a line."""
+def test_an_unknown_network_is_refused(checkpoint, photographs, tmp_path):
+    """The command lists the published networks in one line."""
     done = CliRunner().invoke(app, [str(checkpoint), str(photographs), "--network", "A0", "--out", str(tmp_path)])
     assert done.exit_code == 1 and "AttentiveNAS-A6" in done.output
 
 
-def test_a_truncated_file_is_told(checkpoint, tmp_path):
-    """Half a download."""
+def test_a_truncated_file_is_refused(checkpoint, tmp_path):
+    """Half a download raises."""
     path = tmp_path / "half.pth.tar"
     path.write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
     with pytest.raises(ValueError, match="no whole checkpoint file"):
@@ -98,23 +98,23 @@ def test_a_truncated_file_is_told(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>too many downloads</html>", b"\x80\x02}q\x00."])
-def test_a_foreign_file_is_told(tmp_path, content):
-    """Nothing, a web page, an empty pickle."""
+def test_a_foreign_file_is_refused(tmp_path, content):
+    """An empty file, a web page and an empty pickle raise; the error names the file."""
     path = tmp_path / "attentive_nas.pth.tar"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"attentive_nas\.pth\.tar"):
         read_weights(path)
 
 
-def test_weights_of_another_network_are_told(tmp_path):
-    """torchvision's, say."""
+def test_weights_of_another_network_are_refused(tmp_path):
+    """A checkpoint of another architecture raises."""
     torch.save({"state_dict": {"conv1.weight": torch.zeros(3)}}, tmp_path / "resnet.pth")
     with pytest.raises(ValueError, match="not an AttentiveNAS checkpoint"):
         read_weights(tmp_path / "resnet.pth")
 
 
 class Hostile:
-    """Unpickled, it makes a file."""
+    """Unpickling it creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -123,9 +123,9 @@ class Hostile:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda found, path: path.write_bytes(pickle.dumps(found))])
+@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
 def test_a_hostile_checkpoint_is_not_executed(tmp_path, save):
-    """As torch writes it and as a bare pickle."""
+    """Neither a torch file nor a bare pickle runs code when it is read."""
     save({"state_dict": {}, "extra": Hostile(tmp_path / "executed")}, tmp_path / "evil.pth.tar")
     with pytest.raises(ValueError, match="would run code"):
         read_weights(tmp_path / "evil.pth.tar")
@@ -134,19 +134,19 @@ def test_a_hostile_checkpoint_is_not_executed(tmp_path, save):
 
 @pytest.mark.parametrize("name", [n.name for n in published.networks()])
 def test_published_networks_have_their_flops(name):
-    """`nas.published` builds each one; torch's own counter finds the published multiply-accumulates."""
+    """`nas.published` builds each one; torch's FLOP counter gives the published multiply-accumulates."""
     network = nas.published(name)
     assert not network.training
     assert count_mflops(network.to("meta")) == pytest.approx(next(n.mflops for n in published.networks() if n.name == name), abs=0.001)
 
 
 def test_another_number_of_classes():
-    """FLOPs are checked with 1000, the network has as many as asked for."""
+    """The network has the requested number of classes; its FLOPs are checked with 1000."""
     assert nas.published("AttentiveNAS-A0", classes=7).classifier.out_features == 7
 
 
-def test_a_changed_network_is_noticed(monkeypatch):
-    """Were the architecture another, its FLOPs would say so."""
+def test_a_changed_architecture_is_refused(monkeypatch):
+    """Another architecture under a published name raises, because its FLOPs differ."""
     monkeypatch.setattr(published, "published", lambda name: published.networks()[1].arch)
     with pytest.raises(RuntimeError, match=r"279.*published are 203"):
         nas.published("AttentiveNAS-A0")

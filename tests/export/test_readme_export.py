@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("word", ["nas.load", "onnxruntime"])
 def test_both_examples_name_the_same_class(bundled, easy_set, tmp_path, word):
-    """Run as they stand, but for folder and side, on an image of the brightest colour, both print what PyTorch answers."""
+    """Both examples, with folder and side adapted, print the class that PyTorch predicts."""
     import torch
 
     import nas

@@ -240,7 +240,7 @@ def readers(tiny_space, tmp_path_factory) -> dict[str, Reader]:
     architecture = bundle.Architecture.of(tiny_space, tiny_space.largest())
     prepared = bundle.Preparation(side=20, mean=(0.5,) * 3, std=(0.2,) * 3)
     described = {"name": "a", "dataset": "A", "classes": ("x", "y"), "images": prepared, "architecture": architecture}
-    description = bundle._Written(**described, weights_sha256="0").model_dump_json()
+    description = bundle._HashedDescription(**described, weights_sha256="0").model_dump_json()
     blocks = (published.FOLDER / "smoke.yaml").read_bytes()
     return {
         "sections of params.yaml": Reader(in_memory, st.one_of(*map(changed, by_section)).map(dumped), (ParamsError,), 30_000),

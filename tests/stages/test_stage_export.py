@@ -10,7 +10,7 @@ import pytest
 
 import nas
 from nas.export import bundle, formats
-from nas.export.parity import ParityError
+from nas.export.formats import ParityError
 from nas.runtime.checkpoint import CheckpointError, save_weights
 from nas.spaces import encoding
 from nas.stages import export
@@ -53,7 +53,7 @@ def test_a_model_becomes_a_bundle(exporter, row, ready_made):
     assert {p.name for p in folder.iterdir()} == names
     assert [p.format for p in found] == [f.title for f in formats.formats()]
     assert nas.load(folder).classes == exporter.data.classes
-    assert "36 images of part `val`" in (folder / "card.md").read_text()
+    assert "36 images of the validation split" in (folder / "card.md").read_text()
 
 
 def test_another_function_stops_the_stage(exporter, row, ready_made, monkeypatch):
@@ -68,7 +68,7 @@ def test_another_function_stops_the_stage(exporter, row, ready_made, monkeypatch
         onnx.save(model, folder / formats.ONNX)
 
     monkeypatch.setattr(formats, "write", spoilt)
-    with pytest.raises(ParityError, match=r"easy-a0 as ONNX differs .* by 0\.01"):
+    with pytest.raises(ParityError, match=r"easy-a0: ONNX differs .* by 0\.01"):
         exporter.model(row)
 
 
