@@ -28,7 +28,6 @@ RETIRED = {  # pattern -> what to say
     r"processor time": "CPU time",
     r"beside other work": "on a busy machine",
     r"to take away": "self-contained bundle, exported model",
-    r"made-up": "synthetic",
 }
 ALLOWED = {  # former names that a message or the reader of an old file needs, and strings that name random streams
     ("nas/runtime/params.py", "pictures?"),
