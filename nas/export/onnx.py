@@ -29,7 +29,7 @@ _TYPES = {torch.float32: TensorProto.FLOAT, torch.uint8: TensorProto.UINT8}
 def open_onnx(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
     """An ONNX file as a function of images, run by ONNX Runtime on the CPU.
 
-    The input is looked up, not named: bundles of version 1 call it `pictures`.
+    The input name is read from the file, because it differs in bundles of version 1.
 
     Args:
         threads: intra-op threads.

@@ -1,4 +1,4 @@
-"""Latency of whole networks against what the table says, and against FLOPs (cf. AttentiveNAS, appendix F and Table 4)."""
+"""Measured latency of whole networks against the lookup table and against FLOPs (cf. AttentiveNAS, appendix F and Table 4)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,33 +10,33 @@ from nas.plots.style import BLUE, GREY, Chart, Series, wide
 from nas.search.predictor import kendall_tau
 
 
-def charts(judged: pd.DataFrame, setting: Mapping[str, Any]) -> tuple[Chart, Chart]:
-    """The table, and FLOPs alone, on networks that the table was not fitted on; bars span two measurements of each.
+def charts(validation: pd.DataFrame, setting: Mapping[str, Any]) -> tuple[Chart, Chart]:
+    """The lookup table, and FLOPs alone, on networks that the table was not fitted on; bars span two measurements.
 
     Args:
-        judged: columns mflops, predicted_latency_ms, first_latency_ms, second_latency_ms.
+        validation: columns mflops, predicted_latency_ms, first_latency_ms, second_latency_ms.
         setting: device, backend and batch of the table.
 
     Raises:
         ValueError: if there are no networks.
     """
-    if not len(judged):
-        raise ValueError("no networks to judge the table on")
+    if not len(validation):
+        raise ValueError("there are no networks to validate the latency table on")
     first, second, predicted, mflops = (
-        judged[c].to_numpy() for c in ("first_latency_ms", "second_latency_ms", "predicted_latency_ms", "mflops")
+        validation[c].to_numpy() for c in ("first_latency_ms", "second_latency_ms", "predicted_latency_ms", "mflops")
     )
-    measured, half = (first + second) / 2, np.abs(second - first) / 2
+    measured, half_range = (first + second) / 2, np.abs(second - first) / 2
     ends = np.array([min(measured.min(), predicted.min()), max(measured.max(), predicted.max())])
-    where = f"{setting.get('device', 'this device')}, {setting.get('backend', '')}, batch {setting.get('batch', '')}"
+    device = f"{setting.get('device', 'this device')}, {setting.get('backend', '')}, batch {setting.get('batch', '')}"
     return (
         Chart(
             "latency",
-            f"{where}: Kendall's τ = {kendall_tau(predicted, measured):.2f}",
-            "latency by the table, ms",
+            f"{device}: Kendall's τ = {kendall_tau(predicted, measured):.2f}",
+            "latency by the lookup table, ms",
             "measured latency, ms",
             (
                 Series("table = measured", ends, ends, GREY, dash="dash"),
-                Series("a network, measured twice", predicted, measured, BLUE, "circle", error=half),
+                Series("network, measured twice", predicted, measured, BLUE, "circle", error=half_range),
             ),
             log_x=wide(predicted),
             log_y=wide(predicted),
@@ -46,7 +46,7 @@ def charts(judged: pd.DataFrame, setting: Mapping[str, Any]) -> tuple[Chart, Cha
             f"FLOPs alone: Kendall's τ = {kendall_tau(mflops, measured):.2f}",
             "cost, MFLOPs",
             "measured latency, ms",
-            (Series("a network, measured twice", mflops, measured, BLUE, "circle", error=half),),
+            (Series("network, measured twice", mflops, measured, BLUE, "circle", error=half_range),),
             log_x=wide(mflops),
             log_y=wide(predicted),
         ),

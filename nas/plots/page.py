@@ -1,9 +1,9 @@
-"""The report as one HTML page: everything is embedded, so it opens without a network, on any screen.
+"""The report as one HTML page with everything embedded: it opens offline, on any screen.
 
-The same findings give the same bytes: no dates, no random ids.
+The page has no dates and no random ids, so the same results give the same bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -11,136 +11,148 @@ import pandas as pd
 import plotly.io
 from plotly.offline import get_plotlyjs
 
-from nas.plots import curves, family, pareto, predictor, sampling, search, style, transfer
+from nas.plots import pareto, predictor, search, style, training, transfer
 from nas.search.family import hypervolume
 from nas.search.predictor import kendall_tau
 
+Charts = Sequence[style.Chart | style.BoxChart]
+
 
 @dataclass(frozen=True, eq=False)
-class Findings:
-    """What the stages found; the tables are those that the figures of `nas.plots` take."""
+class Results:
+    """Results of the pipeline's stages; the tables are the arguments of the figures in `nas.plots`."""
 
-    dataset: str  # what the images are, e.g. "glyphs"
+    dataset: str  # title, e.g. "Latin letters"
     classes: int
-    images: dict[str, int]  # images by part: train, predictor, search, val, test
+    images: dict[str, int]  # split -> number of images: train, predictor, search, val, test
     space: str  # name of the search space
-    architectures: int  # in it
-    costs: tuple[str, ...]  # that the family is shown by, e.g. ("mflops", "latency_ms")
+    architectures: int  # size of the space
+    costs: tuple[str, ...]  # costs on the horizontal axis of the Pareto figures, e.g. ("mflops", "latency_ms")
     strategy: str  # of attentive sampling, e.g. "bestup-3-loss"
     largest_mflops: float
     family: pd.DataFrame  # name, arch, mflops, parameters, top1_search, top1_test
     ends: pd.DataFrame  # mflops, parameters, top1_test of the smallest and the largest sub-network
     evaluated: pd.DataFrame  # mflops, parameters, top1, method
     predictions: pd.DataFrame  # mflops, measured, predicted, part
-    pretrain: pd.DataFrame  # history, a row an epoch
-    train: pd.DataFrame  # history, a row an epoch
+    pretrain: pd.DataFrame  # history, one row per epoch
+    train: pd.DataFrame  # history, one row per epoch
     transfer: pd.DataFrame  # set, model, mflops, learning_rate, weight_decay, top1_holdout, top1_test, best
     trials: pd.DataFrame  # target, uniform, paper_mean, paper_std, exact
     params: str  # the text of params.yaml
 
+    @property
+    def chance(self) -> float:
+        """Top-1 at chance level, percent."""
+        return 100 / self.classes
 
-def page(found: Findings) -> str:
+
+def charts(results: Results) -> dict[str, Charts]:
+    """All figures by file name, in the order of the page."""
+    return {
+        "pareto": [pareto.chart(results.family, results.ends, results.evaluated, cost) for cost in results.costs],
+        "search": [search.chart(results.evaluated, results.largest_mflops, results.chance)],
+        "predictor": predictor.charts(results.predictions),
+        "accuracy": [training.accuracy(results.pretrain, results.train)],
+        "loss": [training.loss(results.train)],
+        "sampling": [training.sampling(results.trials)],
+        "transfer": [transfer.chart(results.transfer)],
+    }
+
+
+def page(results: Results) -> str:
     """The whole page as HTML text."""
-    title = f"Pareto NAS on {found.dataset}"
+    title = f"Pareto NAS on {results.dataset}"
     body = [
-        f"<header><h1>{escape(title)}</h1><p>{_done(found)}</p></header>",
-        cards(_headline(found)),
-        section(
-            "The family",
-            "Each blue point is a network of its own, cut out of the one supernet without further training, and measured on test "
-            "images that nothing was trained or chosen on. Up and to the left is better. Grey points are the sub-networks that "
-            "the search looked at; they and the fronts are measured on the search split, on which the family was chosen, so they "
-            "lie a little too high.",
-            [pareto.chart(found.family, found.ends, found.evaluated, cost) for cost in found.costs],
-            family.table(found.family),
-            "An architecture reads: input side; stem channels; each stage as channels × blocks, kernel side k and expansion e; "
-            "channels before the classifier. Parameters count the network that is deployed.",
-        ),
-        section(
-            "The search",
-            "The area between each search's front and the corner of the largest network's cost and chance accuracy, both axes "
-            "scaled to [0, 1]. A line that is higher has found better networks with as many evaluations.",
-            [search.chart(found.evaluated, found.largest_mflops, 100 / found.classes)],
-        ),
-        section(
-            "The accuracy predictor",
-            "Sub-networks that the predictor was not fitted to. Kendall's τ is 1 if the ranking is right throughout and 0 if it "
-            "is chance; beside it, how well cost alone would rank the same networks.",
-            predictor.charts(found.predictions),
-        ),
-        section(
-            "Training",
-            "Accuracy of the smallest and the largest sub-network on images kept aside to watch, and the losses of a training "
-            "step. The largest learns from labels, the others from the largest.",
-            [curves.accuracy(found.pretrain, found.train), curves.loss(found.train)],
-        ),
-        section(
-            "Sampling under a cost target",
-            "How many architectures must be drawn until one has the cost that training asks for. Fewer is better, one is the "
-            "least there is.",
-            [sampling.chart(found.trials)],
-        ),
-        "" if found.transfer.empty else _transfer(found.transfer),
-        "<section><h2>Where this comes from</h2>"
-        f"<details><summary>params.yaml</summary><pre>{escape(found.params)}</pre></details></section>",
+        f"<header><h1>{escape(title)}</h1><p>{_summary(results)}</p></header>",
+        cards(_headline(results)),
+        *_sections(results, charts(results)),
+        f"<section><h2>Parameters</h2><details><summary>params.yaml</summary><pre>{escape(results.params)}</pre></details></section>",
     ]
     return document(title, body)
 
 
-def document(title: str, body: Sequence[str]) -> str:
-    """Parts of HTML as one page that needs nothing else."""
-    head = (
-        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
-        f"<style>{CSS}</style><script>{get_plotlyjs()}</script>"
-    )
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body><main>\n' + "\n".join(body) + "\n</main></body></html>\n"
-
-
-def _transfer(results: pd.DataFrame) -> str:
-    return section(
-        "Transfer",
-        "Models of the family fine-tuned on other images. Learning rate, weight decay and the model to report were chosen "
-        "on a hold-out of the training images; a star is the test accuracy of what was chosen, read once.",
-        [transfer.chart(results)],
-        transfer.table(results),
-        "Hold-out accuracy of each model with its best setting; test accuracy where the model was chosen.",
-    )
-
-
-def _done(found: Findings) -> str:
-    parts = ", ".join(f"{n:,} {escape(part)}" for part, n in found.images.items())
-    return (
-        f"{found.classes} classes of {escape(found.dataset)} ({parts} images). Search space {escape(found.space)}, "
-        f"{found.architectures:,} architectures. The supernet was trained for {len(found.pretrain)} epochs with uniform sampling to "
-        f"fit the accuracy predictor, then for {len(found.train)} epochs with {escape(found.strategy)}; {len(found.evaluated):,} of its "
-        "sub-networks were evaluated by the searches."
-    )
-
-
-def _headline(found: Findings) -> list[tuple[str, str]]:
-    models = found.family.sort_values("mflops")
-    cheap, dear = models.iloc[0], models.iloc[-1]
-    test = found.predictions[found.predictions["part"] == "test"]
-    numbers = [
-        (f"{dear['top1_test']:.1f} %", f"test top-1 of {dear['name']} at {dear['mflops']:.3g} MFLOPs"),
-        (f"{cheap['top1_test']:.1f} %", f"test top-1 of {cheap['name']} at {cheap['mflops']:.3g} MFLOPs"),
-        (f"{kendall_tau(test['predicted'], test['measured']):.2f}", "Kendall's τ of the accuracy predictor"),
+def _sections(results: Results, figures: Mapping[str, Charts]) -> list[str]:
+    sections = [
+        section(
+            "Pareto family",
+            "Blue: the models of the family, sub-networks extracted from one supernet without further training, evaluated on held-out test "
+            "images. Higher and further left is better. Grey: architectures evaluated by the search. Grey points and Pareto fronts are "
+            "measured on the search split; the family was selected on it, so these accuracies are slightly optimistic.",
+            figures["pareto"],
+            pareto.table(results.family),
+            "Architecture: input side | stem channels | each stage as channels × blocks, kernel side k, expansion e | channels before the "
+            "classifier. Parameters are those of the extracted model.",
+        ),
+        section(
+            "Search",
+            "Hypervolume between the Pareto front and the reference point (cost of the largest sub-network, chance accuracy), both axes "
+            "scaled to [0, 1]. A higher line means better architectures after the same number of evaluations.",
+            figures["search"],
+        ),
+        section(
+            "Accuracy predictor",
+            "Sub-networks outside the predictor's training data. Kendall's τ is 1 for a perfect ranking and 0 for a random one. The right "
+            "figure ranks the same sub-networks by FLOPs alone.",
+            figures["predictor"],
+        ),
+        section(
+            "Training",
+            "Accuracy of the smallest and the largest sub-network on the validation split, and the losses of a training step. The largest "
+            "sub-network learns from labels, the others by distillation from the largest.",
+            [*figures["accuracy"], *figures["loss"]],
+        ),
+        section(
+            "Sampling under a FLOPs target",
+            "Number of architectures drawn until one meets the FLOPs target of a training step. Fewer is better; the minimum is one.",
+            figures["sampling"],
+        ),
     ]
-    for method, rows in found.evaluated.groupby("method", sort=False):
-        area = hypervolume(rows["mflops"].to_numpy(), rows["top1"].to_numpy(), found.largest_mflops, 100 / found.classes)
-        numbers.append((f"{area:.3f}", f"hypervolume of {search.LOOKS[method][0]}, {len(rows):,} evaluations"))
+    if not results.transfer.empty:
+        sections.append(
+            section(
+                "Transfer",
+                "Models of the family, fine-tuned on other datasets. Learning rate, weight decay and the reported model were selected on a "
+                "hold-out of the training images. Stars: test accuracy of the selected model, measured once.",
+                figures["transfer"],
+                transfer.table(results.transfer),
+                "Hold-out accuracy of each model with its best hyperparameters; test accuracy of the selected model.",
+            )
+        )
+    return sections
+
+
+def _summary(results: Results) -> str:
+    splits = ", ".join(f"{n:,} {escape(split)}" for split, n in results.images.items())
+    return (
+        f"{results.classes} classes of {escape(results.dataset)} ({splits} images). Search space {escape(results.space)}, "
+        f"{results.architectures:,} architectures. The supernet was trained for {len(results.pretrain)} epochs with uniform sampling to "
+        f"fit the accuracy predictor, then for {len(results.train)} epochs with {escape(results.strategy)}. The searches evaluated "
+        f"{len(results.evaluated):,} architectures."
+    )
+
+
+def _headline(results: Results) -> list[tuple[str, str]]:
+    models = results.family.sort_values("mflops")
+    test = results.predictions[results.predictions["part"] == "test"]
+    numbers = [
+        (f"{model['top1_test']:.1f} %", f"test top-1 of {model['name']} at {model['mflops']:.3g} MFLOPs")
+        for model in (models.iloc[-1], models.iloc[0])
+    ]
+    numbers.append((f"{kendall_tau(test['predicted'], test['measured']):.2f}", "Kendall's τ of the accuracy predictor"))
+    for method, rows in results.evaluated.groupby("method", sort=False):
+        volume = hypervolume(rows["mflops"].to_numpy(), rows["top1"].to_numpy(), results.largest_mflops, results.chance)
+        numbers.append((f"{volume:.3f}", f"hypervolume of {search.METHODS[method][0]}, {len(rows):,} evaluations"))
     return numbers
 
 
 def cards(numbers: list[tuple[str, str]]) -> str:
-    """Large numbers with a line of words each."""
-    return '<div class="cards">' + "".join(f"<div><b>{escape(n)}</b><span>{escape(words)}</span></div>" for n, words in numbers) + "</div>"
+    """Key numbers in large type, each with a caption."""
+    items = (f"<div><b>{escape(number)}</b><span>{escape(caption)}</span></div>" for number, caption in numbers)
+    return f'<div class="cards">{"".join(items)}</div>'
 
 
-def section(
-    title: str, text: str, charts: Sequence[style.Chart | style.BoxChart], table: pd.DataFrame | None = None, note: str = ""
-) -> str:
-    """A heading, how to read what follows, the charts, and a table with a note."""
+def section(title: str, text: str, charts: Charts, table: pd.DataFrame | None = None, note: str = "") -> str:
+    """A heading, an explanation, the charts, and a table with a note."""
     figures = "".join(f"<figure><figcaption>{escape(c.title)}</figcaption>{_plot(c)}</figure>" for c in charts)
     rows = "" if table is None else f'<div class="scroll">{table.to_html(index=False, border=0)}</div><p class="note">{escape(note)}</p>'
     layout = {2: "figures pair"}.get(len(charts), "figures" if len(charts) < 2 else "figures triple")
@@ -156,6 +168,15 @@ def _plot(chart: style.Chart | style.BoxChart) -> str:
         div_id=chart.key,
         config={"responsive": True, "displaylogo": False, "displayModeBar": False},
     )
+
+
+def document(title: str, body: Sequence[str]) -> str:
+    """A self-contained HTML page from the parts of its body."""
+    head = (
+        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
+        f"<style>{CSS}</style><script>{get_plotlyjs()}</script>"
+    )
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body><main>\n' + "\n".join(body) + "\n</main></body></html>\n"
 
 
 CSS = f"""

@@ -1,13 +1,14 @@
-"""Predicted against measured accuracy of sub-networks the predictor has not seen (AttentiveNAS, Figure 4)."""
+"""Predicted against measured accuracy on sub-networks outside the predictor's training data (AttentiveNAS, Figure 4)."""
 
 import pandas as pd
 
+from nas.cost.registry import COSTS
 from nas.plots.style import BLUE, GREY, Chart, Series, wide
 from nas.search.predictor import kendall_tau
 
 
 def charts(predictions: pd.DataFrame) -> tuple[Chart, Chart]:
-    """The predictor, and cost alone as a predictor, on the same sub-networks.
+    """The predictor, and FLOPs alone as a predictor, on the same sub-networks.
 
     Args:
         predictions: columns mflops, measured and predicted (percent), part ('fit' or 'test'); only 'test' is shown.
@@ -17,7 +18,7 @@ def charts(predictions: pd.DataFrame) -> tuple[Chart, Chart]:
     """
     test = predictions[predictions["part"] == "test"]
     if not len(test):
-        raise ValueError("predictions without a part 'test': accuracy on the fitted sub-networks shows nothing")
+        raise ValueError("no row of the predictions has part 'test'; accuracy on the fitted sub-networks shows nothing")
     measured, predicted, mflops = (test[c].to_numpy() for c in ("measured", "predicted", "mflops"))
     ends = pd.concat([test["measured"], test["predicted"]]).agg(["min", "max"]).to_numpy()
     return (
@@ -28,15 +29,15 @@ def charts(predictions: pd.DataFrame) -> tuple[Chart, Chart]:
             "measured top-1, %",
             (
                 Series("predicted = measured", ends, ends, GREY, dash="dash"),
-                Series("a sub-network", predicted, measured, BLUE, "circle", faint=True),
+                Series("sub-network", predicted, measured, BLUE, "circle", faint=True),
             ),
         ),
         Chart(
             "predictor-flops",
-            f"Cost alone: Kendall's τ = {kendall_tau(mflops, measured):.2f}",
-            "cost, MFLOPs",
+            f"FLOPs alone: Kendall's τ = {kendall_tau(mflops, measured):.2f}",
+            COSTS["mflops"].label,
             "measured top-1, %",
-            (Series("a sub-network", mflops, measured, BLUE, "circle", faint=True),),
+            (Series("sub-network", mflops, measured, BLUE, "circle", faint=True),),
             log_x=wide(mflops),
         ),
     )

@@ -1,4 +1,4 @@
-"""How fast the searches get there: hypervolume against evaluations, the chosen method and random search."""
+"""Search progress: hypervolume against evaluations, for the method of the family and for random search."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,7 @@ import pandas as pd
 from nas.plots.style import BLUE, GREEN, ORANGE, PURPLE, Chart, Series
 from nas.search.family import hypervolume
 
-LOOKS = {
+METHODS = {  # title, colour, dash
     "evolution": ("evolution", BLUE, "solid"),
     "nsga2": ("NSGA-II", GREEN, "solid"),
     "bayesian": ("Bayesian search", PURPLE, "solid"),
@@ -14,34 +14,34 @@ LOOKS = {
 }
 
 
-def chosen(evaluated: pd.DataFrame) -> tuple[str, str]:
-    """The method that the family comes from and what it is called; random search only where nothing else was run.
+def family_method(evaluated: pd.DataFrame) -> tuple[str, str]:
+    """Key and title of the method that the family comes from; random search only if no other method ran.
 
     Raises:
         ValueError: if no row names a known method.
     """
-    there = set(evaluated["method"])
-    for method, (name, _, _) in LOOKS.items():
-        if method in there:
-            return method, name
-    raise ValueError(f"no evaluations: column method has {sorted(there)}, expected one of {sorted(LOOKS)}")
+    present = set(evaluated["method"])
+    for method, (title, _, _) in METHODS.items():
+        if method in present:
+            return method, title
+    raise ValueError(f"no evaluations: column method has {sorted(present)}, expected one of {sorted(METHODS)}")
 
 
 def chart(evaluated: pd.DataFrame, largest_mflops: float, chance: float) -> Chart:
     """Hypervolume of the front of the first n evaluations, from the first twentieth on.
 
     Args:
-        evaluated: columns mflops, top1 (percent, search split), method; each method's rows in the order of evaluation.
-        largest_mflops: cost of the largest network.
-        chance: top-1 of guessing, percent.
+        evaluated: columns mflops, top1 (percent, search split), method; the rows of each method in the order of evaluation.
+        largest_mflops: cost of the largest sub-network.
+        chance: top-1 at chance level, percent.
     """
-    chosen(evaluated)
+    family_method(evaluated)
     series = []
-    for method, (name, colour, dash) in LOOKS.items():
+    for method, (title, colour, dash) in METHODS.items():
         rows = evaluated[evaluated["method"] == method]
         if len(rows):
             cost, top1 = rows["mflops"].to_numpy(), rows["top1"].to_numpy()
             counts = np.unique(np.linspace(max(1, len(rows) // 20), len(rows), 80).astype(int))  # the steep start would hide the rest
-            area = np.array([hypervolume(cost[:n], top1[:n], largest_mflops, chance) for n in counts])
-            series.append(Series(name, counts, area, colour, dash=dash))
-    return Chart("search", "Search progress", "sub-networks evaluated", "hypervolume (0 to 1)", tuple(series))
+            volumes = np.array([hypervolume(cost[:n], top1[:n], largest_mflops, chance) for n in counts])
+            series.append(Series(title, counts, volumes, colour, dash=dash))
+    return Chart("search", "Search progress", "evaluated architectures", "hypervolume (0 to 1)", tuple(series))

@@ -1,6 +1,6 @@
-"""One look for all figures: a chart is described once, drawn by matplotlib (PNG) and by plotly (the HTML page).
+"""Charts: described once, drawn by matplotlib (PNG files) and by plotly (the HTML page).
 
-Colours are those of Okabe and Ito, told apart with any colour vision; dashes and markers differ as well.
+Colours are those of Okabe and Ito, distinguishable with any colour vision; dashes and markers differ as well.
 """
 
 from collections.abc import Sequence
@@ -29,13 +29,13 @@ class Series:
     x: np.ndarray  # (n,)
     y: np.ndarray  # (n,)
     colour: str
-    marker: str | None = None  # a key of MARKERS; None for no points
-    dash: str | None = None  # a key of DASHES; None for no line
-    faint: bool = False  # a background of many points
-    labels: tuple[str, ...] = ()  # words beside the points
-    aside: bool = False  # the labels go below and to the right of the points, not above
-    band: tuple[np.ndarray, np.ndarray] | None = None  # (n,) lower and (n,) upper edge of a shaded band
-    error: np.ndarray | None = None  # (n,) half the length of a vertical bar through each point; NaN for none
+    marker: str | None = None  # a key of MARKERS; None: no points
+    dash: str | None = None  # a key of DASHES; None: no line
+    faint: bool = False  # many points in the background
+    labels: tuple[str, ...] = ()  # text beside the points
+    aside: bool = False  # labels below and to the right of the points instead of above
+    band: tuple[np.ndarray, np.ndarray] | None = None  # (n,) lower and (n,) upper edge of a shaded area
+    error: np.ndarray | None = None  # (n,) half the length of the vertical error bars; NaN: no bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,39 +49,39 @@ class Chart:
     series: tuple[Series, ...]
     log_x: bool = False
     log_y: bool = False
-    marks: tuple[tuple[float, str], ...] = ()  # where the horizontal axis is marked, and with what; empty: as it comes
-    broad: bool = False  # needs more room than others, e.g. for many series
+    marks: tuple[tuple[float, str], ...] = ()  # ticks of the horizontal axis, (position, label); empty: automatic
+    broad: bool = False  # wider than others, e.g. for many series
 
 
 @dataclass(frozen=True, eq=False)
 class Box:
-    """Five numbers of one group of values; NaN throughout for a group without any."""
+    """Five-number summary of one group of values; all NaN for an empty group."""
 
-    name: str  # of its row
+    name: str  # of the row
     numbers: tuple[float, float, float, float, float]  # minimum, first quartile, median, third quartile, maximum
     colour: str
 
 
 @dataclass(frozen=True, eq=False)
 class BoxChart:
-    """Boxes below each other, the first on top: whiskers to the extremes, a box between the quartiles, a bar at the median."""
+    """Horizontal box plots, the first on top: whiskers to the extremes, a box between the quartiles, a bar at the median."""
 
     key: str  # file name and HTML id
     title: str
     x: str  # axis label with its unit
     boxes: tuple[Box, ...]
-    reference: float | None = None  # where a thin vertical line helps to compare, in the unit of the axis
+    reference: float | None = None  # position of a thin vertical line, in the unit of the axis
 
 
 def wide(values: np.ndarray) -> bool:
-    """Whether positive values span so much that their logarithm is easier to read."""
+    """Whether positive values span more than a factor of 6, so that a logarithmic axis is easier to read."""
     return len(values) > 0 and min(values) > 0 and max(values) > 6 * min(values)
 
 
 def image(*charts: Chart | BoxChart) -> Figure:
-    """Charts side by side, three in a row at most, as a matplotlib figure; no pyplot, no global state.
+    """Charts side by side, at most three per row, as a matplotlib figure; no pyplot, no global state.
 
-    Box charts that follow each other in a row and have the same rows name them once, at the left.
+    Adjacent box charts with the same rows label them once, at the left.
     """
     rows = ceil(len(charts) / 3)
     columns = ceil(len(charts) / rows)
@@ -92,7 +92,7 @@ def image(*charts: Chart | BoxChart) -> Figure:
     grid = np.ravel(figure.subplots(rows, columns))
     for i, (axes, chart) in enumerate(zip(grid, charts)):
         if isinstance(chart, BoxChart):
-            _draw_boxes(axes, chart, named=i % columns == 0 or _rows(charts[i - 1]) != _rows(chart))
+            _draw_boxes(axes, chart, labelled=i % columns == 0 or _rows(charts[i - 1]) != _rows(chart))
         else:
             _draw(axes, chart)
     for axes in grid[len(charts) :]:
@@ -101,12 +101,12 @@ def image(*charts: Chart | BoxChart) -> Figure:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write as PNG; the same figure gives the same bytes."""
+    """Write a PNG; the same figure gives the same bytes."""
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def interactive(chart: Chart | BoxChart) -> go.Figure:
-    """The same chart for the browser; no title, which the page prints."""
+    """The chart for the browser, without its title, which the page prints."""
     if isinstance(chart, BoxChart):
         return _interactive_boxes(chart)
     figure = go.Figure()
@@ -138,16 +138,16 @@ def interactive(chart: Chart | BoxChart) -> go.Figure:
             marks = ticks(_values(chart, name))
             axis.update(type="log", tickvals=marks, ticktext=[f"{m:,.10g}" for m in marks])
     if chart.marks:
-        figure.layout.xaxis.update(tickvals=[x for x, _ in chart.marks], ticktext=[word for _, word in chart.marks])
+        figure.layout.xaxis.update(tickvals=[x for x, _ in chart.marks], ticktext=[label for _, label in chart.marks])
     return figure
 
 
 def ticks(values: np.ndarray) -> list[float]:
-    """Round numbers for a logarithmic axis: 1, 2, 5 and their decades, or decades alone if there are many."""
+    """Round tick values for a logarithmic axis: 1, 2, 5 and their decades, or decades alone if the range is wide."""
     values = np.asarray(values, dtype=np.float64)
     values = values[np.isfinite(values) & (values > 0)]
     if not len(values):
-        raise ValueError("a logarithmic axis needs a positive number; there is none")
+        raise ValueError("a logarithmic axis needs at least one positive number")
     low, high = log10(values.min()), log10(values.max())
     digits = (1,) if high - low > 3 else (1, 2, 5) if high - low > 1.2 else (1, 1.5, 2, 3, 4, 5, 7)
     decades = range(floor(low), ceil(high) + 1)
@@ -193,7 +193,7 @@ def _layout(height: int) -> dict:
 
 
 def _size(charts: Sequence[Chart | BoxChart]) -> tuple[float, float]:
-    """Inches of a panel: (width, height)."""
+    """Size of one chart in inches: (width, height)."""
     if boxes := [c for c in charts if isinstance(c, BoxChart)]:
         return 7.2 if len(charts) == 1 else 4.2, 1.1 + 0.3 * max(len(c.boxes) for c in boxes)
     width = {1: 7.2, 2: 5.6}.get(len(charts), 4.2)
@@ -232,7 +232,7 @@ def _draw(axes: Axes, chart: Chart) -> None:
             axis.set_minor_locator(NullLocator())
             axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
     if chart.marks:
-        axes.set_xticks([x for x, _ in chart.marks], [word for _, word in chart.marks])
+        axes.set_xticks([x for x, _ in chart.marks], [label for _, label in chart.marks])
     _dress(axes, chart)
     if len(chart.series) > 1:
         axes.legend(
@@ -247,7 +247,7 @@ def _draw(axes: Axes, chart: Chart) -> None:
         )
 
 
-def _draw_boxes(axes: Axes, chart: BoxChart, named: bool) -> None:
+def _draw_boxes(axes: Axes, chart: BoxChart, labelled: bool) -> None:
     names = _rows(chart)
     for b in _filled(chart):
         row, (low, first, middle, third, high) = names.index(b.name), b.numbers
@@ -263,7 +263,7 @@ def _draw_boxes(axes: Axes, chart: BoxChart, named: bool) -> None:
     axes.margins(x=0.05)
     _dress(axes, chart)
     axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0, labelleft=named)
+    axes.tick_params(axis="y", length=0, labelleft=labelled)
 
 
 def _dress(axes: Axes, chart: Chart | BoxChart) -> None:

@@ -20,9 +20,7 @@ from pydantic import ConfigDict, Field
 
 from nas.cost import flops, registry
 from nas.data import loader
-from nas.plots import curves, page, pareto, predictor, sampling, style
-from nas.plots import search as progress_chart
-from nas.plots import transfer as transfer_chart
+from nas.plots import page, style
 from nas.runtime import params, seeding
 from nas.runtime.checkpoint import load_weights
 from nas.runtime.io import read_table
@@ -74,7 +72,7 @@ def main() -> None:
         family["latency_ms"] = [known["latency_ms"].cost(encoding.from_json(arch)) for arch in family["arch"]]
         rng = seeding.generator(seed, "report", "trials")
         trials = trials_study(table, trained.bucket_mflops, trained.pool, p.trial_samples, rng)
-        found = page.Findings(
+        found = page.Results(
             dataset=data.title,
             classes=len(data.classes),
             images=data.parts.counts(),
@@ -107,19 +105,10 @@ def main() -> None:
         run.close_pipeline()
 
 
-def images(found: page.Findings, out: Path) -> None:
+def images(results: page.Results, out: Path) -> None:
     """Every figure of the page as a PNG."""
-    charts = {
-        "pareto": [pareto.chart(found.family, found.ends, found.evaluated, cost) for cost in found.costs],
-        "search": [progress_chart.chart(found.evaluated, found.largest_mflops, 100 / found.classes)],
-        "predictor": predictor.charts(found.predictions),
-        "accuracy": [curves.accuracy(found.pretrain, found.train)],
-        "loss": [curves.loss(found.train)],
-        "sampling": [sampling.chart(found.trials)],
-        "transfer": [transfer_chart.chart(found.transfer)],
-    }
-    for name, chart in charts.items():
-        style.save(style.image(*chart), out / f"{name}.png")
+    for name, charts in page.charts(results).items():
+        style.save(style.image(*charts), out / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from nas.plots import sampling
+from nas.plots import training
 from nas.plots.page import cards, document, section
 from nas.plots.style import BoxChart, Chart
 from studies.strategies import buckets, claims, deployments, distillation, inherited, ranks, spaces
@@ -43,7 +43,7 @@ def charts(found: Findings) -> dict[str, Sequence[Chart | BoxChart]]:
         "figure_6": [buckets.gain_chart(found.runs, found.edges)],
         "fronts": buckets.front_charts(found.runs),
         "figure_7": ranks.charts(found.ranks, "7"),
-        "figure_8": [sampling.chart(found.trials)],
+        "figure_8": [training.sampling(found.trials)],
         "figure_9": [spaces.chart(found.spaces)],
         "table_3": deployments.charts(shown),
         "inherited": inherited.charts(found.models),

@@ -1,10 +1,10 @@
-"""Findings of a made-up run, shaped like those of a real one."""
+"""Results of a synthetic run, shaped like those of a real one."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from nas.plots.page import Findings
+from nas.plots.page import Results
 from nas.sampling.uniform import Unconstrained
 from nas.search import evolution, family
 from nas.search.operators import search
@@ -15,18 +15,19 @@ SPACE = mbconv.load(published.FOLDER / "glyphs.yaml")
 
 
 def cost(rows: np.ndarray) -> np.ndarray:
-    """Grows from 0.1 to 3 MFLOPs."""
+    """MFLOPs, from 0.1 for the smallest to 3 for the largest architecture."""
     low, high = (np.array(a.genes) for a in (SPACE.smallest(), SPACE.largest()))
     return 0.1 * 30 ** ((rows - low) / np.maximum(high - low, 1)).mean(axis=1)
 
 
 def top1(rows: np.ndarray, seed: int) -> np.ndarray:
-    """Saturates with cost, with noise of half a point, percent."""
+    """Percent: saturates with cost, with Gaussian noise of 0.7 points."""
     return 92 - 38 * (0.08 / cost(rows)) ** 0.5 + np.random.default_rng([seed, len(rows)]).normal(0, 0.7, len(rows))
 
 
 @pytest.fixture(scope="session")
-def findings() -> Findings:
+def results() -> Results:
+    """Results of a run with a synthetic oracle."""
     rng = np.random.default_rng(0)
     settings = evolution.Settings(population=64, mutations=32, crossovers=32, rounds=5, mutation_probability=0.2, bucket=0.1)
     oracle = {
@@ -52,15 +53,15 @@ def findings() -> Findings:
         }
     )
     grid = [(s, m, lr, wd) for s in ("greek", "cyrillic", "digits") for m in models for lr in (0.02, 0.1) for wd in (0.0, 1e-4)]
-    results = pd.DataFrame(grid, columns=["set", "model", "learning_rate", "weight_decay"])
-    results["mflops"] = [m.cost for m in results["model"]]
-    results["model"] = [m.name for m in results["model"]]
-    results["top1_holdout"] = 90 + 3 * np.log10(results["mflops"]) + rng.normal(0, 1, len(results))
-    results["best"] = results.groupby("set")["top1_holdout"].transform("max") == results["top1_holdout"]
-    results["top1_test"] = (results["top1_holdout"] - 0.8).where(results["best"])
+    transfer = pd.DataFrame(grid, columns=["set", "model", "learning_rate", "weight_decay"])
+    transfer["mflops"] = [m.cost for m in transfer["model"]]
+    transfer["model"] = [m.name for m in transfer["model"]]
+    transfer["top1_holdout"] = 90 + 3 * np.log10(transfer["mflops"]) + rng.normal(0, 1, len(transfer))
+    transfer["best"] = transfer.groupby("set")["top1_holdout"].transform("max") == transfer["top1_holdout"]
+    transfer["top1_test"] = (transfer["top1_holdout"] - 0.8).where(transfer["best"])
     targets = np.arange(0.2, 3.01, 0.2)
     shape = np.exp(-0.5 * ((targets - 1.2) / 0.4) ** 2)
-    return Findings(
+    return Results(
         dataset="glyphs",
         classes=26,
         images={"train": 4200, "predictor": 600, "search": 900, "val": 300, "test": 2000},
@@ -94,7 +95,7 @@ def findings() -> Findings:
         ),
         pretrain=history[:16],
         train=history,
-        transfer=results,
+        transfer=transfer,
         trials=pd.DataFrame({"target": targets, "uniform": 20 / shape, "paper_mean": 6 + targets, "paper_std": 5 + targets, "exact": 1.0}),
         params="seed: 0\nsearch: {population: 64} # <b>\n",
     )

@@ -1,4 +1,4 @@
-"""The one HTML page: whole, offline, the same every time."""
+"""The HTML page: complete, offline, reproducible."""
 
 import re
 from dataclasses import replace
@@ -14,7 +14,7 @@ FIGURES = ("pareto", "pareto-latency_ms", "search", "predictor", "predictor-flop
 
 
 class Reader(HTMLParser):
-    """Open tags, ids, addresses and visible words of a page."""
+    """Collects open tags, ids, addresses and visible text of a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,8 +35,8 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def text(findings) -> str:
-    return page(findings)
+def text(results) -> str:
+    return page(results)
 
 
 @pytest.fixture(scope="module")
@@ -47,49 +47,49 @@ def read(text) -> Reader:
 
 
 def test_every_tag_is_closed(read):
-    """Well nested throughout."""
+    """Tags are closed and well nested."""
     assert read.open == []
 
 
 def test_nothing_is_fetched(read, text):
-    """No address at all: scripts, styles and figures are in the page; plotly.js once, in full."""
+    """The page has no addresses: scripts, styles and figures are embedded, plotly.js once."""
     assert read.addresses == []
     assert text.count("<script") == text.count("</script>") and len(text) > 1_000_000
     assert "cdn.plot.ly/plotly" not in text.split("</head>")[1] and "@import" not in text.split("</style>")[0]
 
 
 def test_every_figure_is_there_once(read, text):
-    """Each figure has its fixed id, once, and a script that draws into it."""
+    """Each figure has its fixed id exactly once, and a script that draws into it."""
     assert sorted(read.ids) == sorted(FIGURES)
     assert all(re.search(rf'Plotly\.newPlot\(\s*"{key}"', text) for key in FIGURES)
 
 
-def test_the_same_findings_give_the_same_page(findings, text):
-    """Byte for byte, so that its hash is stable: no times, no random ids."""
-    assert page(findings) == text
+def test_the_same_results_give_the_same_page(results, text):
+    """The bytes are equal, so the hash is stable: no dates, no random ids."""
+    assert page(results) == text
 
 
 def test_it_fits_a_narrow_screen(text):
-    """The width follows the device, and wide tables scroll by themselves."""
+    """The width follows the device, and wide tables scroll."""
     assert 'name="viewport" content="width=device-width' in text
     assert text.count('<div class="scroll"><table') == text.count("<table") == 2
 
 
-def test_the_numbers_are_those_of_the_findings(findings, read):
-    """Every model's test accuracy, the set's size and the budget can be read."""
+def test_the_page_shows_the_numbers_of_the_results(results, read):
+    """The page shows the test accuracy of every model, the sizes of dataset and space, and the number of evaluations."""
     words = " ".join(read.words)
-    for top1 in findings.family["top1_test"]:
+    for top1 in results.family["top1_test"]:
         assert f"{top1:.1f}" in words
-    assert "26 classes" in words and f"{findings.architectures:,} architectures" in words and "384 evaluations" in words
+    assert "26 classes" in words and f"{results.architectures:,} architectures" in words and "384 evaluations" in words
 
 
 def test_text_from_files_is_escaped(read, text):
-    """A tag in params.yaml is shown, not obeyed."""
+    """A tag in params.yaml is shown as text."""
     assert "# &lt;b&gt;" in text and any("# <b>" in w for w in read.words)
 
 
-def test_without_transfer_sets_there_is_no_such_section(findings):
-    """Own images, nothing to transfer to: the rest of the page is there."""
-    text = page(replace(findings, transfer=findings.transfer.iloc[:0]))
-    assert "<h2>Transfer</h2>" not in text and "<h2>The family</h2>" in text
-    assert style.image(transfer.chart(findings.transfer.iloc[:0])).axes[0].get_title(loc="left") == "No transfer sets"
+def test_without_transfer_datasets_the_section_is_left_out(results):
+    """The rest of the page is there."""
+    text = page(replace(results, transfer=results.transfer.iloc[:0]))
+    assert "<h2>Transfer</h2>" not in text and "<h2>Pareto family</h2>" in text
+    assert style.image(transfer.chart(results.transfer.iloc[:0])).axes[0].get_title(loc="left") == "No transfer datasets"

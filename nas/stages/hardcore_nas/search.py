@@ -207,20 +207,20 @@ def seconds(found: object) -> float:
         raise config.PIPELINE.damaged(SHARED, error, "train") from None
 
 
-def heat_maps(title: str, space: Space, latency: Latency, found: Search) -> heatmap.Maps:
+def heat_maps(title: str, space: Space, latency: Latency, found: Search) -> heatmap.Panel:
     """Above the weights of each stage's depths, below those of each block's configurations, from the fastest (Figure 7)."""
     order = latency.blocks_ms.sum((0, 1)).argsort()
     names = [f"{c.expansion} {c.kernel}x{c.kernel}{' se' if c.se else ''}" for c in (space.configurations[i] for i in order)]
     depths = [
-        heatmap.Map(f"depth of {stage.name}", [str(d) for d in stage.depths], found.beta[:, s][:, np.array(stage.depths) - 1])
+        heatmap.Heatmap(f"depth of {stage.name}", [str(d) for d in stage.depths], found.beta[:, s][:, np.array(stage.depths) - 1])
         for s, stage in enumerate(space.stages)
     ]
     blocks = [
-        heatmap.Map(f"{stage.name}, block {1 + b}", names, found.alpha[:, s, b][:, order])
+        heatmap.Heatmap(f"{stage.name}, block {1 + b}", names, found.alpha[:, s, b][:, order])
         for s, stage in enumerate(space.stages)
         for b in range(stage.depths[-1])
     ]
-    return heatmap.Maps(title, [row["step"] for row in found.rows], [depths, blocks])
+    return heatmap.Panel(title, [row["step"] for row in found.rows], [depths, blocks])
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def main() -> None:
         config.PIPELINE.finish(out, metrics, run)
 
 
-def heat_maps(title: str, space: Space, operations: Sequence[np.ndarray], sinks: Sequence[Sequence[np.ndarray]]) -> heatmap.Maps:
+def heat_maps(title: str, space: Space, operations: Sequence[np.ndarray], sinks: Sequence[Sequence[np.ndarray]]) -> heatmap.Panel:
     """Above the weights of each layer's operations, below those of each stage's depths.
 
     Args:
@@ -80,14 +80,14 @@ def heat_maps(title: str, space: Space, operations: Sequence[np.ndarray], sinks:
     """
     names = [operation.name for operation in space.operations]
     layers = [
-        heatmap.Map(f"stage {place.stage + 1}, layer {place.number + 1}", names, weights)
+        heatmap.Heatmap(f"stage {place.stage + 1}, layer {place.number + 1}", names, weights)
         for place, weights in zip(space.layers, np.stack(operations).swapaxes(0, 1))
     ]
     depths = [
-        heatmap.Map(f"depth of stage {i + 1}", [str(1 + d) for d in range(len(stage[0]))], np.stack(stage))
+        heatmap.Heatmap(f"depth of stage {i + 1}", [str(1 + d) for d in range(len(stage[0]))], np.stack(stage))
         for i, stage in enumerate(zip(*sinks))
     ]
-    return heatmap.Maps(title, range(1, 1 + len(operations)), [layers, depths])
+    return heatmap.Panel(title, range(1, 1 + len(operations)), [layers, depths])
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
