@@ -14,15 +14,14 @@ import numpy as np
 
 from benchmarks import oracle, timing
 from nas.cost.table import CostTable
+from nas.evaluation.metrics import hypervolume
 from nas.plots.style import BLUE, CYCLE, GREEN, GREY, ORANGE, PURPLE, Chart, Series, image, save
 from nas.sampling.exact import ExactSampler
-from nas.sampling.uniform import Unconstrained
+from nas.sampling.uniform import StratifiedDraw, Unconstrained
 from nas.search import bayesian, evolution, nsga2
-from nas.search.archive import Evaluated
-from nas.search.family import hypervolume
-from nas.search.operators import Method, search
-from nas.search.problem import Problem, of_score, of_table
-from nas.search.spread import Spread
+from nas.search.archive import Archive
+from nas.search.loop import Method, search
+from nas.search.problem import Problem, cost_objective, score_objective
 from nas.spaces.mbconv import Arch
 
 CHANCE = 0.1  # percent
@@ -42,9 +41,9 @@ class Scale:
 
     space: str
     classes: int
-    evolution: evolution.Settings
-    nsga2: nsga2.Settings
-    bayesian: bayesian.Settings
+    evolution: evolution.EvolutionConfig
+    nsga2: nsga2.Nsga2Config
+    bayesian: bayesian.BayesianConfig
     early: int  # evaluations after which Bayesian search is to be where evolution ends
     shown: tuple[int, ...]  # evaluations, of the table
 
@@ -58,18 +57,20 @@ SCALES = (
     Scale(
         space="attentive_nas",
         classes=1000,
-        evolution=evolution.Settings(population=512, mutations=128, crossovers=128, rounds=20, mutation_probability=0.2, bucket=10.0),
-        nsga2=nsga2.Settings(evaluations=5632, population=128, offspring=128, crossover_probability=0.9, mutation_probability=0.05),
-        bayesian=bayesian.Settings(evaluations=5632, start=64, batch=32),
+        evolution=evolution.EvolutionConfig(
+            population=512, mutations=128, crossovers=128, rounds=20, mutation_probability=0.2, bucket=10.0
+        ),
+        nsga2=nsga2.Nsga2Config(evaluations=5632, population=128, offspring=128, crossover_probability=0.9, mutation_probability=0.05),
+        bayesian=bayesian.BayesianConfig(evaluations=5632, start=64, batch=32),
         early=1500,
         shown=(256, 512, 1000, 1500, 3000, 5632),
     ),
     Scale(
         space="glyphs",
         classes=26,
-        evolution=evolution.Settings(population=96, mutations=32, crossovers=32, rounds=6, mutation_probability=0.2, bucket=0.03),
-        nsga2=nsga2.Settings(evaluations=480, population=32, offspring=32, crossover_probability=0.9, mutation_probability=0.05),
-        bayesian=bayesian.Settings(evaluations=480, start=64, batch=32),
+        evolution=evolution.EvolutionConfig(population=96, mutations=32, crossovers=32, rounds=6, mutation_probability=0.2, bucket=0.03),
+        nsga2=nsga2.Nsga2Config(evaluations=480, population=32, offspring=32, crossover_probability=0.9, mutation_probability=0.05),
+        bayesian=bayesian.BayesianConfig(evaluations=480, start=64, batch=32),
         early=240,
         shown=(96, 160, 240, 360, 480),
     ),
@@ -97,7 +98,7 @@ def methods(scale: Scale, table: CostTable) -> dict[str, Method]:
     def between(low: float, high: float, n: int, rng: np.random.Generator) -> list[Arch]:
         return sampler.draw_between(low, high, n, rng).archs()
 
-    spread, uniform = Spread(between, table.smallest, table.largest), Unconstrained(table.space)
+    spread, uniform = StratifiedDraw(between, table.smallest, table.largest), Unconstrained(table.space)
     every = (
         evolution.Evolution(scale.evolution, uniform),
         evolution.Evolution(scale.evolution, spread),
@@ -109,7 +110,7 @@ def methods(scale: Scale, table: CostTable) -> dict[str, Method]:
     return dict(zip(COLOURS, every, strict=True))
 
 
-def area(evaluated: Evaluated, n: int, table: CostTable) -> float:
+def area(evaluated: Archive, n: int, table: CostTable) -> float:
     """Hypervolume of the first n evaluations."""
     return hypervolume(evaluated.cost[:n], evaluated.score[:n], table.largest, CHANCE)
 
@@ -120,7 +121,7 @@ def compare(scale: Scale, table: CostTable, structure: oracle.Structure, seeds: 
     Returns:
         for each method hypervolumes (seeds, counts) after so many evaluations.
     """
-    problem = Problem(table.space, (of_table("mflops", table), of_score()))
+    problem = Problem(table.space, (cost_objective("mflops", table), score_objective()))
     every = methods(scale, table)
     areas: dict[str, list[list[float]]] = {name: [] for name in every}
     seconds: dict[str, list[float]] = {name: [] for name in every}

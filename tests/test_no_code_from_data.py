@@ -35,7 +35,7 @@ from nas.runtime import params, presets
 from nas.runtime.checkpoint import Checkpoint, CheckpointError, load_weights
 from nas.runtime.io import DocumentError, read_table
 from nas.runtime.params import ParamsError
-from nas.search.archive import Cache
+from nas.search.archive import ScoreCache
 from nas.search.predictor import Forest, PredictorError
 from nas.spaces import encoding, mbconv, published
 from nas.spaces.encoding import ArchitectureError
@@ -238,7 +238,7 @@ def places(tiny_space, bundled, divided, tmp_path) -> dict[str, tuple[Path, type
         "table": (folder / "measured.parquet", DocumentError, lambda: read_table(folder / "measured.parquet", "again")),
         "family": (folder / "family.json", ArchitectureError, lambda: encoding.read_family(folder / "family.json")),
         "latency table": (folder / "table.json", LatencyTableError, lambda: latency.load(folder / "table.json", tiny_space, 5)),
-        "scores": (folder / "scores.jsonl", DocumentError, lambda: Cache("w", folder / "scores.jsonl")),
+        "scores": (folder / "scores.jsonl", DocumentError, lambda: ScoreCache("w", folder / "scores.jsonl")),
         "bundle's description": (folder / "description" / "bundle.json", BundleError, lambda: nas.load(folder / "description")),
         "bundle's weights": (folder / "weights" / "weights.safetensors", BundleError, lambda: nas.load(folder / "weights")),
         "bundle": (folder / "model.pt", BundleError, lambda: nas.load(folder / "model.pt")),

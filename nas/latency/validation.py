@@ -13,8 +13,8 @@ import numpy as np
 from scipy.optimize import nnls
 
 from nas.cost.latency import Entry, LatencyTable, Piece, pieces
+from nas.evaluation.metrics import kendall_tau
 from nas.sampling.exact import ExactSampler
-from nas.search.predictor import kendall_tau
 from nas.spaces.mbconv import Arch, SearchSpace
 
 LEAST = 0.1  # of what was measured, that a piece costs in any case

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nas.evaluation.metrics import kendall_tau
 from nas.plots.style import BLUE, GREY, Chart, Series, wide
-from nas.search.predictor import kendall_tau
 
 
 def charts(validation: pd.DataFrame, setting: Mapping[str, Any]) -> tuple[Chart, Chart]:

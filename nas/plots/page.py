@@ -11,9 +11,8 @@ import pandas as pd
 import plotly.io
 from plotly.offline import get_plotlyjs
 
+from nas.evaluation.metrics import hypervolume, kendall_tau
 from nas.plots import pareto, predictor, search, style, training, transfer
-from nas.search.family import hypervolume
-from nas.search.predictor import kendall_tau
 
 Charts = Sequence[style.Chart | style.BoxChart]
 

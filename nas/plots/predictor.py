@@ -4,7 +4,6 @@ import pandas as pd
 
 from nas.cost.registry import COSTS
 from nas.plots.style import BLUE, GREY, Chart, Series, wide
-from nas.search.predictor import kendall_tau
 
 
 def charts(predictions: pd.DataFrame) -> tuple[Chart, Chart]:

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from nas.evaluation.metrics import hypervolume
 from nas.plots.style import BLUE, GREEN, ORANGE, PURPLE, Chart, Series
-from nas.search.family import hypervolume
 
 METHODS = {  # title, colour, dash
     "evolution": ("evolution", BLUE, "solid"),

@@ -1,8 +1,9 @@
-"""Uniform sampling: constraint-free, and by plain rejection under a target.
+"""Uniform sampling without a constraint, by plain rejection under a target, and stratified by cost.
 
 AttentiveNAS (arXiv:2011.09011), Equation 2 and Appendix C.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +50,55 @@ class RejectionSampler:
             limit=self.limit,
             what=f"target {target:g} {self.table.unit} by uniform rejection",
         )
+
+
+@dataclass(frozen=True, eq=False)
+class StratifiedDraw:
+    """A draw in which every stratum of cost gets equally many architectures, up to one.
+
+    Uniform draws seldom reach the ends: of the space of AttentiveNAS 0.2 % lie at or below 312 MFLOPs, where its
+    smallest models are.
+
+    Args:
+        between: draws n architectures that cost low to high, e.g. with `nas.sampling.exact.ExactSampler.draw_between`;
+            raises ValueError if there are none.
+        low: the smallest cost.
+        high: the largest cost.
+        strata: intervals of equal width; empty ones are skipped.
+    """
+
+    between: Callable[[float, float, int, np.random.Generator], list[Arch]]
+    low: float
+    high: float
+    strata: int = 32
+
+    def __call__(self, n: int, rng: np.random.Generator) -> list[Arch]:
+        """n architectures in a random order.
+
+        Raises:
+            ValueError: if all strata are empty.
+        """
+        edges = np.linspace(self.low, self.high, self.strata + 1)
+        intervals = list(zip(edges[:-1].tolist(), edges[1:].tolist()))
+        drawn: list[Arch] = []
+        while len(drawn) < n:
+            order = rng.permutation(len(intervals))
+            shares = np.bincount(order[np.arange(n - len(drawn)) % len(intervals)], minlength=len(intervals))
+            strata = [(interval, self._draw(*interval, int(share), rng)) for interval, share in zip(intervals, shares)]
+            intervals = [interval for interval, archs in strata if archs is not None]
+            drawn += [arch for _, archs in strata for arch in archs or ()]
+            if not intervals:
+                raise ValueError(f"no architecture costs between {self.low:g} and {self.high:g}")
+        return [drawn[i] for i in rng.permutation(n)]
+
+    def _draw(self, low: float, high: float, n: int, rng: np.random.Generator) -> list[Arch] | None:
+        """None if the stratum is empty."""
+        if n == 0:
+            return []
+        try:
+            return self.between(low, high, n, rng)
+        except ValueError:
+            return None
 
 
 def uniform_trials(prior: Prior) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Architectures with their scores, and a cache so that none is scored twice, this week's search or the last one's."""
+"""The archive of evaluated architectures, and a cache of scores so that no architecture is scored twice, in this or earlier searches."""
 
 import json
 import os
@@ -15,13 +15,13 @@ from nas.spaces.mbconv import Arch, SearchSpace
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluated:
-    """Distinct architectures with cost and score, in the order in which they were evaluated."""
+class Archive:
+    """Distinct evaluated architectures with cost and score, in the order of evaluation."""
 
     rows: np.ndarray  # (n, genes) int64
     cost: np.ndarray  # (n,) float64, the unit of the cost function (MFLOPs)
     score: np.ndarray  # (n,) float64, higher is better (top-1 in percent)
-    round: np.ndarray  # (n,) int64, 0 is the random population
+    round: np.ndarray  # (n,) int64, 0 is the first population
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -30,19 +30,20 @@ class Evaluated:
         return type(self)(*(np.concatenate([a, b]) for a, b in zip(self.to_arrays().values(), other.to_arrays().values())))
 
     def __getitem__(self, which: np.ndarray) -> Self:
-        """Those at the given places, or where a mask (n,) is true."""
+        """The entries at the given indices, or where a mask (n,) is true."""
         return type(self)(*(array[which] for array in self.to_arrays().values()))
 
     @property
     def archs(self) -> list[Arch]:
+        """The architectures of an MBConv space."""
         return encoding.from_rows(self.rows)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """For a checkpoint; `Evaluated(**arrays)` reads it back."""
+        """Arrays for a checkpoint; `Archive(**arrays)` restores the archive."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def to_frame(self, space: SearchSpace) -> pd.DataFrame:
-        """One column a gene, then `mflops`, `top1`, `round`."""
+        """One column per gene, then `mflops`, `top1`, `round`."""
         genes = pd.DataFrame(self.rows, columns=[g.name for g in space.genes])
         return genes.assign(mflops=self.cost, top1=self.score, round=self.round)
 
@@ -55,26 +56,26 @@ class Evaluated:
         """
         genes = [g.name for g in space.genes]
         if missing := [c for c in (*genes, "mflops", "top1", "round") if c not in frame]:
-            raise ValueError(f"column {missing[0]!r} is missing; evaluated sub-networks of space {space.name!r} have one for each gene")
+            raise ValueError(f"column {missing[0]!r} is missing; a table of evaluated architectures has one per gene of {space.name!r}")
         columns = (frame[name].to_numpy(t) for name, t in (("mflops", np.float64), ("top1", np.float64), ("round", np.int64)))
         return cls(frame[genes].to_numpy(np.int64), *columns)
 
 
-def keys(rows: np.ndarray) -> list[bytes]:
-    """(n, genes) -> n hashable names, equal for equal rows."""
+def row_keys(rows: np.ndarray) -> list[bytes]:
+    """(n, genes) -> n hashable keys, equal for equal rows."""
     rows = np.ascontiguousarray(rows, dtype=np.int64)
     return rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize))).ravel().tolist() if len(rows) else []
 
 
-class Cache:
-    """Scores that are known already, by weights and architecture; with a file, each new one is in it as soon as it is there.
+class ScoreCache:
+    """Known scores by weights and architecture; with a file, each new score is appended to it at once.
 
-    The file has one JSON object a line and is only ever appended to, so that a search that was killed has lost
-    the score in the making at most.
+    The file has one JSON object per line and is only appended to, so a search that is killed loses at most the
+    evaluation in progress.
 
     Args:
-        weights: names what was scored with: the weights' fingerprint, or anything else that scores depend on.
-        path: of the file; None to keep scores in memory.
+        weights: fingerprint of everything that a score depends on besides the architecture.
+        path: the file; None keeps scores in memory.
 
     Raises:
         DocumentError: if the file holds something else.
@@ -92,11 +93,11 @@ class Cache:
         return len(self._scores)
 
     def get(self, row: np.ndarray) -> float | None:
-        """The score of an architecture (genes,) with these weights; None if it is not known."""
+        """The score of an architecture (genes,) with these weights; None if unknown."""
         return self._scores.get((self.weights, _key(row)))
 
     def put(self, row: np.ndarray, score: float) -> None:
-        """Remember the score of an architecture (genes,)."""
+        """Store the score of an architecture (genes,)."""
         self._scores[self.weights, _key(row)] = score
         if self.path is not None:
             line = {"weights": self.weights, "genes": np.asarray(row).tolist(), "score": score}
@@ -105,20 +106,20 @@ class Cache:
 
     def known(self) -> tuple[np.ndarray, np.ndarray]:
         """Architectures (n, genes) with these weights, and their scores (n,)."""
-        found = [(np.frombuffer(key, dtype=np.int64), score) for (weights, key), score in self._scores.items() if weights == self.weights]
-        rows, scores = zip(*found) if found else ((), ())
+        entries = [(np.frombuffer(key, dtype=np.int64), score) for (weights, key), score in self._scores.items() if weights == self.weights]
+        rows, scores = zip(*entries) if entries else ((), ())
         return np.array(rows, dtype=np.int64), np.array(scores, dtype=np.float64)
 
     def _read(self, path: Path) -> None:
-        whole, newline, torn = path.read_bytes().rpartition(b"\n")
-        for number, line in enumerate(whole.splitlines(), 1):
+        complete, newline, torn = path.read_bytes().rpartition(b"\n")
+        for number, line in enumerate(complete.splitlines(), 1):
             try:
                 entry = parse_json(line.decode(), "the line")
                 self._scores[entry["weights"], _key(entry["genes"])] = float(entry["score"])
             except (ValueError, KeyError, TypeError, OverflowError) as error:
                 raise DocumentError(f"{path}, line {number} is not a score ({error}); delete the file to score anew") from None
         if torn:  # the process was killed while it wrote
-            os.truncate(path, len(whole + newline))
+            os.truncate(path, len(complete + newline))
 
 
 def _key(row: np.ndarray) -> bytes:

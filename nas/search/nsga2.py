@@ -1,8 +1,8 @@
-"""NSGA-II: fronts of fronts, the lonelier first within one, and offspring of the winners of tournaments.
+"""NSGA-II: non-dominated sorting, crowding distance, and offspring of tournament winners.
 
-Deb, Pratap, Agarwal and Meyarivan, IEEE Transactions on Evolutionary Computation 6(2), 2002. Differences: nothing is
-evaluated twice, and the next population is chosen from everything evaluated so far instead of from the last
-population and its offspring, so there is no state but what was evaluated.
+Deb, Pratap, Agarwal and Meyarivan, IEEE Transactions on Evolutionary Computation 6(2), 2002. Differences: no
+architecture is evaluated twice, and survivors are selected from the whole archive instead of the last population
+and its offspring, so the archive is the only state.
 """
 
 from dataclasses import dataclass
@@ -13,62 +13,63 @@ from pydantic import Field
 
 from nas.evaluation import metrics
 from nas.runtime.params import Section
-from nas.search.archive import Evaluated, keys
-from nas.search.operators import Draw, crossover, first, mutate, unseen
+from nas.search.archive import Archive, row_keys
+from nas.search.operators import Draw, crossover, first_population, mutate, unseen
 from nas.search.problem import Problem
 
 
-class Settings(Section):
-    """How much NSGA-II to run."""
+class Nsga2Config(Section):
+    """Budget and rates of NSGA-II."""
 
     evaluations: int = Field(ge=1)
     population: int = Field(ge=2)  # also the size of the first round
-    offspring: int = Field(ge=1)  # a round
-    crossover_probability: float = Field(ge=0, le=1)  # of a child; else it is a mutant of its mother alone
-    mutation_probability: float = Field(gt=0, le=1)  # a gene
+    offspring: int = Field(ge=1)  # per round
+    crossover_probability: float = Field(ge=0, le=1)  # per offspring; the others are mutations of one parent
+    mutation_probability: float = Field(gt=0, le=1)  # per gene
 
 
 @dataclass(frozen=True, eq=False)
 class Nsga2:
-    """Any number of objectives; needs no buckets."""
+    """NSGA-II for any number of objectives."""
 
-    settings: Settings
+    config: Nsga2Config
     draw: Draw  # the first population
     stream: ClassVar[str] = "nsga2"
 
-    def propose(self, problem: Problem, so_far: Evaluated | None, number: int, rng: np.random.Generator) -> np.ndarray:
-        """See `nas.search.operators.Method`; a round that finds too few new architectures proposes those."""
-        s = self.settings
-        if so_far is None:
-            return first(problem, self.draw, min(s.population, s.evaluations), rng)
-        alive = so_far[best(problem.losses(so_far.rows, so_far.score), s.population, problem.score.beyond(so_far.score))]
-        n = min(s.offspring, s.evaluations - len(so_far))
+    def propose(self, problem: Problem, archive: Archive | None, round_number: int, rng: np.random.Generator) -> np.ndarray:
+        """See `nas.search.loop.Method`."""
+        cfg = self.config
+        if archive is None:
+            return first_population(problem, self.draw, min(cfg.population, cfg.evaluations), rng)
+        survivors = archive[select(problem.losses(archive.rows, archive.score), cfg.population, problem.score.violation(archive.score))]
+        n = min(cfg.offspring, cfg.evaluations - len(archive))
 
         def offspring() -> np.ndarray:
-            # survivors are in order, so the winner of a tournament of two is the lower number
-            mothers, fathers = alive.rows[rng.integers(len(alive), size=(2, 2, n)).min(axis=0)]
-            crossed = rng.random(n) < s.crossover_probability
-            return mutate(problem.space, np.where(crossed[:, None], crossover(mothers, fathers, rng), mothers), s.mutation_probability, rng)
+            # survivors are sorted, so the winner of a binary tournament is the lower index
+            mothers, fathers = survivors.rows[rng.integers(len(survivors), size=(2, 2, n)).min(axis=0)]
+            crossed = rng.random(n) < cfg.crossover_probability
+            rows = np.where(crossed[:, None], crossover(mothers, fathers, rng), mothers)
+            return mutate(problem.space, rows, cfg.mutation_probability, rng)
 
-        return unseen(problem, offspring, n, set(keys(so_far.rows))) if n > 0 else so_far.rows[:0]
+        return unseen(problem, offspring, n, set(row_keys(archive.rows))) if n > 0 else archive.rows[:0]
 
 
-def best(losses: np.ndarray, n: int, beyond: np.ndarray | None = None) -> np.ndarray:
-    """Indices of the n best points, best first: by front, within a front the more distant from its neighbours first.
+def select(losses: np.ndarray, n: int, violation: np.ndarray | None = None) -> np.ndarray:
+    """Indices of the n best points, best first: by non-dominated rank, then by crowding distance, largest first.
 
     Args:
         losses: (points, m), lower is better.
-        n: how many; all if there are fewer.
-        beyond: (points,) by how much bounds are broken; those that keep them come first, then the smallest breach.
+        n: number of indices; all points if there are fewer.
+        violation: (points,) amount by which bounds are violated; feasible points come first, then the smallest violation.
     """
-    beyond = np.zeros(len(losses)) if beyond is None else beyond
-    within, without = np.flatnonzero(beyond == 0), np.flatnonzero(beyond > 0)
-    order = without[np.argsort(beyond[without], kind="stable")]
-    if len(within):
-        rank = metrics.ranks(losses[within], enough=n)
-        lonely = np.zeros(len(within))
+    violation = np.zeros(len(losses)) if violation is None else violation
+    feasible, infeasible = np.flatnonzero(violation == 0), np.flatnonzero(violation > 0)
+    order = infeasible[np.argsort(violation[infeasible], kind="stable")]
+    if len(feasible):
+        rank = metrics.front_ranks(losses[feasible], enough=n)
+        crowding = np.zeros(len(feasible))
         for number in np.unique(rank):
             at = np.flatnonzero(rank == number)
-            lonely[at] = metrics.crowding(losses[within[at]])
-        order = np.append(within[np.lexsort((-lonely, rank))], order)
+            crowding[at] = metrics.crowding_distance(losses[feasible[at]])
+        order = np.append(feasible[np.lexsort((-crowding, rank))], order)
     return order[:n]

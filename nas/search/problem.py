@@ -1,45 +1,61 @@
-"""What a search looks for: objectives with their bounds, the front and the volume that evaluated architectures reach.
+"""A search problem: objectives with bounds over a space; the Pareto front and the hypervolume of an archive.
 
-An objective is the score (e.g. top-1, or what a predictor makes of it) or a function of architectures alone
-(MFLOPs, parameters, latency from a table). A bound on the latter keeps architectures from being evaluated; one
-on the score can be checked only afterwards: what breaks it is in no front and the last to have offspring.
+An objective is the score (e.g. top-1, measured or predicted) or a cost that depends on the architecture alone (MFLOPs,
+parameters, latency from a table). A bound on a cost keeps architectures from being evaluated. A bound on the score can
+only be checked after the evaluation: what violates it is in no front and is selected last as a parent.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from nas.cost.table import CostTable
 from nas.evaluation import metrics
-from nas.search.archive import Evaluated
-from nas.spaces.mbconv import SearchSpace
+from nas.search.archive import Archive
+from nas.spaces import encoding
+from nas.spaces.mbconv import Gene
 
-OfRows = Callable[[np.ndarray], np.ndarray]  # rows (n, genes) -> (n,)
+CostOfRows = Callable[[np.ndarray], np.ndarray]  # rows (n, genes) -> (n,)
+
+
+class Space(Protocol):
+    """What a search needs of a space; `nas.spaces.mbconv.SearchSpace` is one."""
+
+    @property
+    def genes(self) -> Sequence[Gene]:
+        """The columns of a row, each with its choices."""
+
+    def smallest(self) -> Any:
+        """The smallest architecture."""
+
+    def largest(self) -> Any:
+        """The largest architecture."""
 
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """A number of an architecture that is to be small or large, and the bounds that it must keep (both included)."""
+    """A number to minimise or maximise, with bounds (both included)."""
 
     name: str  # of its column, with the unit: "mflops", "parameters", "latency_ms", "top1"
-    of: OfRows | None  # None: the search's score
+    of: CostOfRows | None  # None: the search's score
     larger_is_better: bool = False
     low: float = -np.inf
     high: float = np.inf
 
     def __post_init__(self) -> None:
         if not self.low <= self.high:
-            raise ValueError(f"params.yaml: search.bounds.{self.name}: nothing is at least {self.low:g} and at most {self.high:g}")
+            raise ValueError(f"params.yaml: search.bounds.{self.name}: min {self.low:g} is above max {self.high:g}")
 
     def within(self, values: np.ndarray) -> np.ndarray:
-        """(n,) -> (n,) bool: which keep the bounds."""
+        """(n,) -> (n,) bool: which values keep the bounds."""
         return (values >= self.low) & (values <= self.high)
 
-    def beyond(self, values: np.ndarray) -> np.ndarray:
-        """(n,) -> (n,) how far outside the bounds, in the objective's unit; 0 within."""
+    def violation(self, values: np.ndarray) -> np.ndarray:
+        """(n,) -> (n,) distance to the bounds, in the objective's unit; 0 within."""
         return np.maximum(np.maximum(self.low - values, values - self.high), 0.0)
 
     def loss(self, values: np.ndarray) -> np.ndarray:
@@ -47,19 +63,19 @@ class Objective:
         return -values if self.larger_is_better else values
 
 
-def of_score(name: str = "top1", low: float = -np.inf, high: float = np.inf) -> Objective:
-    """What is evaluated, larger is better."""
+def score_objective(name: str = "top1", low: float = -np.inf, high: float = np.inf) -> Objective:
+    """The evaluated score; larger is better."""
     return Objective(name, None, True, low, high)
 
 
-def of_table(name: str, table: CostTable, low: float | None = None, high: float | None = None) -> Objective:
-    """A cost that a table holds: FLOPs, parameters, latency; smaller is better.
+def cost_objective(name: str, table: CostTable, low: float | None = None, high: float | None = None) -> Objective:
+    """A cost from a table (FLOPs, parameters, latency); smaller is better.
 
     Args:
         name: of its column, e.g. "mflops".
         table: the costs.
-        low: least cost of interest in the table's unit; None for no bound.
-        high: greatest cost of interest.
+        low: lower bound in the table's unit; None for no bound.
+        high: upper bound.
 
     Raises:
         InfeasibleTarget: if no architecture costs between the bounds; states the achievable range.
@@ -71,21 +87,26 @@ def of_table(name: str, table: CostTable, low: float | None = None, high: float 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A space and its objectives, one of them the score; the first of the others is the cost that results are ordered by."""
+    """A space and its objectives, one of them the score; results are ordered by the first cost.
 
-    space: SearchSpace
+    Raises:
+        ValueError: if names repeat, or the objectives are not one score, where more is better, and at least one cost.
+    """
+
+    space: Space
     objectives: tuple[Objective, ...]
-    constraints: tuple[Objective, ...] = ()  # bounds on what is not an objective itself
+    constraints: tuple[Objective, ...] = ()  # bounds on costs that are not objectives
+    encode: Callable[[list[Any]], np.ndarray] = encoding.to_rows  # n architectures of the space -> (n, genes)
+    decode: Callable[[np.ndarray], list[Any]] = encoding.from_rows  # (n, genes) -> n architectures
 
     def __post_init__(self) -> None:
-        everything = (*self.objectives, *self.constraints)
-        names = [o.name for o in everything]
+        names = [o.name for o in (*self.objectives, *self.constraints)]
         if len(set(names)) < len(names):
             raise ValueError(f"objectives {names}: each needs a name of its own")
         if sum(o.of is None for o in self.objectives) != 1 or any(o.of is None for o in self.constraints) or not self.costs:
-            raise ValueError(f"objectives {[o.name for o in self.objectives]}: the score, once, and at least one function of architectures")
+            raise ValueError(f"objectives {[o.name for o in self.objectives]}: one score and at least one cost are needed")
         if not self.score.larger_is_better:
-            raise ValueError(f"the score {self.score.name!r} has to be one of which more is better; negate it")
+            raise ValueError(f"of the score {self.score.name!r} less is better; negate it")
 
     @cached_property
     def costs(self) -> tuple[Objective, ...]:
@@ -98,11 +119,11 @@ class Problem:
         return next(o for o in self.objectives if o.of is None)
 
     def cost(self, rows: np.ndarray) -> np.ndarray:
-        """(n, genes) -> (n,) the first cost, the column `cost` of `Evaluated`."""
+        """(n, genes) -> (n,) the first cost, the column `cost` of `Archive`."""
         return np.asarray(self.costs[0].of(rows), dtype=np.float64)
 
     def allowed(self, rows: np.ndarray) -> np.ndarray:
-        """(n, genes) -> (n,) bool: which keep all bounds that can be checked without an evaluation."""
+        """(n, genes) -> (n,) bool: which rows keep all bounds on costs."""
         ok = np.ones(len(rows), dtype=bool)
         for objective in (*self.costs, *self.constraints):
             if np.isfinite(objective.low) or np.isfinite(objective.high):
@@ -113,45 +134,45 @@ class Problem:
         """(n, genes) and (n,) -> (n, objectives), lower is better."""
         return np.stack([o.loss(np.asarray(scores if o.of is None else o.of(rows), dtype=np.float64)) for o in self.objectives], axis=1)
 
-    def front(self, evaluated: Evaluated) -> np.ndarray:
-        """Indices (f,) of the Pareto set of what keeps the bounds, the first cost ascending.
+    def front(self, archive: Archive) -> np.ndarray:
+        """Indices (f,) of the Pareto front within the bounds, the first cost ascending.
 
         Raises:
-            ValueError: if nothing does; says how near the best came.
+            ValueError: if no architecture keeps the bounds; states the range of scores.
         """
-        scores, within = evaluated.score, self._within(evaluated)
+        scores, within = archive.score, self._within(archive)
         if not len(within):
             raise ValueError(
-                f"none of {len(evaluated)} evaluated architectures keeps the bounds; {self.score.name} was {scores.min():g} to "
-                f"{scores.max():g}, {self.score.low:g} to {self.score.high:g} is asked for; widen search.bounds in params.yaml"
+                f"none of {len(archive)} evaluated architectures keeps the bounds; {self.score.name} was {scores.min():g} to "
+                f"{scores.max():g}, the bounds are {self.score.low:g} to {self.score.high:g}; widen search.bounds in params.yaml"
             )
-        front = within[metrics.front(self.losses(evaluated.rows[within], scores[within]))]
-        return front[np.argsort(evaluated.cost[front], kind="stable")]
+        front = within[metrics.pareto_front(self.losses(archive.rows[within], scores[within]))]
+        return front[np.argsort(archive.cost[front], kind="stable")]
 
-    def hypervolume(self, evaluated: Evaluated, reference: Sequence[float], scale: Sequence[float]) -> float:
+    def hypervolume(self, archive: Archive, reference: Sequence[float], scale: Sequence[float]) -> float:
         """Volume that the front dominates up to the reference, each objective divided by its scale; larger is better.
 
-        With MFLOPs and top-1, reference (largest, chance) and scale (largest, 100) it is `nas.search.family.hypervolume`.
+        With MFLOPs and top-1, reference (largest, chance) and scale (largest, 100) it is `nas.evaluation.metrics.hypervolume`.
 
         Args:
-            evaluated: what was searched; what breaks the bounds adds nothing.
-            reference: (objectives,) the worst of interest, in the objectives' units and order.
+            archive: evaluated architectures; those that violate bounds add nothing.
+            reference: (objectives,) the worst values of interest, in the objectives' units and order.
             scale: (objectives,) in the objectives' units.
         """
-        within = self._within(evaluated)
+        within = self._within(archive)
         if not len(within):
             return 0.0
         scale, signs = np.asarray(scale, dtype=np.float64), np.where([o.larger_is_better for o in self.objectives], -1.0, 1.0)
-        losses = self.losses(evaluated.rows[within], evaluated.score[within])
-        return metrics.volume(losses / scale, signs * np.asarray(reference, dtype=np.float64) / scale)
+        losses = self.losses(archive.rows[within], archive.score[within])
+        return metrics.dominated_volume(losses / scale, signs * np.asarray(reference, dtype=np.float64) / scale)
 
-    def to_frame(self, evaluated: Evaluated) -> pd.DataFrame:
-        """One column a gene, then the objectives and constraints by their names, `round`, `front`: whether it is in the Pareto set."""
-        genes = pd.DataFrame(evaluated.rows, columns=[g.name for g in self.space.genes])
-        values = {o.name: evaluated.score if o.of is None else o.of(evaluated.rows) for o in (*self.objectives, *self.constraints)}
-        front = np.isin(np.arange(len(evaluated)), self.front(evaluated))
-        return genes.assign(**values, round=evaluated.round, front=front)
+    def to_frame(self, archive: Archive) -> pd.DataFrame:
+        """One column per gene, one per objective and constraint, `round`, and `front`: whether the row is in the Pareto front."""
+        genes = pd.DataFrame(archive.rows, columns=[g.name for g in self.space.genes])
+        values = {o.name: archive.score if o.of is None else o.of(archive.rows) for o in (*self.objectives, *self.constraints)}
+        front = np.isin(np.arange(len(archive)), self.front(archive))
+        return genes.assign(**values, round=archive.round, front=front)
 
-    def _within(self, evaluated: Evaluated) -> np.ndarray:
-        """Indices of what keeps all bounds."""
-        return np.flatnonzero(self.allowed(evaluated.rows) & self.score.within(evaluated.score))
+    def _within(self, archive: Archive) -> np.ndarray:
+        """Indices of the architectures that keep all bounds."""
+        return np.flatnonzero(self.allowed(archive.rows) & self.score.within(archive.score))

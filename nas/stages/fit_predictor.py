@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from nas.evaluation.metrics import kendall_tau
 from nas.runtime import params, seeding
 from nas.runtime.io import read_table
-from nas.search.predictor import Forest, kendall_tau
+from nas.search.predictor import Forest
 from nas.stages import runner
 from nas.stages.errors import user_errors
 

@@ -30,19 +30,20 @@ from nas.cost.registry import CostName
 from nas.cost.table import CostTable
 from nas.data import loader
 from nas.evaluation.evaluate import Scorer
+from nas.evaluation.metrics import hypervolume, search_metrics
 from nas.models.extract import Network
 from nas.runtime import distributed, params, processes
 from nas.runtime.checkpoint import Checkpoint, load_weights, save_weights
 from nas.runtime.progress import progress
 from nas.sampling.exact import ExactSampler
-from nas.sampling.uniform import Unconstrained
+from nas.sampling.uniform import StratifiedDraw, Unconstrained
 from nas.search import bayesian, evolution, nsga2
-from nas.search.archive import Cache, Evaluated
-from nas.search.family import Model, family, family_within, figures, hypervolume
-from nas.search.operators import Draw, Method, Score, search
+from nas.search.archive import Archive, ScoreCache
+from nas.search.family import Model, family_for_targets, pareto_family
+from nas.search.loop import Method, Score, search
+from nas.search.operators import Draw
 from nas.search.predictor import Forest
-from nas.search.problem import Problem, of_score, of_table
-from nas.search.spread import Spread
+from nas.search.problem import Problem, cost_objective, score_objective
 from nas.spaces import encoding
 from nas.spaces.mbconv import Arch
 from nas.stages import runner, split
@@ -71,12 +72,6 @@ class Bound(params.Section):
 Bounds = create_model("Bounds", __base__=params.Section, **{name: (Bound, Bound()) for name in (*registry.COSTS, "top1")})
 
 
-class Random(params.Section):
-    """Section `search.random`."""
-
-    evaluations: Annotated[int, Field(ge=1)]
-
-
 class Search(params.Section):
     """Section `search`."""
 
@@ -89,10 +84,10 @@ class Search(params.Section):
     targets: tuple[dict[CostName, float], ...] | None  # what each model may cost
     method: Literal["evolution", "nsga2", "bayesian", "random"]
     first: Literal["spread", "uniform"]  # the first architectures: evenly over the cost, or as they come
-    evolution: evolution.Settings
-    nsga2: nsga2.Settings
-    bayesian: bayesian.Settings
-    random: Random
+    evolution: evolution.EvolutionConfig
+    nsga2: nsga2.Nsga2Config
+    bayesian: bayesian.BayesianConfig
+    random: evolution.RandomSearchConfig
     baseline: bool  # random search with as many evaluations beside it
 
     @model_validator(mode="after")
@@ -121,7 +116,7 @@ def main() -> None:
         if p.score == "measured":
             score, cache = runner.scorer(supernet, data, "search", evaluation, runtime, device, seed).each, scores(str(weights), p)
         else:
-            score, cache = predicted, Cache()
+            score, cache = predicted, ScoreCache()
         area = volume(problem, known, 100 / len(data.classes))
         found = searches(p, problem, known, score, cache, area, seed, run, checkpoint)
         frames = [problem.to_frame(each).assign(method=name) for name, each in found.items()]
@@ -132,9 +127,9 @@ def main() -> None:
 
         best = found[p.method]
         if p.targets is None:
-            models = family(best[problem.front(best)], data.key, p.models)
+            models = pareto_family(best[problem.front(best)], data.key, p.models)
         else:
-            models = family_within(problem, best, data.key, p.targets)
+            models = family_for_targets(problem, best, data.key, p.targets)
         load_weights(TRAINED / "weights.safetensors", supernet)
         final = runner.scorer(supernet, data, "val", evaluation, runtime, device, seed)
         rows = [row(model, known, final) for model in progress(models, "search: family calibrated", len(models))]
@@ -146,11 +141,11 @@ def main() -> None:
         runner.finish("search", metrics | {"family": len(models)}, run)
 
 
-def found_figures(p: Search, found: dict[str, Evaluated], mflops: CostTable, chance: float) -> dict[str, float]:
+def found_figures(p: Search, found: dict[str, Archive], mflops: CostTable, chance: float) -> dict[str, float]:
     """By MFLOPs and top-1 whatever was searched for, so that all runs compare; chance in percent."""
     best = found[p.method]
     metrics = {"evaluations": len(best)}
-    metrics |= figures(mflops.costs(best.rows), best.score, (mflops.smallest, mflops.largest), chance)
+    metrics |= search_metrics(mflops.costs(best.rows), best.score, (mflops.smallest, mflops.largest), chance)
     if len(found) > 1:
         drawn = found["random"]
         metrics["hypervolume_random"] = hypervolume(mflops.costs(drawn.rows), drawn.score, mflops.largest, chance)
@@ -167,27 +162,27 @@ def stated(p: Search, known: dict[str, CostTable]) -> Problem:
         for name, cost in target.items():
             if not known[name].smallest <= cost <= known[name].largest:
                 raise known[name].infeasible(f"{cost:g} {known[name].unit}", "change params.yaml: search.targets")
-    each = {name: of_table(name, table, bound.min, bound.max) for name, table in known.items() for bound in [getattr(p.bounds, name)]}
+    each = {name: cost_objective(name, table, bound.min, bound.max) for name, table in known.items() for bound in [getattr(p.bounds, name)]}
     low, high = p.bounds.top1.min, p.bounds.top1.max
-    score = of_score("top1", -np.inf if low is None else low, np.inf if high is None else high)
+    score = score_objective("top1", -np.inf if low is None else low, np.inf if high is None else high)
     space = next(iter(known.values())).space
     return Problem(space, (*(each[name] for name in p.costs), score), tuple(o for name, o in each.items() if name not in p.costs))
 
 
-def volume(problem: Problem, known: dict[str, CostTable], chance: float) -> Callable[[Evaluated], float]:
+def volume(problem: Problem, known: dict[str, CostTable], chance: float) -> Callable[[Archive], float]:
     """Hypervolume over all objectives, each cost as a share of the greatest there is, top-1 as a share of 100; in [0, 1]."""
     greatest = [known[o.name].largest for o in problem.costs]
     return lambda evaluated: problem.hypervolume(evaluated, [*greatest, chance], [*greatest, 100.0])
 
 
-def scores(weights: str, p: Search) -> Cache:
+def scores(weights: str, p: Search) -> ScoreCache:
     """The scores that were measured before with the same weights, images, settings and code; the first process keeps the file.
 
     Args:
         weights: the file that is searched with, as dvc.yaml names it.
         p: whose costs and ways of searching make no difference.
     """
-    cache = Cache() if not distributed.first() else kept_scores(weights, p)
+    cache = ScoreCache() if not distributed.first() else kept_scores(weights, p)
     if distributed.ranks() > 1:
         rows, found = cache.known()
         state = distributed.from_first({"rows": torch.from_numpy(rows), "scores": torch.from_numpy(found)})
@@ -196,7 +191,7 @@ def scores(weights: str, p: Search) -> Cache:
     return cache
 
 
-def kept_scores(weights: str, p: Search) -> Cache:
+def kept_scores(weights: str, p: Search) -> ScoreCache:
     """The file of `scores`, named after all that a score depends on."""
     others = ("nas/search", "nas/stages/search.py", "nas/sampling", "nas/evaluation/metrics.py", "nas/cost", p.latency_table)
     others += ("outputs/fit_predictor", "outputs/train")
@@ -205,7 +200,7 @@ def kept_scores(weights: str, p: Search) -> Cache:
     key = hashlib.sha256(json.dumps([deps, sections], sort_keys=True).encode()).hexdigest()
     folder = processes.project_root() / SCORES
     folder.mkdir(parents=True, exist_ok=True)
-    return Cache(key, folder / f"{key[:16]}.jsonl")
+    return ScoreCache(key, folder / f"{key[:16]}.jsonl")
 
 
 def predicted(archs: list[Arch]) -> np.ndarray:
@@ -218,27 +213,27 @@ def searches(
     problem: Problem,
     known: dict[str, CostTable],
     score: Score,
-    cache: Cache,
-    area: Callable[[Evaluated], float],
+    cache: ScoreCache,
+    area: Callable[[Archive], float],
     seed: int,
     run: StageRun,
     checkpoint: Checkpoint,
-) -> dict[str, Evaluated]:
+) -> dict[str, Archive]:
     """By the chosen method, then random search with as many evaluations; each goes on where it stopped."""
     state = checkpoint.load() or {}
     first, anywhere = draws(p, problem, known)
 
-    def searched(name: str, method: Method) -> Evaluated:
+    def searched(name: str, method: Method) -> Archive:
         def shown(archs: list[Arch]) -> Iterable[float]:
             return progress(score(archs), f"search: {name}", len(archs))
 
-        def save(evaluated: Evaluated, number: int) -> None:
+        def save(evaluated: Archive, number: int) -> None:
             run.log({f"search/{name}_hypervolume": area(evaluated), f"search/{name}_best_top1": evaluated.score.max()}, number)
             state[name] = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in evaluated.to_arrays().items()}
             checkpoint.save(state)
 
-        before = Evaluated(**{k: v.numpy() for k, v in state[name].items()}) if name in state else None
-        return search(method, problem, score=shown, seed=seed, cache=cache, evaluated=before, on_round=save)
+        before = Archive(**{k: v.numpy() for k, v in state[name].items()}) if name in state else None
+        return search(method, problem, score=shown, seed=seed, cache=cache, archive=before, on_round=save)
 
     methods = {
         "evolution": evolution.Evolution(p.evolution, first),
@@ -265,7 +260,7 @@ def draws(p: Search, problem: Problem, known: dict[str, CostTable]) -> tuple[Dra
         return sampler.draw_between(low, high, n, rng).archs()
 
     anywhere = (lambda n, rng: between(low, high, n, rng)) if bounded else Unconstrained(problem.space)
-    return Spread(between, low, high) if p.first == "spread" else anywhere, anywhere
+    return StratifiedDraw(between, low, high) if p.first == "spread" else anywhere, anywhere
 
 
 def row(model: Model, known: dict[str, CostTable], final: Scorer) -> dict:

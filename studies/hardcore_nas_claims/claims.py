@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from nas.search.predictor import kendall_tau
+from nas.evaluation.metrics import kendall_tau
 from studies.claims import NATS, POINTS, Check, Claim, as_measured, paired
 from studies.hardcore_nas_claims.starts import improvement
 from studies.hardcore_nas_claims.tuning import FRESH, TUNED

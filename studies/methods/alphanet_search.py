@@ -17,8 +17,8 @@ from nas.data import loader
 from nas.runtime import params
 from nas.runtime.checkpoint import load_weights, save_weights
 from nas.runtime.progress import progress
-from nas.search.archive import Cache
-from nas.search.family import family, family_within
+from nas.search.archive import ScoreCache
+from nas.search.family import family_for_targets, pareto_family
 from nas.spaces import encoding
 from nas.stages import runner as main_pipeline
 from nas.stages import search, split
@@ -44,13 +44,13 @@ def main() -> None:
         measured = main_pipeline.scorer(supernet, data, "search", evaluation, runtime, device, seed)
         score = measured.each if p.score == "measured" else search.predicted
         area = search.volume(problem, known, chance)
-        found = search.searches(p, problem, known, score, Cache(), area, seed, run, checkpoint)
+        found = search.searches(p, problem, known, score, ScoreCache(), area, seed, run, checkpoint)
         best = found[p.method]
         problem.to_frame(best).assign(method=p.method).to_parquet(out / "evaluated.parquet", index=False)
         if p.targets is None:
-            models = family(best[problem.front(best)], data.key, p.models)
+            models = pareto_family(best[problem.front(best)], data.key, p.models)
         else:
-            models = family_within(problem, best, data.key, p.targets)
+            models = family_for_targets(problem, best, data.key, p.targets)
 
         load_weights(alphanet.OUT / "weights.safetensors", supernet)
         final = main_pipeline.scorer(supernet, data, "val", evaluation, runtime, device, seed)

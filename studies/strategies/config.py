@@ -23,6 +23,7 @@ from nas.cost.table import CostTable
 from nas.data.loader import DataSet
 from nas.data.splits import Parts
 from nas.evaluation.evaluate import Scorer
+from nas.evaluation.metrics import search_metrics
 from nas.models.supernet import Supernet
 from nas.runtime import params, processes, seeding
 from nas.runtime.checkpoint import Checkpoint
@@ -31,10 +32,9 @@ from nas.sampling.attentive import FORMS, Name, Strategy, parse
 from nas.sampling.exact import ExactSampler
 from nas.sampling.uniform import Unconstrained
 from nas.search import evolution
-from nas.search.archive import Evaluated
-from nas.search.family import figures
-from nas.search.operators import search
-from nas.search.problem import Problem, of_score, of_table
+from nas.search.archive import Archive
+from nas.search.loop import search
+from nas.search.problem import Problem, cost_objective, score_objective
 from nas.spaces import encoding, mbconv
 from nas.spaces.mbconv import SearchSpace
 from nas.stages import runner, split
@@ -319,13 +319,13 @@ def architectures(table: CostTable, m: Measure) -> np.ndarray:
     return np.array(list(found), dtype=np.int64)
 
 
-def measure(table: CostTable, score: Scorer, m: Measure, seed: int, run: StageRun, checkpoint: Checkpoint) -> Evaluated:
+def measure(table: CostTable, score: Scorer, m: Measure, seed: int, run: StageRun, checkpoint: Checkpoint) -> Archive:
     """The same architectures for all (round 0), then evolution from them; goes on from the last whole round.
 
     AttentiveNAS (arXiv:2011.09011), section 4.2: as many architectures are evaluated for each strategy.
     """
     rows = architectures(table, m)
-    settings = evolution.Settings(
+    settings = evolution.EvolutionConfig(
         population=len(rows),
         mutations=m.mutations,
         crossovers=m.crossovers,
@@ -337,18 +337,18 @@ def measure(table: CostTable, score: Scorer, m: Measure, seed: int, run: StageRu
     def scores(archs: list[mbconv.Arch]) -> list[float]:
         return list(progress(score.each(archs), "measure: sub-networks", len(archs)))
 
-    def save(evaluated: Evaluated, number: int) -> None:
-        found = figures(evaluated.cost, evaluated.score, (table.smallest, table.largest), 100 / score.supernet.classes)
+    def save(evaluated: Archive, number: int) -> None:
+        found = search_metrics(evaluated.cost, evaluated.score, (table.smallest, table.largest), 100 / score.supernet.classes)
         run.log({f"search/{key}": value for key, value in found.items()}, number)
         arrays = {key: torch.from_numpy(np.ascontiguousarray(a)) for key, a in evaluated.to_arrays().items()}
         checkpoint.save(arrays, "evaluated.pt")
 
     if state := checkpoint.load("evaluated.pt"):
-        evaluated = Evaluated(**{key: tensor.numpy() for key, tensor in state.items()})
+        evaluated = Archive(**{key: tensor.numpy() for key, tensor in state.items()})
     else:
         top1 = np.array(scores(encoding.from_rows(rows)))
-        evaluated = Evaluated(rows, table.costs(rows), top1, np.zeros(len(rows), dtype=np.int64))
+        evaluated = Archive(rows, table.costs(rows), top1, np.zeros(len(rows), dtype=np.int64))
         save(evaluated, 0)
     method = evolution.Evolution(settings, Unconstrained(table.space))  # the draw is of no use: the population is there already
-    problem = Problem(table.space, (of_table("mflops", table), of_score()))
-    return search(method, problem, score=scores, seed=seed, evaluated=evaluated, on_round=save)
+    problem = Problem(table.space, (cost_objective("mflops", table), score_objective()))
+    return search(method, problem, score=scores, seed=seed, archive=evaluated, on_round=save)

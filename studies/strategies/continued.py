@@ -15,11 +15,11 @@ import sys
 import pandas as pd
 
 from nas.data import loader
+from nas.evaluation.metrics import kendall_tau
 from nas.runtime.checkpoint import load_weights
 from nas.runtime.io import read_table
 from nas.sampling.attentive import Uniform
 from nas.sampling.uniform import Unconstrained
-from nas.search.predictor import kendall_tau
 from nas.stages import runner as main_pipeline
 from nas.stages import split
 from nas.stages.errors import user_errors

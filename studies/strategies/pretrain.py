@@ -18,11 +18,12 @@ import pandas as pd
 
 from nas.cost import flops
 from nas.data import loader
+from nas.evaluation.metrics import kendall_tau
 from nas.runtime import seeding
 from nas.runtime.checkpoint import save_weights
 from nas.sampling.attentive import Uniform
 from nas.sampling.uniform import Unconstrained
-from nas.search.predictor import Forest, kendall_tau
+from nas.search.predictor import Forest
 from nas.stages import runner as main_pipeline
 from nas.stages import split
 from nas.stages.errors import user_errors

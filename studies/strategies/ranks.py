@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from nas.evaluation.metrics import kendall_tau
 from nas.plots.style import BLUE, GREY, Chart, Series
-from nas.search.predictor import kendall_tau
 
 
 @dataclass(frozen=True)

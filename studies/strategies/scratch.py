@@ -25,8 +25,8 @@ from nas.runtime import seeding
 from nas.runtime.checkpoint import Checkpoint, load_weights
 from nas.runtime.io import read_table
 from nas.runtime.progress import progress
-from nas.search.archive import Evaluated
-from nas.search.family import family
+from nas.search.archive import Archive
+from nas.search.family import pareto_family
 from nas.spaces.mbconv import Arch, SearchSpace
 from nas.stages import runner as main_pipeline
 from nas.stages import split
@@ -44,8 +44,8 @@ def main(seed: int) -> None:
         supernet = main_pipeline.new_supernet(s.space, len(data.classes), seed).to(device)
         load_weights(trained / "weights.safetensors", supernet)
         test = main_pipeline.scorer(supernet, data, "test", s.evaluation, s.runtime, device, seed)
-        models = family(
-            Evaluated.from_frame(read_table(trained / "evaluated.parquet", "dvc repro --force studies/strategies/dvc.yaml:train"), s.space),
+        models = pareto_family(
+            Archive.from_frame(read_table(trained / "evaluated.parquet", "dvc repro --force studies/strategies/dvc.yaml:train"), s.space),
             "a",
             size=s.scratch.models,
         )

@@ -6,9 +6,8 @@ Everywhere `runs` is a frame with the columns space, seed, mflops, top1 (percent
 import numpy as np
 import pandas as pd
 
-from nas.evaluation.metrics import best_front
+from nas.evaluation.metrics import best_front, hypervolume
 from nas.plots.style import CYCLE, Chart, Series, wide
-from nas.search.family import hypervolume
 from studies.strategies.buckets import lines
 
 
@@ -21,7 +20,7 @@ def fronts(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def hypervolumes(runs: pd.DataFrame, reference_mflops: float, chance: float) -> pd.DataFrame:
-    """A row a space and seed: columns space, seed, evaluations, hypervolume (in [0, 1], see `nas.search.family`).
+    """A row a space and seed: columns space, seed, evaluations, hypervolume (in [0, 1], see `nas.evaluation.metrics`).
 
     Args:
         runs: see above.

@@ -20,13 +20,13 @@ import pandas as pd
 from nas.cost import flops
 from nas.cost.table import CostTable
 from nas.data import loader
+from nas.evaluation.metrics import search_metrics
 from nas.runtime import seeding
 from nas.runtime.checkpoint import Checkpoint, save_weights
 from nas.sampling import attentive
 from nas.sampling.exact import ExactSampler
 from nas.sampling.target import UnderTarget
 from nas.sampling.uniform import Unconstrained
-from nas.search.family import figures
 from nas.search.predictor import Forest
 from nas.spaces.mbconv import SearchSpace
 from nas.stages import runner as main_pipeline
@@ -62,7 +62,7 @@ def train_and_measure(
     frame = evaluated.to_frame(space)
     frame.to_parquet(out / "evaluated.parquet", index=False)
     run.table(frame, "evaluated.json")
-    found = figures(evaluated.cost, evaluated.score, (table.smallest, table.largest), 100 / len(data.classes))
+    found = search_metrics(evaluated.cost, evaluated.score, (table.smallest, table.largest), 100 / len(data.classes))
     config.finish(out, found | {"evaluations": len(evaluated)}, run, "search")
 
 

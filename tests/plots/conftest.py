@@ -7,8 +7,8 @@ import pytest
 from nas.plots.page import Results
 from nas.sampling.uniform import Unconstrained
 from nas.search import evolution, family
-from nas.search.operators import search
-from nas.search.problem import Objective, Problem, of_score
+from nas.search.loop import search
+from nas.search.problem import Objective, Problem, score_objective
 from nas.spaces import encoding, mbconv, published
 
 SPACE = mbconv.load(published.FOLDER / "glyphs.yaml")
@@ -29,15 +29,15 @@ def top1(rows: np.ndarray, seed: int) -> np.ndarray:
 def results() -> Results:
     """Results of a run with a synthetic oracle."""
     rng = np.random.default_rng(0)
-    settings = evolution.Settings(population=64, mutations=32, crossovers=32, rounds=5, mutation_probability=0.2, bucket=0.1)
+    settings = evolution.EvolutionConfig(population=64, mutations=32, crossovers=32, rounds=5, mutation_probability=0.2, bucket=0.1)
     oracle = {
         "score": lambda archs: top1(encoding.to_rows(archs), 1).tolist(),
         "seed": 0,
     }
-    problem, draw = Problem(SPACE, (Objective("mflops", cost), of_score())), Unconstrained(SPACE)
+    problem, draw = Problem(SPACE, (Objective("mflops", cost), score_objective())), Unconstrained(SPACE)
     evolved = search(evolution.Evolution(settings, draw), problem, **oracle)
     drawn = search(evolution.RandomSearch(len(evolved), 64, draw), problem, **oracle)
-    models = family.family(evolved, "glyphs", size=6)
+    models = family.pareto_family(evolved, "glyphs", size=6)
     rows = encoding.to_rows([m.arch for m in models])
     measured = encoding.random_rows(SPACE, 200, rng)
     epochs = np.arange(40)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from nas.search import evolution
-from nas.search.archive import Evaluated
-from nas.search.evolution import Evolution, RandomSearch, Settings
-from nas.search.operators import search
-from nas.search.problem import Objective, Problem, of_score
+from nas.search.archive import Archive
+from nas.search.evolution import Evolution, EvolutionConfig, RandomSearch
+from nas.search.loop import search
+from nas.search.problem import Objective, Problem, score_objective
 from nas.spaces import encoding
 from nas.spaces.mbconv import Arch, SearchSpace, StageSpace
 
@@ -58,19 +58,19 @@ class Oracle:
         return top1(encoding.to_rows(archs)).tolist()
 
 
-def run(oracle=None, *, seed=0, population=60, mutations=40, crossovers=40, rounds=9, bucket=0.5, **more) -> Evaluated:
-    settings = Settings(
+def run(oracle=None, *, seed=0, population=60, mutations=40, crossovers=40, rounds=9, bucket=0.5, **more) -> Archive:
+    cfg = EvolutionConfig(
         population=population, mutations=mutations, crossovers=crossovers, rounds=rounds, mutation_probability=0.2, bucket=bucket
     )
-    return searched(Evolution(settings, draw), oracle, seed=seed, **more)
+    return searched(Evolution(cfg, draw), oracle, seed=seed, **more)
 
 
-def run_random(oracle=None, *, n=300, block=64, seed=0, **more) -> Evaluated:
+def run_random(oracle=None, *, n=300, block=64, seed=0, **more) -> Archive:
     return searched(RandomSearch(n, block, draw), oracle, seed=seed, **more)
 
 
-def searched(method, oracle, *, low=-np.inf, high=np.inf, **more) -> Evaluated:
-    problem = Problem(SPACE, (Objective("mflops", cost, low=low, high=high), of_score()))
+def searched(method, oracle, *, low=-np.inf, high=np.inf, **more) -> Archive:
+    problem = Problem(SPACE, (Objective("mflops", cost, low=low, high=high), score_objective()))
     return search(method, problem, score=oracle or Oracle(), **more)
 
 
@@ -79,7 +79,7 @@ def steps(costs: np.ndarray, scores: np.ndarray, budgets: np.ndarray) -> np.ndar
     return np.array([scores[costs <= b].max() for b in budgets])
 
 
-def same(a: Evaluated, b: Evaluated) -> bool:
+def same(a: Archive, b: Archive) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a.to_arrays().values(), b.to_arrays().values()))
 
 
@@ -156,7 +156,7 @@ def test_a_resumed_evolution_ends_as_the_undisturbed_one(stop):
     saved = {}
     whole = run(seed=5, on_round=lambda evaluated, number: saved.update({number: evaluated.to_arrays()}))
     oracle = Oracle()
-    resumed = run(oracle, seed=5, evaluated=Evaluated(**saved[stop]))
+    resumed = run(oracle, seed=5, archive=Archive(**saved[stop]))
     assert same(whole, resumed)
     assert len(oracle.asked) == 80 * (9 - stop)
 
@@ -165,14 +165,14 @@ def test_a_resumed_random_search_ends_as_the_undisturbed_one():
     """Stopped after block 2 of 64, 64, 64, 64, 44; the last blocks are drawn as they would have been."""
     saved = {}
     whole = run_random(on_round=lambda evaluated, number: saved.update({number: evaluated}))
-    assert same(whole, run_random(evaluated=saved[2]))
+    assert same(whole, run_random(archive=saved[2]))
     assert np.bincount(whole.round).tolist() == [64, 64, 64, 64, 44]
 
 
 def test_a_finished_search_evaluates_nothing_more():
     """Resumed after its last round, it returns what it was given and does not ask the oracle."""
     whole, oracle = run(), Oracle()
-    assert same(run(oracle, evaluated=whole), whole) and oracle.asked == []
+    assert same(run(oracle, archive=whole), whole) and oracle.asked == []
 
 
 def test_the_seed_decides():
@@ -183,8 +183,8 @@ def test_the_seed_decides():
 
 def test_parents_are_the_best_of_each_bucket():
     """Width 10: 4 and -4 are around 0, 5 to 14 around 10; of equals the first evaluated."""
-    evaluated = Evaluated(np.zeros((6, 11)), np.array([4, 3, 5, 14, 9, 31.0]), np.array([1, 2, 7, 7, 6, 3.0]), np.zeros(6))
-    assert evolution.parents(evaluated, 10).tolist() == [1, 2, 5]
+    evaluated = Archive(np.zeros((6, 11)), np.array([4, 3, 5, 14, 9, 31.0]), np.array([1, 2, 7, 7, 6, 3.0]), np.zeros(6))
+    assert evolution.best_per_bucket(evaluated, 10).tolist() == [1, 2, 5]
 
 
 def test_frames_hold_everything():
@@ -192,16 +192,16 @@ def test_frames_hold_everything():
     whole = run(rounds=2)
     frame = whole.to_frame(SPACE)
     assert list(frame)[:3] == ["resolution", "stem.width", "a.width"] and list(frame)[-3:] == ["mflops", "top1", "round"]
-    assert same(Evaluated.from_frame(frame.assign(method="evolution"), SPACE), whole)
+    assert same(Archive.from_frame(frame.assign(method="evolution"), SPACE), whole)
 
 
 def test_a_frame_of_another_space_is_refused():
     """The first missing column is named."""
     with pytest.raises(ValueError, match=r"'b\.depth' is missing"):
-        Evaluated.from_frame(run(rounds=0).to_frame(SPACE).drop(columns="b.depth"), SPACE)
+        Archive.from_frame(run(rounds=0).to_frame(SPACE).drop(columns="b.depth"), SPACE)
 
 
-@pytest.mark.parametrize(("scores", "message"), [([np.nan] * 60, "diverged"), ([1.0], "one number each")])
+@pytest.mark.parametrize(("scores", "message"), [([np.nan] * 60, "diverged"), ([1.0], "one value per")])
 def test_broken_scores_stop_the_search(scores, message):
     """A NaN or a missing score never becomes part of a ranking."""
     with pytest.raises(ValueError, match=message):

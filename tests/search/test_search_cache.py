@@ -5,35 +5,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.search.archive import Cache, keys
+from nas.search.archive import ScoreCache, row_keys
 
 ROW = np.array([192, 16, 8])
 
 
 def test_keys_tell_rows_apart(tiny_rows):
     """2304 architectures have 2304 keys, the same for the same row in another type or order."""
-    found = keys(tiny_rows)
+    found = row_keys(tiny_rows)
     assert len(set(found)) == len(tiny_rows)
-    assert keys(np.asfortranarray(tiny_rows[::-1].astype(np.int32))) == found[::-1] and keys(tiny_rows[:0]) == []
+    assert row_keys(np.asfortranarray(tiny_rows[::-1].astype(np.int32))) == found[::-1] and row_keys(tiny_rows[:0]) == []
 
 
 def test_a_score_belongs_to_its_weights(tmp_path):
     """The same architecture with other weights is not known."""
-    Cache("early", tmp_path / "scores.jsonl").put(ROW, 71.0)
-    assert Cache("early", tmp_path / "scores.jsonl").get(ROW) == 71.0
-    assert Cache("final", tmp_path / "scores.jsonl").get(ROW) is None
-    assert Cache("early").get(ROW) is None
+    ScoreCache("early", tmp_path / "scores.jsonl").put(ROW, 71.0)
+    assert ScoreCache("early", tmp_path / "scores.jsonl").get(ROW) == 71.0
+    assert ScoreCache("final", tmp_path / "scores.jsonl").get(ROW) is None
+    assert ScoreCache("early").get(ROW) is None
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=5))
 def test_scores_come_back_bit_for_bit(tmp_path_factory, scores):
     """Any finite number, and the last of several for one architecture."""
     path = tmp_path_factory.mktemp("cache") / "scores.jsonl"
-    cache = Cache("w", path)
+    cache = ScoreCache("w", path)
     for i, score in enumerate(scores):
         cache.put(ROW + i, score)
         cache.put(ROW - 1, score)
-    again = Cache("w", path)
+    again = ScoreCache("w", path)
     assert [again.get(ROW + i) for i in range(len(scores))] == scores and again.get(ROW - 1) == scores[-1]
     assert len(again) == len(scores) + 1
 
@@ -41,11 +41,11 @@ def test_scores_come_back_bit_for_bit(tmp_path_factory, scores):
 def test_a_line_that_was_being_written_is_forgotten(tmp_path):
     """Killed in the middle of the second score: the first is there, the next one starts on a line of its own."""
     path = tmp_path / "scores.jsonl"
-    Cache("w", path).put(ROW, 1.5)
+    ScoreCache("w", path).put(ROW, 1.5)
     with open(path, "a") as file:
         file.write('{"weights": "w", "genes": [1, 2')
-    Cache("w", path).put(ROW + 1, 2.5)
-    again = Cache("w", path)
+    ScoreCache("w", path).put(ROW + 1, 2.5)
+    again = ScoreCache("w", path)
     assert (again.get(ROW), again.get(ROW + 1), len(again)) == (1.5, 2.5, 2)
 
 
@@ -53,8 +53,8 @@ def test_a_line_that_was_being_written_is_forgotten(tmp_path):
 def test_a_file_of_something_else_is_named(tmp_path, line):
     """The file and the line are in the message."""
     path = tmp_path / "scores.jsonl"
-    Cache("w", path).put(ROW, 1.5)
+    ScoreCache("w", path).put(ROW, 1.5)
     with open(path, "a") as file:
         file.write(line + "\n")
     with pytest.raises(ValueError, match=r"scores\.jsonl, line 2 is not a score"):
-        Cache("w", path)
+        ScoreCache("w", path)

@@ -9,12 +9,11 @@ from nas.cost import flops, parameters
 from nas.cost.table import CostTable
 from nas.evaluation import metrics
 from nas.sampling.exact import ExactSampler
-from nas.sampling.uniform import Unconstrained
+from nas.sampling.uniform import StratifiedDraw, Unconstrained
 from nas.search import bayesian, evolution, nsga2
-from nas.search.archive import Cache, Evaluated
-from nas.search.operators import Method, search
-from nas.search.problem import Objective, Problem, of_score, of_table
-from nas.search.spread import Spread
+from nas.search.archive import Archive, ScoreCache
+from nas.search.loop import Method, search
+from nas.search.problem import Objective, Problem, cost_objective, score_objective
 from nas.spaces import encoding
 from nas.spaces.mbconv import Arch, SearchSpace
 
@@ -48,39 +47,39 @@ def table(tiny_space) -> CostTable:
 
 @pytest.fixture(scope="module")
 def problem(tiny_space, table) -> Problem:
-    return Problem(tiny_space, (of_table("mflops", table), of_score()))
+    return Problem(tiny_space, (cost_objective("mflops", table), score_objective()))
 
 
 @pytest.fixture(scope="module")
 def three(tiny_space, table) -> Problem:
-    sizes = of_table("parameters", parameters.table(tiny_space, 10))
-    return Problem(tiny_space, (of_table("mflops", table), sizes, of_score()))
+    sizes = cost_objective("parameters", parameters.table(tiny_space, 10))
+    return Problem(tiny_space, (cost_objective("mflops", table), sizes, score_objective()))
 
 
 @pytest.fixture(scope="module")
-def spread(table) -> Spread:
+def spread(table) -> StratifiedDraw:
     sampler = ExactSampler(table, (table.largest - table.smallest) / 8)
 
     def between(low: float, high: float, n: int, rng: np.random.Generator) -> list[Arch]:
         return sampler.draw_between(low, high, n, rng).archs()
 
-    return Spread(between, table.smallest, table.largest, strata=8)
+    return StratifiedDraw(between, table.smallest, table.largest, strata=8)
 
 
 METHODS = ("evolution", "nsga2", "bayesian", "random search")
 
 
-def method(name: str, problem: Problem, spread: Spread, evaluations: int) -> Method:
+def method(name: str, problem: Problem, spread: StratifiedDraw, evaluations: int) -> Method:
     """With as many evaluations (evolution: a multiple of 40)."""
     if name == "evolution":
         rounds = (evaluations - 80) // 40
         sizes = {"population": 80, "mutations": 20, "crossovers": 20, "rounds": rounds, "mutation_probability": 0.2, "bucket": 0.005}
-        return evolution.Evolution(evolution.Settings(**sizes), spread)
+        return evolution.Evolution(evolution.EvolutionConfig(**sizes), spread)
     if name == "nsga2":
         sizes = {"population": 40, "offspring": 40, "crossover_probability": 0.9, "mutation_probability": 0.1}
-        return nsga2.Nsga2(nsga2.Settings(evaluations=evaluations, **sizes), spread)
+        return nsga2.Nsga2(nsga2.Nsga2Config(evaluations=evaluations, **sizes), spread)
     if name == "bayesian":
-        return bayesian.Bayesian(bayesian.Settings(evaluations=evaluations, start=40, batch=40), spread)
+        return bayesian.Bayesian(bayesian.BayesianConfig(evaluations=evaluations, start=40, batch=40), spread)
     return evolution.RandomSearch(evaluations, 64, Unconstrained(problem.space))
 
 
@@ -88,15 +87,15 @@ def true_front(problem: Problem, rows: np.ndarray) -> set[tuple[float, ...]]:
     """The points of the Pareto set of everything that keeps the bounds."""
     scores = Oracle(problem.space).top1(rows)
     losses = problem.losses(rows, scores)[problem.allowed(rows) & problem.score.within(scores)]
-    return set(map(tuple, losses[metrics.front(losses)]))
+    return set(map(tuple, losses[metrics.pareto_front(losses)]))
 
 
-def found_front(problem: Problem, evaluated: Evaluated) -> set[tuple[float, ...]]:
+def found_front(problem: Problem, evaluated: Archive) -> set[tuple[float, ...]]:
     front = evaluated[problem.front(evaluated)]
     return set(map(tuple, problem.losses(front.rows, front.score)))
 
 
-def same(a: Evaluated, b: Evaluated) -> bool:
+def same(a: Archive, b: Archive) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a.to_arrays().values(), b.to_arrays().values()))
 
 
@@ -130,8 +129,8 @@ def test_bounds_on_costs_hold(name, tiny_space, table, spread, tiny_rows):
     sizes = parameters.table(tiny_space, 10)
     low, high = np.quantile(table.costs(tiny_rows), [0.2, 0.6])
     most = float(np.quantile(sizes.costs(tiny_rows), 0.7))
-    objectives = (of_table("mflops", table, low, high), of_score())
-    bounded = Problem(tiny_space, objectives, constraints=(of_table("parameters", sizes, high=most),))
+    objectives = (cost_objective("mflops", table, low, high), score_objective())
+    bounded = Problem(tiny_space, objectives, constraints=(cost_objective("parameters", sizes, high=most),))
     oracle = Oracle(tiny_space)
     search(method(name, bounded, spread, 160), bounded, score=oracle, seed=0)
     rows = encoding.to_rows(oracle.asked)
@@ -141,7 +140,7 @@ def test_bounds_on_costs_hold(name, tiny_space, table, spread, tiny_rows):
 @pytest.mark.parametrize(("name", "evaluations"), [("evolution", 1200), ("nsga2", 800), ("bayesian", 400)])
 def test_a_bound_on_the_score_leaves_its_part_of_the_front(name, evaluations, tiny_space, table, spread, tiny_rows):
     """At least 80 %: what is below is in no front, and all that is above is found."""
-    bounded = Problem(tiny_space, (of_table("mflops", table), of_score(low=80)))
+    bounded = Problem(tiny_space, (cost_objective("mflops", table), score_objective(low=80)))
     found = search(method(name, bounded, spread, evaluations), bounded, score=Oracle(tiny_space), seed=0)
     assert found.score[bounded.front(found)].min() >= 80
     assert found_front(bounded, found) == true_front(bounded, tiny_rows)
@@ -159,8 +158,8 @@ def test_a_search_resumed_after_a_round_ends_as_the_undisturbed_one(name, proble
         on_round=lambda evaluated, number: saved.update({number: evaluated.to_arrays()}),
     )
     oracle = Oracle(problem.space)
-    before = Evaluated(**saved[2])
-    assert same(whole, search(method(name, problem, spread, 320), problem, score=oracle, seed=3, evaluated=before))
+    before = Archive(**saved[2])
+    assert same(whole, search(method(name, problem, spread, 320), problem, score=oracle, seed=3, archive=before))
     assert len(oracle.asked) == 320 - len(before)
 
 
@@ -176,17 +175,17 @@ def test_a_search_killed_within_a_round_ends_as_the_undisturbed_one(name, proble
             problem,
             score=killed,
             seed=3,
-            cache=Cache("w", path),
-            on_round=lambda evaluated, number: saved.update(evaluated=evaluated),
+            cache=ScoreCache("w", path),
+            on_round=lambda evaluated, number: saved.update(archive=evaluated),
         )
     oracle = Oracle(problem.space)
-    assert same(whole, search(method(name, problem, spread, 320), problem, score=oracle, seed=3, cache=Cache("w", path), **saved))
+    assert same(whole, search(method(name, problem, spread, 320), problem, score=oracle, seed=3, cache=ScoreCache("w", path), **saved))
     assert len(oracle.asked) == 170 and not set(oracle.asked) & set(killed.asked)
 
 
 def test_methods_share_what_is_known(problem, spread):
     """Random search after NSGA-II with the same cache asks for nothing that was scored; with other weights for everything."""
-    cache = Cache("early")
+    cache = ScoreCache("early")
     search(method("nsga2", problem, spread, 800), problem, score=Oracle(problem.space), seed=0, cache=cache)
     oracle = Oracle(problem.space)
     found = search(method("random search", problem, spread, 320), problem, score=oracle, seed=0, cache=cache)
@@ -197,8 +196,8 @@ def test_methods_share_what_is_known(problem, spread):
 def test_an_exhausted_region_ends_the_search(name, tiny_space, table, spread, tiny_rows):
     """Among the cheapest of all, everything is evaluated and the search ends short of its evaluations."""
     high = float(np.quantile(table.costs(tiny_rows), 0.03))
-    bounded = Problem(tiny_space, (of_table("mflops", table, high=high), of_score()))
-    cheap = Spread(spread.between, table.smallest, high, strata=4)
+    bounded = Problem(tiny_space, (cost_objective("mflops", table, high=high), score_objective()))
+    cheap = StratifiedDraw(spread.between, table.smallest, high, strata=4)
     found = search(method(name, bounded, cheap, 400), bounded, score=Oracle(tiny_space), seed=0)
     there = tiny_rows[table.costs(tiny_rows) <= high]
     assert set(map(tuple, found.rows)) == set(map(tuple, there)) and len(found) == len(there)
@@ -215,7 +214,7 @@ def test_random_search_is_beaten_with_half_its_evaluations(name, problem, spread
         assert areas[0] > areas[1]
 
 
-@pytest.mark.parametrize(("scores", "message"), [([70.0, np.nan], "diverged"), ([70.0], "1 numbers for"), ([70.0] * 99, "numbers for")])
+@pytest.mark.parametrize(("scores", "message"), [([70.0, np.nan], "diverged"), ([70.0], "1 values for"), ([70.0] * 99, "values for")])
 def test_broken_scores_stop_the_search(scores, message, problem, spread):
     """Not a number, too few and too many never become part of a ranking."""
     with pytest.raises(ValueError, match=message):
@@ -225,7 +224,7 @@ def test_broken_scores_stop_the_search(scores, message, problem, spread):
 def test_nothing_within_the_bounds_raises(tiny_space, spread):
     """A function of architectures that none satisfies: an error that names the bound, not an endless loop."""
     impossible = Objective("legs", lambda rows: np.zeros(len(rows)), low=3)
-    problem = Problem(tiny_space, (impossible, of_score()))
+    problem = Problem(tiny_space, (impossible, score_objective()))
     with pytest.raises(ValueError, match="no architecture with 3 <= legs <= inf"):
         search(method("nsga2", problem, spread, 40), problem, score=Oracle(tiny_space), seed=0)
 
@@ -233,13 +232,13 @@ def test_nothing_within_the_bounds_raises(tiny_space, spread):
 def test_the_best_come_by_front_then_by_distance():
     """Front 0 is 0, 1, 2 with 1 between the ends; then the point that only they dominate; what breaks a bound is last."""
     losses = np.array([[0, 4], [2, 1], [4, 0], [5, 5], [0, 0], [1, 1]])
-    assert nsga2.best(losses, 6, beyond=np.array([0, 0, 0, 0, 2, 1])).tolist() == [0, 2, 1, 3, 5, 4]
+    assert nsga2.select(losses, 6, violation=np.array([0, 0, 0, 0, 2, 1])).tolist() == [0, 2, 1, 3, 5, 4]
 
 
 def test_the_most_promising_by_hand(tiny_space, problem):
     """Sure predictions: the one that raises the best within its cost by most, over most budgets, and nothing twice."""
     cheap, dear = tiny_space.smallest(), tiny_space.largest()
-    so_far = Evaluated(encoding.to_rows([cheap]), problem.cost(encoding.to_rows([cheap])), np.array([60.0]), np.zeros(1, int))
+    so_far = Archive(encoding.to_rows([cheap]), problem.cost(encoding.to_rows([cheap])), np.array([60.0]), np.zeros(1, int))
     little_more = Arch.from_genes([*cheap.genes[:-1], cheap.genes[-1] + 1])  # the second stage's expansion, 3 instead of 2
     rows = encoding.to_rows([cheap, dear, little_more])
     # nothing to gain at 59; 70 at the greatest budget only; 70 at nearly every budget, after which the second adds nothing
@@ -253,8 +252,8 @@ def test_the_most_promising_by_hand(tiny_space, problem):
 def test_uncertainty_promises(tiny_space, problem):
     """Of two equal predictions no better than what is known, the less certain one is evaluated first."""
     rows = encoding.to_rows([tiny_space.largest(), tiny_space.largest()])
-    so_far = Evaluated(rows[:1], problem.cost(rows[:1]), np.array([80.0]), np.zeros(1, int))
+    so_far = Archive(rows[:1], problem.cost(rows[:1]), np.array([80.0]), np.zeros(1, int))
     cheap = encoding.to_rows([tiny_space.smallest()])
-    so_far = so_far + Evaluated(cheap, problem.cost(cheap), np.array([60.0]), np.zeros(1, int))
+    so_far = so_far + Archive(cheap, problem.cost(cheap), np.array([60.0]), np.zeros(1, int))
     order = bayesian.most_promising(problem, so_far, rows, np.array([79.0, 79.0]), np.array([0.1, 2.0]), 2)
     assert order.tolist() == [1, 0]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.ensemble import RandomForestRegressor
 
-from nas.search.predictor import Forest, kendall_tau
+from nas.search.predictor import Forest
 from nas.spaces import encoding, mbconv
 
 PAPER = mbconv.load(Path(mbconv.__file__).parent / "attentive_nas.yaml")
@@ -45,13 +45,13 @@ def test_spread_is_the_standard_deviation_over_trees(measured, forest):
     rows = measured[0][:50]
     theirs = RandomForestRegressor(30, max_depth=15, random_state=3).fit(*measured)
     each = np.stack([tree.predict(rows) for tree in theirs.estimators_])
-    np.testing.assert_allclose(forest.spread(rows), each.std(axis=0), atol=1e-9)
+    np.testing.assert_allclose(forest.std(rows), each.std(axis=0), atol=1e-9)
 
 
 def test_prediction_and_spread_in_one_walk(measured, forest):
     """Both are bit for bit those that are asked for by themselves."""
-    both = forest.predict_with_spread(measured[0])
-    assert np.array_equal(both[:, 0], forest.predict(measured[0])) and np.array_equal(both[:, 1], forest.spread(measured[0]))
+    both = forest.predict_with_std(measured[0])
+    assert np.array_equal(both[:, 0], forest.predict(measured[0])) and np.array_equal(both[:, 1], forest.std(measured[0]))
 
 
 def test_fewer_features_are_scikit_learns(measured):
@@ -129,7 +129,7 @@ def test_a_broken_file_is_named(forest, tmp_path, damage):
             np.savez(path, roots=np.zeros(1))
         case "pickle":
             np.savez(path, **{name: np.array([{}], dtype=object) for name in Forest.__dataclass_fields__})
-    with pytest.raises(ValueError, match=r"forest\.npz is not a whole predictor file.*fit_predictor"):
+    with pytest.raises(ValueError, match=r"forest\.npz is not a complete predictor file.*fit_predictor"):
         Forest.load(path)
 
 
@@ -150,21 +150,10 @@ def test_rows_of_another_space_are_refused(forest):
     [
         (np.zeros((3, 2)), np.zeros(2), "raise params.yaml pretrain.subnetworks"),
         (np.zeros((1, 2)), np.zeros(1), "n >= 2"),
-        (np.zeros((3, 2)), np.array([1, np.nan, 2]), "sub-network 1 is not a finite number"),
+        (np.zeros((3, 2)), np.array([1, np.nan, 2]), "sub-network 1 is NaN or infinite"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(rows, top1, message):
     """Wrong shapes, too few sub-networks and broken measurements are named."""
     with pytest.raises(ValueError, match=message):
         Forest.fit(rows, top1)
-
-
-def test_kendall_tau_by_hand():
-    """1 2 3 4 against 1 3 2 4: five pairs agree, one does not, (5 - 1) / 6."""
-    assert kendall_tau(np.array([1, 2, 3, 4]), np.array([1, 3, 2, 4])) == pytest.approx(4 / 6)
-
-
-def test_no_ranking_raises():
-    """A constant column has no ranks to compare; a silent NaN would end up in the metrics."""
-    with pytest.raises(ValueError, match="two different ones"):
-        kendall_tau(np.ones(4), np.arange(4))

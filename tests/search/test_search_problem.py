@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from nas.cost import flops, parameters
 from nas.cost.infeasible import InfeasibleTarget
-from nas.search.archive import Evaluated
-from nas.search.family import family_within, hypervolume
-from nas.search.problem import Objective, Problem, of_score, of_table
+from nas.evaluation.metrics import hypervolume
+from nas.search.archive import Archive
+from nas.search.family import family_for_targets
+from nas.search.problem import Objective, Problem, cost_objective, score_objective
 from nas.spaces import encoding
 
 
@@ -22,10 +23,10 @@ def stem(rows: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def evaluated(tiny_rows) -> Evaluated:
+def evaluated(tiny_rows) -> Archive:
     """Resolution and stem of five: (16, 8), (16, 16), (20, 8), (20, 16), (16, 16) again with other genes."""
     rows = np.stack([tiny_rows[(tiny_rows[:, :2] == ends).all(axis=1)][k] for ends, k in zip(ENDS, (0, 0, 0, 0, 1))])
-    return Evaluated(rows, resolution(rows), np.array([50.0, 60, 55, 70, 58]), np.zeros(5, int))
+    return Archive(rows, resolution(rows), np.array([50.0, 60, 55, 70, 58]), np.zeros(5, int))
 
 
 ENDS = ((16, 8), (16, 16), (20, 8), (20, 16), (16, 16))
@@ -34,41 +35,41 @@ SIDE, STEM = Objective("side", resolution), Objective("stem", stem)
 
 def test_the_front_of_two_objectives_by_hand(tiny_space, evaluated):
     """Side and score: 60 at 16 and 70 at 20."""
-    assert Problem(tiny_space, (SIDE, of_score())).front(evaluated).tolist() == [1, 3]
+    assert Problem(tiny_space, (SIDE, score_objective())).front(evaluated).tolist() == [1, 3]
 
 
 def test_the_front_of_three_objectives_by_hand(tiny_space, evaluated):
     """With the stem each of (16, 8), (16, 16), (20, 8), (20, 16) is best for something; the fifth is beaten by the second."""
-    assert sorted(Problem(tiny_space, (SIDE, STEM, of_score())).front(evaluated)) == [0, 1, 2, 3]
+    assert sorted(Problem(tiny_space, (SIDE, STEM, score_objective())).front(evaluated)) == [0, 1, 2, 3]
 
 
 def test_bounds_cut_the_front(tiny_space, evaluated):
     """Stems up to 8 leave 50 and 55; scores from 52, the latter."""
     narrow = Objective("stem", stem, high=8)
-    assert Problem(tiny_space, (SIDE, of_score()), constraints=(narrow,)).front(evaluated).tolist() == [0, 2]
-    assert Problem(tiny_space, (SIDE, of_score(low=52)), constraints=(narrow,)).front(evaluated).tolist() == [2]
+    assert Problem(tiny_space, (SIDE, score_objective()), constraints=(narrow,)).front(evaluated).tolist() == [0, 2]
+    assert Problem(tiny_space, (SIDE, score_objective(low=52)), constraints=(narrow,)).front(evaluated).tolist() == [2]
 
 
 def test_an_objective_may_be_one_of_which_more_is_better(tiny_space, evaluated):
     """The larger the side the better: 70 at 20 beats everything."""
-    assert Problem(tiny_space, (Objective("side", resolution, larger_is_better=True), of_score())).front(evaluated).tolist() == [3]
+    assert Problem(tiny_space, (Objective("side", resolution, larger_is_better=True), score_objective())).front(evaluated).tolist() == [3]
 
 
 def test_no_front_within_the_bounds_raises(tiny_space, evaluated):
     """Nothing scored 75: what was found and what was asked for are in the message."""
-    with pytest.raises(ValueError, match=r"top1 was 50 to 70, 75 to inf is asked for"):
-        Problem(tiny_space, (SIDE, of_score(low=75))).front(evaluated)
+    with pytest.raises(ValueError, match=r"top1 was 50 to 70, the bounds are 75 to inf"):
+        Problem(tiny_space, (SIDE, score_objective(low=75))).front(evaluated)
 
 
 def test_what_breaks_the_bounds_adds_no_volume(tiny_space, evaluated):
     """Of 60 at 16 and 70 at 20 the latter alone from 65 on, and nothing from 75 on."""
-    volumes = [Problem(tiny_space, (SIDE, of_score(low=low))).hypervolume(evaluated, (24, 50), (1, 1)) for low in (0, 65, 75)]
+    volumes = [Problem(tiny_space, (SIDE, score_objective(low=low))).hypervolume(evaluated, (24, 50), (1, 1)) for low in (0, 65, 75)]
     assert volumes == [4 * 20 + 4 * 10, 4 * 20, 0]
 
 
 def test_the_volume_of_three_objectives_by_hand(tiny_space, evaluated):
     """Up to (24, 24, 40): by slices of the score, 10 x (8 x 16) + 5 x (8 x 8 + ...) counted cell by cell."""
-    found = Problem(tiny_space, (SIDE, STEM, of_score())).hypervolume(evaluated, reference=(24, 24, 40), scale=(1, 1, 1))
+    found = Problem(tiny_space, (SIDE, STEM, score_objective())).hypervolume(evaluated, reference=(24, 24, 40), scale=(1, 1, 1))
     best = {(s, t): max(v for (a, b), v in zip(ENDS, evaluated.score) if a <= s and b <= t) for s in (16, 20) for t in (8, 16)}
     assert found == sum((best[s, t] - 40) * 4 * 8 for s in (16, 20) for t in (8, 16))
 
@@ -78,20 +79,26 @@ def test_the_volume_of_two_objectives_is_the_familys(points):
     """With reference (largest, chance) and scale (largest, 100)."""
     cost, score = (np.array(column) for column in zip(*points))
     rows = np.arange(len(points))[:, None]
-    problem = Problem(None, (Objective("mflops", lambda asked: cost[asked[:, 0]]), of_score()))
-    found = problem.hypervolume(Evaluated(rows, cost, score, np.zeros(len(rows), int)), (25, 4), (25, 100))
+    problem = Problem(None, (Objective("mflops", lambda asked: cost[asked[:, 0]]), score_objective()))
+    found = problem.hypervolume(Archive(rows, cost, score, np.zeros(len(rows), int)), (25, 4), (25, 100))
     assert found == pytest.approx(hypervolume(cost, score, 25, 4), abs=1e-12)
 
 
 def test_bounds_on_a_table_that_nothing_meets_name_the_range(tiny_space):
     """Raised before anything is evaluated, with what there is."""
     with pytest.raises(InfeasibleTarget, match=r"achievable range is .*; change params\.yaml: search\.bounds\.mflops"):
-        of_table("mflops", flops.table(tiny_space, 10), low=1e6)
+        cost_objective("mflops", flops.table(tiny_space, 10), low=1e6)
 
 
 @pytest.mark.parametrize(
     "objectives",
-    [(SIDE,), (of_score(),), (SIDE, of_score(), of_score("loss")), (SIDE, SIDE, of_score()), (SIDE, Objective("top1", None))],
+    [
+        (SIDE,),
+        (score_objective(),),
+        (SIDE, score_objective(), score_objective("loss")),
+        (SIDE, SIDE, score_objective()),
+        (SIDE, Objective("top1", None)),
+    ],
 )
 def test_objectives_are_the_score_and_costs(objectives, tiny_space):
     """No score, no cost, two scores, one name twice and a score of which less is better are refused."""
@@ -101,34 +108,34 @@ def test_objectives_are_the_score_and_costs(objectives, tiny_space):
 
 def test_a_frame_has_every_cost(tiny_space, evaluated):
     """Genes, the objectives and constraints by their names, the round and who is in the front."""
-    frame = Problem(tiny_space, (SIDE, of_score()), constraints=(STEM,)).to_frame(evaluated)
+    frame = Problem(tiny_space, (SIDE, score_objective()), constraints=(STEM,)).to_frame(evaluated)
     assert list(frame)[-5:] == ["side", "top1", "stem", "round", "front"] and "resolution" in frame
-    frame = Problem(tiny_space, (SIDE, STEM, of_score())).to_frame(evaluated)
+    frame = Problem(tiny_space, (SIDE, STEM, score_objective())).to_frame(evaluated)
     assert frame["stem"].tolist() == [8, 16, 8, 16, 16] and frame["front"].tolist() == [True, True, True, True, False]
 
 
 def test_targets_on_several_costs(tiny_space, tiny_rows):
     """For each pair of budgets the best of all 2304 that keep both, by enumeration; equal winners are one model."""
     mflops, sizes = flops.table(tiny_space, 10), parameters.table(tiny_space, 10)
-    problem = Problem(tiny_space, (of_table("mflops", mflops), of_table("parameters", sizes), of_score()))
+    problem = Problem(tiny_space, (cost_objective("mflops", mflops), cost_objective("parameters", sizes), score_objective()))
     score = np.random.default_rng(0).permutation(len(tiny_rows)) / 100
-    everything = Evaluated(tiny_rows, mflops.costs(tiny_rows), score, np.zeros(len(tiny_rows), int))
+    everything = Archive(tiny_rows, mflops.costs(tiny_rows), score, np.zeros(len(tiny_rows), int))
     targets = [
         {"mflops": float(np.quantile(everything.cost, a)), "parameters": float(np.quantile(sizes.costs(tiny_rows), b))}
         for a, b in ((0.2, 0.5), (0.6, 0.3), (1, 1), (1, 1))
     ]
     best = {score[(everything.cost <= t["mflops"]) & (sizes.costs(tiny_rows) <= t["parameters"])].max() for t in targets}
-    models = family_within(problem, everything, "toy", targets)
+    models = family_for_targets(problem, everything, "toy", targets)
     assert {m.score for m in models} == best and [m.name for m in models] == [f"toy-a{i}" for i in range(len(best))]
     assert all(everything.score[(tiny_rows == encoding.to_rows([m.arch])).all(axis=1)] == m.score for m in models)
 
 
 def test_targets_on_one_cost_give_the_most_accurate_within_each(tiny_space, evaluated):
     """Sides up to 17 and up to 20 buy 60 and 70; 18 buys what 17 does, once; one met exactly is met."""
-    problem = Problem(tiny_space, (SIDE, of_score()))
-    models = family_within(problem, evaluated, "toy", [{"side": 20}, {"side": 17}, {"side": 18}])
+    problem = Problem(tiny_space, (SIDE, score_objective()))
+    models = family_for_targets(problem, evaluated, "toy", [{"side": 20}, {"side": 17}, {"side": 18}])
     assert [(m.name, m.cost, m.score) for m in models] == [("toy-a0", 16, 60), ("toy-a1", 20, 70)]
-    assert [m.score for m in family_within(problem, evaluated, "toy", [{"side": 16}])] == [60]
+    assert [m.score for m in family_for_targets(problem, evaluated, "toy", [{"side": 16}])] == [60]
 
 
 @pytest.mark.parametrize(
@@ -137,4 +144,4 @@ def test_targets_on_one_cost_give_the_most_accurate_within_each(tiny_space, eval
 def test_targets_that_cannot_be_met_are_named(targets, message, tiny_space, evaluated):
     """None at all, an unknown cost, and a budget below the cheapest."""
     with pytest.raises(ValueError, match=message):
-        family_within(Problem(tiny_space, (SIDE, of_score())), evaluated, "toy", targets)
+        family_for_targets(Problem(tiny_space, (SIDE, score_objective())), evaluated, "toy", targets)

@@ -5,7 +5,7 @@ import pytest
 
 from nas.cost import flops
 from nas.sampling.exact import ExactSampler
-from nas.search.spread import Spread
+from nas.sampling.uniform import StratifiedDraw
 from nas.spaces import encoding
 
 
@@ -15,11 +15,11 @@ def sampler(tiny_space) -> ExactSampler:
     return ExactSampler(table, (table.largest - table.smallest) / 8)
 
 
-def spread(sampler: ExactSampler, strata: int) -> Spread:
+def spread(sampler: ExactSampler, strata: int) -> StratifiedDraw:
     def between(low, high, n, rng):
         return sampler.draw_between(low, high, n, rng).archs()
 
-    return Spread(between, sampler.table.smallest, sampler.table.largest, strata)
+    return StratifiedDraw(between, sampler.table.smallest, sampler.table.largest, strata)
 
 
 @pytest.mark.parametrize("n", [5, 40, 43])
@@ -50,4 +50,4 @@ def test_no_architecture_at_all_raises(rng):
         raise ValueError("none")
 
     with pytest.raises(ValueError, match="no architecture costs between 1 and 2"):
-        Spread(between, 1, 2)(3, rng)
+        StratifiedDraw(between, 1, 2)(3, rng)

@@ -39,7 +39,7 @@ def covariance(a, b, weights, share) -> np.ndarray:
 def test_gains_that_add_up_are_learned_from_few(tiny_space, tiny_rows, additive):
     """From 100 of the 2304 to all of them, far better than by a forest."""
     known = np.random.default_rng(0).choice(len(tiny_rows), 100, replace=False)
-    found, _ = Surrogate.fit(tiny_space, tiny_rows[known], additive[known], np.random.default_rng(0)).predict_with_spread(tiny_rows)
+    found, _ = Surrogate.fit(tiny_space, tiny_rows[known], additive[known], np.random.default_rng(0)).predict_with_std(tiny_rows)
     forest = Forest.fit(tiny_rows[known], additive[known], trees=50).predict(tiny_rows)
     off, forest_off = (np.sqrt(np.mean((p - additive) ** 2)) for p in (found, forest))
     assert off < 0.05 and forest_off > 10 * off
@@ -50,7 +50,7 @@ def test_genes_that_work_together_are_learned(tiny_space, tiny_rows):
     places = unit(tiny_space, tiny_rows)
     score = 70 + 5 * places[:, 0] * places[:, 6] + places[:, 3]
     known = np.random.default_rng(1).choice(len(tiny_rows), 150, replace=False)
-    found, _ = Surrogate.fit(tiny_space, tiny_rows[known], score[known], np.random.default_rng(0)).predict_with_spread(tiny_rows)
+    found, _ = Surrogate.fit(tiny_space, tiny_rows[known], score[known], np.random.default_rng(0)).predict_with_std(tiny_rows)
     assert np.sqrt(np.mean((found - score) ** 2)) < 0.1 * score.std()
 
 
@@ -71,7 +71,7 @@ def test_it_is_the_posterior_of_the_formula(tiny_space, tiny_rows, additive):
     scaled = (score - score.mean()) / score.std()
     amplitude = scaled @ np.linalg.solve(known, scaled) / len(rows)
     left = own - np.einsum("ij,ji->i", between, np.linalg.solve(known, between.T))
-    mean, spread = model.predict_with_spread(asked)
+    mean, spread = model.predict_with_std(asked)
     np.testing.assert_allclose(mean, score.mean() + score.std() * between @ np.linalg.solve(known, scaled), atol=1e-5)
     np.testing.assert_allclose(spread, score.std() * np.sqrt(amplitude * left), atol=1e-5)
 
@@ -102,20 +102,20 @@ def test_it_knows_what_it_does_not_know(tiny_space, tiny_rows, additive):
     """Where only small networks were evaluated: next to no doubt about those, most about the largest."""
     small = np.argsort(unit(tiny_space, tiny_rows).sum(axis=1), kind="stable")[:100]
     model = Surrogate.fit(tiny_space, tiny_rows[small], additive[small], np.random.default_rng(0))
-    _, seen = model.predict_with_spread(tiny_rows[small])
-    _, unknown = model.predict_with_spread(encoding.to_rows([tiny_space.largest()]))
+    _, seen = model.predict_with_std(tiny_rows[small])
+    _, unknown = model.predict_with_std(encoding.to_rows([tiny_space.largest()]))
     assert unknown[0] > 10 * seen.max()
 
 
 def test_two_architectures_are_enough(tiny_space, tiny_rows, rng):
     """The fewest that can be fitted: a prediction between the two scores for each of them."""
     model = Surrogate.fit(tiny_space, tiny_rows[[0, -1]], np.array([60.0, 80.0]), rng)
-    mean, _ = model.predict_with_spread(tiny_rows[[0, -1]])
+    mean, _ = model.predict_with_std(tiny_rows[[0, -1]])
     assert 55 < mean[0] < mean[1] < 85
 
 
 def test_equal_scores_are_predicted_everywhere(tiny_space, tiny_rows, rng):
     """Nothing to learn: the score itself, and no number that is not finite."""
-    mean, spread = Surrogate.fit(tiny_space, tiny_rows[::50], np.full(len(tiny_rows[::50]), 70.0), rng).predict_with_spread(tiny_rows)
+    mean, spread = Surrogate.fit(tiny_space, tiny_rows[::50], np.full(len(tiny_rows[::50]), 70.0), rng).predict_with_std(tiny_rows)
     np.testing.assert_allclose(mean, 70.0)
     assert np.isfinite(spread).all()

@@ -6,9 +6,9 @@ import yaml
 
 from nas.cost import registry
 from nas.cost.latency import Entry, LatencyTable, distinct
+from nas.evaluation.metrics import hypervolume
 from nas.runtime import params
-from nas.search.archive import Evaluated
-from nas.search.family import hypervolume
+from nas.search.archive import Archive
 from nas.spaces import encoding
 from nas.stages import search
 from nas.stages.search import Search, draws, stated, volume
@@ -98,11 +98,11 @@ def test_a_spread_first_draw_reaches_the_ends_more_often(known):
 
 
 def test_the_volume_of_accuracy_and_flops_is_that_of_the_other_stages(known, tiny_rows):
-    """Beside `nas.search.family.hypervolume`; with parameters as a third objective it is smaller, and not zero."""
+    """Beside `nas.evaluation.metrics.hypervolume`; with parameters as a third objective it is smaller, and not zero."""
     rows = tiny_rows[::97]
     score = np.random.default_rng(0).uniform(20, 90, len(rows))
     cost = known["mflops"].costs(rows)
-    found = Evaluated(rows, cost, score, np.zeros(len(rows), int))
+    found = Archive(rows, cost, score, np.zeros(len(rows), int))
     plain = volume(stated(section(), known), known, 10)(found)
     assert plain == pytest.approx(hypervolume(cost, score, known["mflops"].largest, 10))
     both = volume(stated(section(costs=["mflops", "parameters"]), known), known, 10)(found)

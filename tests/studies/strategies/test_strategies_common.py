@@ -12,12 +12,12 @@ from nas.cost import flops
 from nas.data.loader import EvaluationBatches
 from nas.data.splits import Parts
 from nas.evaluation.evaluate import Scorer
+from nas.evaluation.metrics import search_metrics
 from nas.models.extract import Network
 from nas.models.supernet import Supernet
 from nas.runtime import params
 from nas.runtime.checkpoint import Checkpoint
-from nas.search.archive import Evaluated
-from nas.search.family import figures
+from nas.search.archive import Archive
 from nas.spaces import encoding
 from nas.spaces.mbconv import SearchSpace
 from studies.strategies import config
@@ -210,13 +210,13 @@ def score(tiny_space, easy_set) -> Scorer:
     return Scorer(supernet, calibration, held_out, torch.device("cpu"))
 
 
-def measured(table, score, seed, folder, run) -> Evaluated:
+def measured(table, score, seed, folder, run) -> Archive:
     with Checkpoint(folder, "measure", "0" * 16) as checkpoint:
         return config.measure(table, score, MEASURE, seed, run, checkpoint)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(table, score, tmp_path_factory) -> tuple[Evaluated, Curves]:
+def undisturbed(table, score, tmp_path_factory) -> tuple[Archive, Curves]:
     """Measured with seed 0 in one go."""
     run = Curves()
     return measured(table, score, 0, tmp_path_factory.mktemp("undisturbed"), run), run
@@ -229,7 +229,7 @@ def test_measuring_takes_the_budget(undisturbed, score, table):
     np.testing.assert_array_equal(found.rows[:14], config.architectures(table, MEASURE))
     assert len({tuple(row) for row in found.rows.tolist()}) == 26
     assert found.score[[0, 20]].tolist() == [score.top1(arch) for arch in encoding.from_rows(found.rows[[0, 20]])]
-    final = figures(found.cost, found.score, (table.smallest, table.largest), 100 / 3)
+    final = search_metrics(found.cost, found.score, (table.smallest, table.largest), 100 / 3)
     assert sorted(run.steps) == [0, 1, 2] and run.steps[2] == {f"search/{key}": value for key, value in final.items()}
 
 
