@@ -3,6 +3,7 @@
 import pandas as pd
 
 from nas.cost.registry import COSTS
+from nas.evaluation.metrics import kendall_tau
 from nas.plots.style import BLUE, GREY, Chart, Series, wide
 
 
