@@ -24,8 +24,9 @@ from PIL import Image
 
 from benchmarks.timing import best_of, machine, show
 from nas.cost import flops
-from nas.data.loader import DataSet, EvaluationBatches, TrainingBatches
-from nas.data.sets import ArrayImages, FolderImages
+from nas.data.dataset import ImageDataset
+from nas.data.loader import EvaluationBatches, TrainingBatches
+from nas.data.sources import ArrayImages, FolderImages
 from nas.data.splits import Parts
 from nas.evaluation.evaluate import Scorer
 from nas.models.supernet import Supernet
@@ -62,10 +63,10 @@ class Forgets:
         return None
 
 
-def training(supernet: Supernet, data: DataSet, recipe: Recipe, runtime: Runtime) -> float:
+def training(supernet: Supernet, data: ImageDataset, recipe: Recipe, runtime: Runtime) -> float:
     """Images a second over all processes, the first epoch left out."""
     ends = []
-    batches = TrainingBatches(data, data.items("train"), recipe.batch, recipe.augmentation, 0, share=distributed.share(recipe.batch))
+    batches = TrainingBatches(data, data.indices("train"), recipe.batch, recipe.augmentation, 0, share=distributed.share(recipe.batch))
     trainer = Trainer(
         supernet, batches, BestUp(Unconstrained(supernet.space), 3),
         epochs=EPOCHS, seed=0, place="train", recipe=recipe, runtime=runtime, device=torch.device("cpu"),
@@ -74,9 +75,9 @@ def training(supernet: Supernet, data: DataSet, recipe: Recipe, runtime: Runtime
     return (EPOCHS - 1) * batches.steps * recipe.batch / (ends[-1] - ends[0])
 
 
-def evaluation(supernet: Supernet, data: DataSet, evaluators: int) -> float:
+def evaluation(supernet: Supernet, data: ImageDataset, evaluators: int) -> float:
     """Sub-networks a second over all processes, the first few left out."""
-    batches = EvaluationBatches(data, data.items("train")[:PICTURES], 256)
+    batches = EvaluationBatches(data, data.indices("train")[:PICTURES], 256)
     scorer = Scorer(supernet, batches, batches, torch.device("cpu"), evaluators=evaluators)
     rng = np.random.default_rng(0)
     first, archs = ([supernet.space.random(rng) for _ in range(n)] for n in (4, ARCHS))
@@ -108,7 +109,7 @@ def turn(threads: int) -> None:
     pixels = np.random.default_rng(0).integers(256, size=(n, SIDE, SIDE, 3), dtype=np.uint8)
     names = tuple(str(i) for i in range(CLASSES))
     images = ArrayImages(pixels, np.arange(n) % CLASSES, names)
-    data = DataSet("noise", "Noise", images, names, (0.5,) * 3, (0.3,) * 3, SIDE, Parts(np.repeat("train", n)), False)
+    data = ImageDataset("noise", "Noise", images, names, (0.5,) * 3, (0.3,) * 3, SIDE, Parts(np.repeat("train", n)), False)
     torch.manual_seed(0)
     supernet = Supernet(mbconv.load(SPACE), CLASSES, recipe.zero_init)
     sys.stdout, shown = sys.stderr, sys.stdout
@@ -206,8 +207,8 @@ def decoding(recipe: Recipe, side: int) -> dict[str, float]:
         for path, pixels in zip(paths, np.random.default_rng(0).integers(256, size=(JPEGS, 47, 63, 3), dtype=np.uint8)):
             Image.fromarray(pixels).resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=92)
         images = FolderImages(paths, np.zeros(JPEGS, dtype=np.int64), ("one",))
-        data = DataSet("jpegs", "JPEGs", images, ("one",), (0.5,) * 3, (0.3,) * 3, side, Parts(np.repeat("train", JPEGS)), False)
-        items = data.items("train")
+        data = ImageDataset("jpegs", "JPEGs", images, ("one",), (0.5,) * 3, (0.3,) * 3, side, Parts(np.repeat("train", JPEGS)), False)
+        items = data.indices("train")
         ways = {
             "training": TrainingBatches(data, items, JPEGS, recipe.augmentation, 0).epoch(0),
             "evaluation": EvaluationBatches(data, items, JPEGS, keep_mb=0),

@@ -28,8 +28,8 @@ def tiny_rows(tiny_space: SearchSpace) -> np.ndarray:
 @pytest.fixture(scope="session")
 def easy_set():
     """96 images of 20 px, 60 of them for training, whose class is the brightest of three colours: learned in seconds."""
-    from nas.data.loader import DataSet
-    from nas.data.sets import ArrayImages
+    from nas.data.dataset import ImageDataset
+    from nas.data.sources import ArrayImages
     from nas.data.splits import Parts
 
     labels = np.arange(96, dtype=np.int64) % 3
@@ -37,7 +37,9 @@ def easy_set():
     pixels[np.arange(96), :, :, labels] += 60
     parts = Parts(np.repeat(["train", "val"], [60, 36]))
     names = ("red", "green", "blue")
-    return DataSet("easy", "Easy", ArrayImages(pixels, labels, names), names, (0.37,) * 3, (0.2,) * 3, 20, parts, search_in_training=False)
+    return ImageDataset(
+        "easy", "Easy", ArrayImages(pixels, labels, names), names, (0.37,) * 3, (0.2,) * 3, 20, parts, search_in_training=False
+    )
 
 
 @pytest.fixture(scope="session")

@@ -150,7 +150,7 @@ def test_every_module_that_decides_results_is_a_dependency(stage):
         ("transfer", {"nas.stages.search", "nas.models.extract", "nas.training.recipe"}, {"nas.search.evolution"}),
         (
             "export",
-            {"nas.export.bundle", "nas.export.onnx", "nas.models.fuse", "nas.data.sets"},
+            {"nas.export.bundle", "nas.export.onnx", "nas.models.fuse", "nas.data.sources"},
             {"nas.search.evolution", "nas.stages.search"},
         ),
         ("split", {"nas.data.embedded", "nas.data.splits"}, {"nas.stages.runner", "nas.data.loader"}),

@@ -26,8 +26,9 @@ import torch
 import nas
 from nas.cost import latency
 from nas.cost.latency import Entry, LatencyTable, LatencyTableError, distinct
-from nas.data import loader, sets
-from nas.data.sets import ImageError, Source
+from nas.data import sources
+from nas.data.dataset import open_dataset
+from nas.data.sources import ImageError, Source
 from nas.export.bundle import BundleError
 from nas.export.import_checkpoint import find_images
 from nas.models.published import WeightsError, read_weights
@@ -219,10 +220,10 @@ def places(tiny_space, bundled, divided, tmp_path) -> dict[str, tuple[Path, type
     shutil.copy(ROOT / "params.yaml", folder / "good.yaml")
 
     def read_set() -> object:
-        return loader.read(folder / "split")
+        return open_dataset(folder / "split")
 
     def torchvision(name: str) -> Callable[[], object]:
-        return lambda: sets.open_set(Source(name=name), folder / ("imagenet" if name == "imagenet" else ""), 0, 8)
+        return lambda: sources.open_source(Source(name=name), folder / ("imagenet" if name == "imagenet" else ""), 0, 8)
 
     network = torch.nn.Linear(1, 1)
     at = {

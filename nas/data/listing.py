@@ -1,8 +1,8 @@
-"""The image files of class folders, listed in little memory.
+"""Listing of image files in class folders, with little memory.
 
-A million `pathlib` paths take hundreds of megabytes, and a forked worker process that looks at one writes to its
-reference count: page by page, every worker gets a copy (torch's notes on `DataLoader`, "Multi-process data loading").
-Here all names lie one after another in one buffer, with no Python object for each.
+A million `pathlib` paths take hundreds of megabytes, and a forked worker process that reads one writes to its
+reference count: page by page, every worker gets a copy (PyTorch's notes on `DataLoader`, "Multi-process data loading").
+Here all names are stored in one buffer, without a Python object per file.
 """
 
 import os
@@ -23,24 +23,24 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".ta
 
 
 class Paths(Sequence[Path]):
-    """File paths in the order given: about ten bytes beside the name for each."""
+    """File paths in order; each takes its name plus about ten bytes."""
 
     def __init__(self, folders: Iterable[tuple[str, Iterable[str]]]) -> None:
-        """Of (folder, names of files in it), consumed one after another."""
-        names, bounds, kept, first = bytearray(), array("Q", [0]), [], []
-        for folder, inside in folders:
-            kept.append(folder)
+        """From (folder, names of files in it), consumed one after another."""
+        names, bounds, paths, first = bytearray(), array("Q", [0]), [], []
+        for folder, files in folders:
+            paths.append(folder)
             first.append(len(bounds) - 1)
-            for name in inside:
+            for name in files:
                 names += os.fsencode(name)
                 bounds.append(len(names))
-        self._folders, self._first = tuple(kept), tuple(first)  # and the number of its first file
+        self._folders, self._first = tuple(paths), tuple(first)  # first: index of a folder's first file
         self._names = bytes(names)
         self._bounds = np.array(bounds)  # name i: from bounds[i] to bounds[i + 1]
 
     @classmethod
     def of(cls, files: Iterable[str | Path]) -> Self:
-        """Of whole paths; it pays where neighbours share a folder."""
+        """From full paths; saves memory where neighbours share a folder."""
         return cls((folder, map(itemgetter(1), group)) for folder, group in groupby(map(os.path.split, files), key=itemgetter(0)))
 
     def __len__(self) -> int:
@@ -55,10 +55,10 @@ class Paths(Sequence[Path]):
 
 
 def need_folder(root: Path) -> None:
-    """Check that a file, above all an archive, is not given for a folder.
+    """Check that the path is not a file, e.g. an archive.
 
     Raises:
-        ValueError: says what to do.
+        ValueError: if it is; says what to do.
     """
     if root.is_file():
         raise ValueError(
@@ -68,29 +68,29 @@ def need_folder(root: Path) -> None:
 
 
 def class_folders(root: Path) -> list[str]:
-    """Names of the folders in `root`, in order; links to folders too. Names that begin with a dot are passed over.
+    """Names of the folders in `root`, sorted, including links to folders. Names that begin with a dot are skipped.
 
     Raises:
-        ValueError: for fewer than two, a name that is no UTF-8, an archive or a link to nothing beside them.
+        ValueError: for fewer than two, a name that is not UTF-8, an archive or a broken link among them.
     """
     names = []
     for entry in _visible(root):
         if entry.is_symlink() and not os.path.exists(entry.path):
-            raise ValueError(f"{printable(entry.path)} is a link to nothing; mend or remove it")
+            raise ValueError(f"{printable(entry.path)} is a broken link; repair or remove it")
         if _is_folder(entry):
             names.append(entry.name)
     if len(names) < 2:
-        found = f"only '{printable(names[0])}'" if names else "none"
-        raise ValueError(f"{root} needs a folder of images for each of two or more classes; found {found}")
+        listed = f"only '{printable(names[0])}'" if names else "none"
+        raise ValueError(f"{root} needs a folder of images for each of two or more classes; found {listed}")
     if odd := [name for name in names if name != printable(name)]:
-        raise ValueError(f"{root}: the name of the class folder '{printable(odd[0])}' is no UTF-8; rename it")
+        raise ValueError(f"{root}: the name of the class folder '{printable(odd[0])}' is not UTF-8; rename it")
     return sorted(names)
 
 
 def image_names(folder: str | Path) -> list[str]:
-    """Names of the image files in a folder, in order, by their suffixes; links to nothing too, for the check to tell.
+    """Names of the image files in a folder, sorted, chosen by suffix; broken links are included, so that the check reports them.
 
-    Names that begin with a dot, folders, and whatever else is no file are passed over.
+    Names that begin with a dot, folders and special files are skipped.
 
     Raises:
         ValueError: for an archive among them.
@@ -98,11 +98,11 @@ def image_names(folder: str | Path) -> list[str]:
     return sorted(entry.name for entry in _visible(folder) if entry.name.lower().endswith(SUFFIXES) and _is_file_or_nothing(entry))
 
 
-def refuse_twins(folders: Iterable[Path]) -> None:
-    """Check that no two of the folders are one and the same by a link.
+def refuse_duplicates(folders: Iterable[Path]) -> None:
+    """Check that no two paths lead to the same folder by a link.
 
     Raises:
-        ValueError: names both; their images would be in two classes, or in the test part and in training.
+        ValueError: names both; their images would be in two classes, or in training and test.
     """
     seen: dict[str, Path] = {}
     for folder in folders:
@@ -111,7 +111,7 @@ def refuse_twins(folders: Iterable[Path]) -> None:
             raise ValueError(f"{other} and {folder} are the same folder: its images would be in two classes or parts; remove the link")
 
 
-_UNPACK = "an archive, and nothing is unpacked here: unpack it, and move it away"
+_UNPACK = "an archive, and archives are not read: unpack it and move it away"
 
 
 def _is_archive(name: str) -> bool:
@@ -128,8 +128,8 @@ def _visible(folder: str | Path) -> Iterator[os.DirEntry]:
             yield entry
 
 
-# What is no link is known from the listing, without asking for each file. os.path takes a link that leads in a circle
-# for one to nothing, where os.DirEntry raises.
+# The listing says which entries are not links, without a system call per file. os.path treats a circular link as broken,
+# os.DirEntry raises.
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

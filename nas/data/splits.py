@@ -1,8 +1,8 @@
-"""Who sees which image: a seeded, stratified, disjoint division into parts.
+"""Split of a dataset into parts: seeded, stratified, disjoint.
 
-AttentiveNAS (arXiv:2011.09011), section 4: the predictor is fitted on sub-networks measured on a part that was not trained
-on, the search chooses on another, and the final networks are tested on a third. `val` is for curves only: never
-trained on, never chosen on.
+AttentiveNAS (arXiv:2011.09011), section 4: the predictor is fitted on sub-networks measured on a part that is not trained
+on, the search selects on another, and the final networks are tested on a third. `val` is for curves only: nothing is
+trained or selected on it.
 """
 
 from dataclasses import dataclass
@@ -11,30 +11,30 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 PARTS = ("train", "predictor", "search", "val", "test")
-BROKEN = "broken"  # stands instead of a part for an image that cannot be decoded and is in none
+BROKEN = "broken"  # mark of an image that cannot be decoded and is in no part
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The part of each image of a set."""
+    """The part of each image of a dataset."""
 
     parts: np.ndarray  # (n,) of PARTS, or BROKEN
 
-    def items(self, *names: str) -> np.ndarray:
-        """Images of these parts, ascending, int64.
+    def indices(self, *names: str) -> np.ndarray:
+        """Indices of the images of these parts, ascending, int64.
 
         Raises:
-            ValueError: for a name that is no part, and if there is no such image.
+            ValueError: for an unknown part, and if the parts are empty.
         """
         if not names or set(names) - set(PARTS):
             raise ValueError(f"parts {list(names)}: one or more of {list(PARTS)} are needed")
-        found = np.flatnonzero(np.isin(self.parts, names)).astype(np.int64)
-        if not len(found):
-            raise ValueError(f"no image is in {' or '.join(names)}; this set has {self.counts()}")
-        return found
+        indices = np.flatnonzero(np.isin(self.parts, names)).astype(np.int64)
+        if not len(indices):
+            raise ValueError(f"no image is in {' or '.join(names)}; this dataset has {self.counts()}")
+        return indices
 
     def counts(self) -> dict[str, int]:
-        """Number of images by part, of the parts that have any."""
+        """Number of images per part; empty parts are left out."""
         return {name: n for name in PARTS if (n := int((self.parts == name).sum()))}
 
 
@@ -53,17 +53,17 @@ def split_parts(
 
     Args:
         labels: class of each image, (n,).
-        test: fraction of all images; not used where `own_test` is given.
-        predictor, search, val: fractions of the images that are not for testing; 0 makes no such part.
-        seed: the same seed divides the same way.
-        own_test: the test part that the set comes with, (n,) bool.
-        classes: their names, for messages.
+        test: fraction of all images; ignored if `own_test` is given.
+        predictor, search, val: fractions of the images that are not for testing; 0: no such part.
+        seed: the same seed gives the same split.
+        own_test: the dataset's own test part, (n,) bool.
+        classes: class names, for messages.
 
     Returns:
-        (n,) names out of `PARTS`.
+        (n,) names from `PARTS`.
 
     Raises:
-        ValueError: if the fractions leave nothing to train on, or a class has too few images to be in every part.
+        ValueError: if the fractions leave no training images, or a class has too few images for every part.
     """
     fractions = {"predictor": predictor, "search": search, "val": val}
     if sum(fractions.values()) >= 1 or (own_test is None and test >= 1):
@@ -75,8 +75,8 @@ def split_parts(
         parts[own_test] = "test"
         rest = rest[~own_test]
     sizes = {"test": round(test * len(labels))} if own_test is None and test else {}
-    left = len(rest) - sum(sizes.values())
-    sizes |= {name: max(1, round(fraction * left)) for name, fraction in fractions.items() if fraction}
+    remaining = len(rest) - sum(sizes.values())
+    sizes |= {name: max(1, round(fraction * remaining)) for name, fraction in fractions.items() if fraction}
 
     present, counts = np.unique(labels[rest], return_counts=True)
     low = counts.argmin()
@@ -87,10 +87,10 @@ def split_parts(
     )
     for name, size in sizes.items():
         try:
-            rest, taken = train_test_split(rest, test_size=size, random_state=seed, stratify=labels[rest])
+            rest, part = train_test_split(rest, test_size=size, random_state=seed, stratify=labels[rest])
         except ValueError:  # scikit-learn found a class or a part too small
             raise too_few from None
-        parts[taken] = name
+        parts[part] = name
     if any(len(np.setdiff1d(labels, labels[parts == name])) for name in {"train", *sizes}):
         raise too_few
     return parts.astype(str)

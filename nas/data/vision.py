@@ -1,8 +1,8 @@
-"""torchvision, also beside a build of torch that its C++ operators were not linked for.
+"""torchvision, also next to a build of torch that its C++ operators are not linked for.
 
-The pip wheel's operators want CUDA libraries; next to a CPU build of torch they cannot load and `import torchvision`
+The pip wheel's operators need CUDA libraries; next to a CPU build of torch they do not load and `import torchvision`
 fails with "operator torchvision::nms does not exist". Declaring the two operators first is enough for everything
-that needs no box operators. Modules import transforms and datasets from here, never from torchvision itself.
+that needs no box operators. All modules import transforms, datasets and models from here, not from torchvision.
 """
 
 import importlib.util

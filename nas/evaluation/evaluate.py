@@ -100,7 +100,7 @@ class Scorer:
 
     def _batches(self, which: str, side: int) -> Iterable[tuple[Tensor, Tensor]]:
         source = self._calibration if which == "calibration" else self._held_out
-        if 12 * len(source.items) * side**2 > KEEP_BYTES:  # float32, three channels: streamed
+        if 12 * len(source.indices) * side**2 > KEEP_BYTES:  # float32, three channels: streamed
             return (self._place(b, side) for b in source)
         with self._lock:
             if (which, side) not in self._resized:

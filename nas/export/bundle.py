@@ -18,7 +18,7 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field,
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from nas.data.sets import FolderImages, fit
+from nas.data.sources import FolderImages, centre_crop
 from nas.models.extract import Network
 from nas.models.fuse import fold
 from nas.runtime.checkpoint import save_weights
@@ -163,7 +163,7 @@ class Classifier(nn.Module):
         Raises:
             ImageError: if the file cannot be decoded.
         """
-        pixels = fit(FolderImages((Path(path),), np.zeros(1, np.int64), self.classes).image(0), self.description.images.side)
+        pixels = centre_crop(FolderImages((Path(path),), np.zeros(1, np.int64), self.classes).image(0), self.description.images.side)
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].to(self.image_mean.device)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.data.sets import CENTRE
+from nas.data.sources import CENTRE_FRACTION
 from nas.export.bundle import DESCRIPTION, WEIGHTS, Description
 from nas.export.formats import INT8, ONNX, PT2, Parity
 from nas.export.onnx import OPSET
@@ -85,13 +85,13 @@ def _usage(d: Description) -> Iterator[str]:
         "from PIL import Image, ImageOps",
         "",
         f'image = ImageOps.fit(Image.open("image.png").convert("RGB"), ({side}, {side}), '
-        f"Image.Resampling.BILINEAR, bleed={(1 - CENTRE) / 2})",
+        f"Image.Resampling.BILINEAR, bleed={(1 - CENTRE_FRACTION) / 2})",
         f'session = onnxruntime.InferenceSession("{ONNX}")',
         'logits = session.run(None, {"images": np.asarray(image).transpose(2, 0, 1)[None]})[0]',
         f'print(json.load(open("{DESCRIPTION}"))["classes"][logits.argmax()])',
     )
     yield (
-        f"Images are prepared as in evaluation: the centre {CENTRE:g} of the shorter side is resized to {side} px (bilinear); "
+        f"Images are prepared as in evaluation: the centre {CENTRE_FRACTION:g} of the shorter side is resized to {side} px (bilinear); "
         f"an image of exactly {side} x {side} px is used whole."
     )
     yield ""

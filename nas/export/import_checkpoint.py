@@ -20,7 +20,7 @@ import torch
 import typer
 from torch import Tensor
 
-from nas.data.sets import SUFFIXES, FolderImages, fit
+from nas.data.sources import SUFFIXES, FolderImages, centre_crop
 from nas.data.vision import models
 from nas.evaluation.evaluate import calibrate
 from nas.export import bundle, formats
@@ -53,7 +53,7 @@ def find_images(folder: Path, limit: int) -> np.ndarray:
         raise ValueError(f"{folder} and its subfolders hold {len(paths)} images ({', '.join(SUFFIXES)}); at least {MIN_IMAGES} are needed")
     subset = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(limit, len(paths))).astype(int))]
     images = FolderImages(tuple(subset), np.zeros(len(subset), np.int64), ())
-    pixels = (fit(images.image(i), SIDE) for i in progress(range(len(subset)), "images", len(subset)))
+    pixels = (centre_crop(images.image(i), SIDE) for i in progress(range(len(subset)), "images", len(subset)))
     return np.ascontiguousarray(np.stack(list(pixels)).transpose(0, 3, 1, 2))
 
 

@@ -22,7 +22,8 @@ import pandas as pd
 from pydantic import Field
 
 from nas.data import loader
-from nas.data.sets import fit
+from nas.data.dataset import open_dataset
+from nas.data.sources import centre_crop
 from nas.export import bundle, card, formats
 from nas.export.formats import Parity, compare, logits
 from nas.export.onnx import ONNX
@@ -61,11 +62,11 @@ def main() -> None:
     sections = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "export": p}
     with runner.stage("export", sections) as (run, _):
         runtime.start()
-        data = loader.read(split.OUT)
+        data = open_dataset(split.OUT)
         rows = encoding.read_family(SEARCHED / "family.json")
-        drawn = seeding.generator(seed, "export").permutation(data.items("train"))
+        drawn = seeding.generator(seed, "export").permutation(data.indices("train"))
         calibration = pixels(data, np.sort(drawn[: p.calibration_images]))
-        checked = data.items("val")[: p.checked_images]
+        checked = data.indices("val")[: p.checked_images]
         images, labels = pixels(data, checked), data.labels[checked]
         run.dataset("outputs/split/splits.parquet", "export", images=len(checked))
         exporter = Exporter(data, space, calibration, images, labels, evaluation.batch, runtime.threads, p.licence)
@@ -79,9 +80,9 @@ def main() -> None:
         finish(figures(table), run)
 
 
-def pixels(data: loader.DataSet, items: np.ndarray) -> np.ndarray:
+def pixels(data: loader.ImageDataset, items: np.ndarray) -> np.ndarray:
     """Images as networks are given them, (n, 3, side, side) uint8."""
-    found = np.stack([fit(data.images.image(i), data.side) for i in items])
+    found = np.stack([centre_crop(data.images.image(i), data.side) for i in items])
     return np.ascontiguousarray(found.transpose(0, 3, 1, 2))
 
 
@@ -90,7 +91,7 @@ class Exporter:
 
     def __init__(
         self,
-        data: loader.DataSet,
+        data: loader.ImageDataset,
         space: SearchSpace,
         calibration: np.ndarray,
         images: np.ndarray,
@@ -202,7 +203,7 @@ def link(names: list[str]) -> None:
         (OUT / name).symlink_to(Path(bundle.FAMILY) / name, target_is_directory=True)
 
 
-def register(rows: list[dict], data: loader.DataSet, run: StageRun) -> None:
+def register(rows: list[dict], data: loader.ImageDataset, run: StageRun) -> None:
     """The family in MLflow: one registered model, a version and an alias for each model; torch.export, no pickle."""
     example = np.zeros((2, 3, data.side, data.side), dtype=np.uint8)
     for row in progress(rows, "export: models registered", len(rows)):

@@ -21,7 +21,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from nas.cost.infeasible import InfeasibleTarget
-from nas.data.loader import Augmentation, Batch, DataSet
+from nas.data.dataset import ImageDataset
+from nas.data.loader import Augmentation, Batch
 from nas.runtime import params, processes
 from nas.runtime.checkpoint import Checkpoint
 from nas.runtime.io import DocumentError, read_json, short
@@ -167,7 +168,7 @@ class Training(params.Section):
     augmentation: Augmentation
 
 
-def divided(data: DataSet, items: np.ndarray, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def divided(data: ImageDataset, items: np.ndarray, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Images for the weights, and the share `held_out` of them for the search: the same classes in the same proportions."""
     return tuple(train_test_split(items, test_size=held_out, random_state=seed, stratify=data.labels[items]))
 

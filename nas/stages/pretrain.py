@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic import Field
 
 from nas.cost import flops
-from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.evaluation.evaluate import Scorer
 from nas.runtime import distributed, params, seeding
 from nas.runtime.checkpoint import Checkpoint, need_space, save_weights
@@ -51,12 +51,12 @@ def main() -> None:
     sections = {"seed": seed, "space": space.name, "recipe": recipe, "runtime": runtime, "evaluation": evaluation, "pretrain": p}
     with runner.stage("pretrain", sections) as (run, checkpoint):
         device = runtime.start()
-        data = loader.read(split.OUT)
+        data = open_dataset(split.OUT)
         supernet = runner.new_supernet(space, len(data.classes), seed, recipe.zero_init)
         need_space(OUT, 8 * sum(t.nbytes for t in supernet.parameters()), "stage pretrain")
-        run.dataset("outputs/split/splits.parquet", "training", images=len(data.items("train")))
+        run.dataset("outputs/split/splits.parquet", "training", images=len(data.indices("train")))
         parts = ("train", "search") if data.search_in_training else ("train",)
-        batches = runner.training_batches(data, data.items(*parts), recipe, runtime, device, seed)
+        batches = runner.training_batches(data, data.indices(*parts), recipe, runtime, device, seed)
         val = runner.scorer(supernet, data, "val", evaluation, runtime, device, seed)
         trainer = Trainer(
             supernet,

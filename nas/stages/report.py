@@ -19,7 +19,7 @@ import yaml
 from pydantic import ConfigDict, Field
 
 from nas.cost import flops, registry
-from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.plots import page, style
 from nas.runtime import params, seeding
 from nas.runtime.checkpoint import load_weights
@@ -55,8 +55,8 @@ def main() -> None:
     sections = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "report": p}
     with runner.stage("report", sections, trained.strategy) as (run, _):
         device = runtime.start()
-        data = loader.read(split.OUT)
-        run.dataset("outputs/split/splits.parquet", "test", images=len(data.items("test")))
+        data = open_dataset(split.OUT)
+        run.dataset("outputs/split/splits.parquet", "test", images=len(data.indices("test")))
         supernet = runner.new_supernet(space, len(data.classes), seed).to(device)
         load_weights(search.TRAINED / "weights.safetensors", supernet)
         test = runner.scorer(supernet, data, "test", evaluation, runtime, device, seed)

@@ -12,7 +12,8 @@ import torch
 from pydantic import Field
 from scipy.stats import binom
 
-from nas.data.loader import DataSet, EvaluationBatches, TrainingBatches
+from nas.data.dataset import ImageDataset
+from nas.data.loader import EvaluationBatches, TrainingBatches
 from nas.evaluation.evaluate import Scorer
 from nas.models.supernet import Supernet
 from nas.runtime import distributed, params, processes, seeding
@@ -84,9 +85,9 @@ def new_supernet(searched: SearchSpace, classes: int, number: int, zero_init: bo
         return Supernet(searched, classes, zero_init)
 
 
-def calibration(data: DataSet, evaluation: Evaluation, number: int, part: str, workers: int) -> EvaluationBatches:
+def calibration(data: ImageDataset, evaluation: Evaluation, number: int, part: str, workers: int) -> EvaluationBatches:
     """Batches of training images, without augmentation, for batch-norm statistics; fewer if there are not so many."""
-    items = data.items(part)
+    items = data.indices(part)
     n = whole_batches(min(len(items), evaluation.batch * evaluation.calibration_batches), evaluation.batch)
     chosen = seeding.generator(number, "calibration").choice(items, n, replace=False)
     return EvaluationBatches(data, chosen, evaluation.batch, workers)
@@ -98,10 +99,10 @@ def whole_batches(images: int, batch: int) -> int:
 
 
 def scorer(
-    supernet: Supernet, data: DataSet, part: str, evaluation: Evaluation, runtime: Runtime, device: torch.device, number: int
+    supernet: Supernet, data: ImageDataset, part: str, evaluation: Evaluation, runtime: Runtime, device: torch.device, number: int
 ) -> Scorer:
     """Top-1 on one part of the data, calibrated on images of the part `train`."""
-    held_out = EvaluationBatches(data, data.items(part), evaluation.batch, runtime.workers)
+    held_out = EvaluationBatches(data, data.indices(part), evaluation.batch, runtime.workers)
     return Scorer(
         supernet,
         calibration(data, evaluation, number, "train", runtime.workers),
@@ -120,7 +121,7 @@ def ends(score: Scorer) -> tuple[float, float]:
 
 
 def training_batches(
-    data: DataSet, items: np.ndarray, recipe: Recipe, runtime: Runtime, device: torch.device, number: int
+    data: ImageDataset, items: np.ndarray, recipe: Recipe, runtime: Runtime, device: torch.device, number: int
 ) -> TrainingBatches:
     """This process's share of the batches of the recipe, augmented.
 
@@ -131,9 +132,9 @@ def training_batches(
     return TrainingBatches(data, items, recipe.batch, recipe.augmentation, number, runtime.workers, device.type == "cuda", share)
 
 
-def curves(run: StageRun, place: str, data: DataSet, recipe: Recipe) -> Callable[[Epoch], None]:
+def curves(run: StageRun, place: str, data: ImageDataset, recipe: Recipe) -> Callable[[Epoch], None]:
     """Logs each epoch as `<place>/...`, and says once if the largest network is no better than guessing after the warm-up."""
-    images, told = len(data.items("val")), False
+    images, told = len(data.indices("val")), False
     guessing = 100 * binom.ppf(0.99, images, 1 / len(data.classes)) / images  # percent that 99 of 100 guessers stay below
 
     def on_epoch(row: Epoch) -> None:

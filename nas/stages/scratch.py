@@ -30,7 +30,7 @@ class Alone:
         self._p, self._pipeline, self._seed, self._runtime, self._device = p, pipeline, seed, runtime, device
         self._evaluation, self._checkpoint = evaluation, checkpoint
 
-    def trained(self, name: str, network: RowNetwork, data: loader.DataSet, items: np.ndarray) -> RowNetwork:
+    def trained(self, name: str, network: RowNetwork, data: loader.ImageDataset, items: np.ndarray) -> RowNetwork:
         """The network with fresh weights drawn by its name, trained on the images and calibrated; in eval mode.
 
         Raises:
@@ -59,7 +59,7 @@ class Alone:
         return network
 
     @torch.no_grad()
-    def answers(self, network: RowNetwork, data: loader.DataSet, items: np.ndarray) -> np.ndarray:
+    def answers(self, network: RowNetwork, data: loader.ImageDataset, items: np.ndarray) -> np.ndarray:
         """(n,) class that the network names for each image, in the order of the items.
 
         Raises:

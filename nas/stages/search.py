@@ -28,7 +28,7 @@ from pydantic import Field, create_model, model_validator
 from nas.cost import registry
 from nas.cost.registry import CostName
 from nas.cost.table import CostTable
-from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.evaluation.evaluate import Scorer
 from nas.evaluation.metrics import hypervolume, search_metrics
 from nas.models.extract import Network
@@ -105,14 +105,14 @@ def main() -> None:
     seed, space = runner.seed(), runner.search_space()
     sections = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "search": p}
     with runner.stage("search", sections) as (run, checkpoint):
-        data = loader.read(split.OUT)
+        data = open_dataset(split.OUT)
         known = registry.tables(space, len(data.classes), p.model_dump())
         problem = stated(p, known)
         device = runtime.start()
         supernet = runner.new_supernet(space, len(data.classes), seed).to(device)
         weights = TRAINED / ("early.safetensors" if p.weights == "early" else "weights.safetensors")
         load_weights(weights, supernet)
-        run.dataset("outputs/split/splits.parquet", "search", images=len(data.items("search")))
+        run.dataset("outputs/split/splits.parquet", "search", images=len(data.indices("search")))
         if p.score == "measured":
             score, cache = runner.scorer(supernet, data, "search", evaluation, runtime, device, seed).each, scores(str(weights), p)
         else:

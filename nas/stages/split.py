@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 from pydantic import ConfigDict, Field
 
-from nas.data import sets
-from nas.data.decoding import Broken
+from nas.data import sources
+from nas.data.decoding import BrokenFiles
 from nas.data.splits import BROKEN, Parts, split_parts
 from nas.runtime import params
 from nas.runtime.params import ParamsError, Section
@@ -37,9 +37,9 @@ class Split(Section):
     """params.yaml: split. Fractions: test of all images, the others of the rest."""
 
     root: str  # file or folder that the main set comes from
-    data: sets.Source
+    data: sources.Source
     transfer_root: str  # folder that holds the transfer sets
-    transfer: tuple[sets.Source, ...]
+    transfer: tuple[sources.Source, ...]
     side: int = Field(ge=8)  # pixels
     test: float = Field(gt=0, lt=1)
     predictor: float = Field(gt=0, lt=1)
@@ -94,12 +94,12 @@ def divide(p: Split, seed: int, search_in_training: bool, out: Path) -> dict[str
     fractions = {"test": p.test, "predictor": p.predictor, "search": p.search, "val": p.val}
     for key, (source, place) in zip(keys, asked):
         main_set = key == keys[0]
-        images = sets.open_set(source, place, seed, p.side)
-        broken = sets.check(images, p.check_files, partial(_shown, f"checking files of {key}, by the thousand"), p.broken_files)
+        images = sources.open_source(source, place, seed, p.side)
+        broken = sources.check(images, p.check_files, partial(_shown, f"checking files of {key}, by the thousand"), p.broken_files)
         shares = fractions if main_set else {**dict.fromkeys(fractions, 0.0), "test": p.test}
         part = parts_without(list(broken), images, shares, seed)
-        mean, std = sets.statistics(images, Parts(part).items("train"), p.side, Broken(key, p.broken_files, len(broken)))
-        if source.name in sets.EMBEDDED:
+        mean, std = sources.statistics(images, Parts(part).indices("train"), p.side, BrokenFiles(key, p.broken_files, len(broken)))
+        if source.name in sources.EMBEDDED:
             _save(out / "images" / f"{key}.npy", images.pixels)
         described[key] = {
             "name": key,
@@ -115,7 +115,7 @@ def divide(p: Split, seed: int, search_in_training: bool, out: Path) -> dict[str
         prefix = "" if main_set else f"{key}_"
         tables.append(pd.DataFrame({"set": key, "item": np.arange(len(images)), "label": images.labels, "part": part}))
         metrics |= {f"{prefix}images": len(images) - len(broken), f"{prefix}classes": len(images.classes)}
-        if p.broken_files and source.name not in sets.EMBEDDED:
+        if p.broken_files and source.name not in sources.EMBEDDED:
             described[key]["broken_files"] = {"limit": p.broken_files, "left_out": list(broken.values())}
             metrics[f"{prefix}broken_files"] = len(broken)
             print("\n".join([f"{key}: broken files left out: {len(broken)}; {p.broken_files} may be", *broken.values()]), flush=True)
@@ -127,7 +127,7 @@ def divide(p: Split, seed: int, search_in_training: bool, out: Path) -> dict[str
     return metrics
 
 
-def parts_without(broken: list[int], images: sets.Images, shares: dict[str, float], seed: int) -> np.ndarray:
+def parts_without(broken: list[int], images: sources.Images, shares: dict[str, float], seed: int) -> np.ndarray:
     """The part of each image, (n,); those of the broken ones are `BROKEN`, as if they were not there.
 
     Raises:

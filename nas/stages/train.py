@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from nas.cost import flops
 from nas.cost.table import CostTable
-from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.runtime import distributed, params, seeding
 from nas.runtime.checkpoint import need_space, save_weights
 from nas.sampling.attentive import Strategy, Uniform, parse, strategy
@@ -59,11 +59,11 @@ def main() -> None:
     sections = {"seed": seed, "space": space.name, "recipe": recipe, "runtime": runtime, "evaluation": evaluation, "train": p}
     with runner.stage("train", sections, p.strategy) as (run, checkpoint):
         device = runtime.start()
-        data = loader.read(split.OUT)
+        data = open_dataset(split.OUT)
         supernet = runner.new_supernet(space, len(data.classes), seed, recipe.zero_init)
         need_space(OUT, 10 * sum(t.nbytes for t in supernet.parameters()), "stage train")
         parts = ("train", "predictor", "search") if data.search_in_training else ("train", "predictor")
-        items = data.items(*parts)
+        items = data.indices(*parts)
         run.dataset("outputs/split/splits.parquet", "training", images=len(items))
         batches = runner.training_batches(data, items, recipe, runtime, device, seed)
         val = runner.scorer(supernet, data, "val", evaluation, runtime, device, seed)

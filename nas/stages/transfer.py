@@ -22,6 +22,7 @@ from pydantic import Field, field_validator
 from sklearn.model_selection import train_test_split
 
 from nas.data import loader
+from nas.data.dataset import dataset_keys, open_dataset
 from nas.evaluation.evaluate import calibrate, top1
 from nas.models.extract import Network
 from nas.runtime import params
@@ -63,8 +64,8 @@ def main() -> None:
     sections = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "transfer": p}
     with runner.stage("transfer", sections) as (run, checkpoint):
         device = runtime.start()
-        main_set, *sets = loader.keys(split.OUT)
-        source = loader.read(split.OUT, main_set)
+        main_set, *sets = dataset_keys(split.OUT)
+        source = open_dataset(split.OUT, main_set)
         entries = spread(encoding.read_family(search.OUT / "family.json"), p.models)
         settings = [Try(*pair) for pair in product(p.learning_rates, p.weight_decays)]
         tuner = Tuner(p, seed, runtime, device, evaluation, checkpoint)
@@ -72,7 +73,7 @@ def main() -> None:
         jobs = [(key, entry, setting) for key in sets for entry in entries for setting in settings]
         rows, metrics = [], {}
         for key, entry, setting in progress(jobs, "transfer: fine-tunings on the hold-out", len(jobs)):
-            data = like(loader.read(split.OUT, key), source)
+            data = like(open_dataset(split.OUT, key), source)
             fit, held_out = holdout(data, p.holdout, seed)
             network = search.load_model(entry, space, len(source.classes))
             try:
@@ -87,15 +88,15 @@ def main() -> None:
         for key in progress(sets, "transfer: chosen networks on all training images", len(sets)):
             best = results[results["set"] == key]["top1_holdout"].idxmax()
             chosen = results.loc[best]
-            data = like(loader.read(split.OUT, key), source)
+            data = like(open_dataset(split.OUT, key), source)
             entry = next(e for e in entries if e["name"] == chosen["model"])
             network = search.load_model(entry, space, len(source.classes))
             setting = Try(float(chosen["learning_rate"]), float(chosen["weight_decay"]))
-            tested = tuner.top1(f"{key}/chosen", network, data, data.items("train"), data.items("test"), setting)
+            tested = tuner.top1(f"{key}/chosen", network, data, data.indices("train"), data.indices("test"), setting)
             results.loc[best, ["top1_test", "best"]] = tested, True
             save_weights(OUT / "weights" / f"{key}.safetensors", network)
             metrics[f"{key}_top1"] = tested
-            run.dataset("outputs/split/splits.parquet", f"transfer {key}", images=len(data.items("train")))
+            run.dataset("outputs/split/splits.parquet", f"transfer {key}", images=len(data.indices("train")))
         results["best"] = results["best"].astype(bool)
         results.to_parquet(OUT / "results.parquet", index=False)
         run.table(results, "results.json")
@@ -108,14 +109,14 @@ def spread(entries: list[dict], n: int) -> list[dict]:
     return [entries[i] for i in sorted(set(places.tolist()))]
 
 
-def like(data: loader.DataSet, source: loader.DataSet) -> loader.DataSet:
+def like(data: loader.ImageDataset, source: loader.ImageDataset) -> loader.ImageDataset:
     """The data, normalised as the images that the network was trained on."""
     return replace(data, mean=source.mean, std=source.std)
 
 
-def holdout(data: loader.DataSet, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def holdout(data: loader.ImageDataset, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Training images to fit to and to choose on, stratified, by seed."""
-    items = data.items("train")
+    items = data.indices("train")
     fit, held_out = train_test_split(items, test_size=fraction, random_state=seed, stratify=data.labels[items])
     return np.sort(fit), np.sort(held_out)
 
@@ -138,7 +139,7 @@ class Tuner:
         self.done: dict[str, float] = state["done"]
         self._state = state
 
-    def top1(self, job: str, network: Network, data: loader.DataSet, fit: np.ndarray, held_out: np.ndarray, setting: Try) -> float:
+    def top1(self, job: str, network: Network, data: loader.ImageDataset, fit: np.ndarray, held_out: np.ndarray, setting: Try) -> float:
         """Top-1 (percent) on the held-out images after fine-tuning, in place; not computed twice.
 
         The weights of the job `<set>/chosen` are needed afterwards and so are kept with its result.

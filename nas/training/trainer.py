@@ -186,7 +186,7 @@ class Trainer:
                 batch.images.to(self.device, non_blocking=True, memory_format=self.runtime.memory_format),
                 batch.labels.to(self.device, non_blocking=True),
                 partial(choose_architectures, self.strategy, candidates),
-                Regularisation(self.recipe.dropout, self.recipe.drop_connect, batch.items.to(self.device) + self._mask_key),
+                Regularisation(self.recipe.dropout, self.recipe.drop_connect, batch.indices.to(self.device) + self._mask_key),
                 self.recipe.label_smoothing,
                 self.recipe.distillation,
                 self.runtime,

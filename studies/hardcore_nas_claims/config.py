@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 from torch import nn
 
 from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.differentiable.hardcore_nas.one_shot import OneShot, extract
 from nas.differentiable.hardcore_nas.training import scratch_loss, tuning_loss
 from nas.evaluation.evaluate import top1
@@ -102,14 +103,14 @@ class Networks:
 
     def __init__(self, s: hardcore_nas.Settings, checkpoint: Checkpoint, run: StageRun) -> None:
         self._s = s
-        self.device, self.data = s.runtime.start(), loader.read(split.OUT)
-        run.dataset(str(split.OUT / "splits.parquet"), "training", images=len(self.data.items("train")))
+        self.device, self.data = s.runtime.start(), open_dataset(split.OUT)
+        run.dataset(str(split.OUT / "splits.parquet"), "training", images=len(self.data.indices("train")))
         self.model = OneShot(s.space, len(self.data.classes))
         self._teacher = RowNetwork(s.space.plan(s.space.largest()), len(self.data.classes))
         for path, network in ((WEIGHTS, self.model), (TEACHER, self._teacher)):
             load_weights(path, network)
             network.to(self.device, memory_format=s.runtime.memory_format).eval()
-        self._test = loader.EvaluationBatches(self.data, self.data.items("test"), s.evaluation.batch, s.runtime.workers)
+        self._test = loader.EvaluationBatches(self.data, self.data.indices("test"), s.evaluation.batch, s.runtime.workers)
         self._trainer = hardcore_nas.Trainer("tune", s, self.data, self.device, checkpoint, run)
 
     def inherited(self, arch: Arch) -> RowNetwork:
@@ -125,7 +126,7 @@ class Networks:
         how = self._s.tune.tuning.model_copy(update={"epochs": epochs})
         network = self.inherited(arch)
         loss = tuning_loss(network, self._teacher, how.label_smoothing)
-        return network, self._trainer.fit(f"{name}_tuning_{epochs}", "tuning", network, loss, self.data.items("train"), how)
+        return network, self._trainer.fit(f"{name}_tuning_{epochs}", "tuning", network, loss, self.data.indices("train"), how)
 
     def fresh(self, name: str, arch: Arch, epochs: int) -> tuple[RowNetwork, Trained]:
         """From fresh weights: stage tune draws the same for a network of the name."""
@@ -133,7 +134,7 @@ class Networks:
         with hardcore_nas.drawn(self._s.seed, "scratch", name):
             network = RowNetwork(self._s.space.plan(arch), len(self.data.classes))
         loss = scratch_loss(network, how.label_smoothing)
-        return network, self._trainer.fit(f"{name}_scratch_{epochs}", "scratch", network, loss, self.data.items("train"), how)
+        return network, self._trainer.fit(f"{name}_scratch_{epochs}", "scratch", network, loss, self.data.indices("train"), how)
 
     def top1(self, network: nn.Module) -> float:
         """Percent of the test images that a network on the device, in eval mode, names rightly."""

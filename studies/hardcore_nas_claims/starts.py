@@ -52,7 +52,7 @@ def main() -> None:
         latency = latency_hardcore_nas.load(hardcore_nas.TABLE, own.space, len(data.classes)).latency()
         place = f"{hardcore_nas.PIPELINE.parameters}: search.targets"
         targets = dict(zip(NAMES, sorted(target.ms(*latency.range_ms, place) for target in own.search.targets)))
-        _, items = divided(data, data.items("train"), own.images.held_out, own.seed)
+        _, items = divided(data, data.indices("train"), own.images.held_out, own.seed)
         images = EvaluationBatches(data, items, own.evaluation.batch, own.runtime.workers)
         rows, jobs = [], list(product(s.starts.seeds, sorted([own.search.start, *s.starts.shares]), targets))
         for seed, share, target in progress(jobs, "starts: searches", len(jobs)):

@@ -31,7 +31,7 @@ def main() -> None:
         for name in progress(s.tuning.targets, "tuning: networks", len(s.tuning.targets)):
             entry, arch = family[name]
             jobs = [(TUNED, own.tuned, epochs) for epochs in s.tuning.epochs] + [(FRESH, own.fresh, s.tuning.scratch)]
-            known = {"network": name, "images": len(own.data.items("test")), "measured_latency_ms": entry["measured_latency_ms"]}
+            known = {"network": name, "images": len(own.data.indices("test")), "measured_latency_ms": entry["measured_latency_ms"]}
             rows.append({**known, "training": TUNED, "epochs": 0, "top1": own.top1(own.inherited(arch)), "seconds": 0.0})
             for training, train, epochs in jobs:
                 network, trained = train(name, arch, epochs)

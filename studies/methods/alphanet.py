@@ -17,7 +17,7 @@ from dataclasses import asdict
 import pandas as pd
 
 from nas.cost import flops
-from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.runtime import params
 from nas.runtime.checkpoint import save_weights
 from nas.stages import runner as main_pipeline
@@ -37,9 +37,9 @@ def main() -> None:
     seed, space = main_pipeline.seed(), main_pipeline.search_space()
     parameters = {"seed": seed, "space": space.name, "recipe": recipe, "runtime": runtime, "evaluation": evaluation, "train": p}
     with config.PIPELINE.stage("alphanet", parameters) as (run, checkpoint, out):
-        device, data = runtime.start(), loader.read(split.OUT)
+        device, data = runtime.start(), open_dataset(split.OUT)
         supernet = main_pipeline.new_supernet(space, len(data.classes), seed, recipe.zero_init)
-        items = data.items("train", "predictor", *(["search"] if data.search_in_training else []))
+        items = data.indices("train", "predictor", *(["search"] if data.search_in_training else []))
         run.dataset(str(split.OUT / "splits.parquet"), "training", images=len(items))
         val = main_pipeline.scorer(supernet, data, "val", evaluation, runtime, device, seed)
         log = main_pipeline.curves(run, "alphanet", data, recipe)

@@ -13,7 +13,7 @@ writes   alphanet_search/evaluated.parquet    as outputs/search/evaluated.parque
 from torch import nn
 
 from nas.cost import registry
-from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.runtime import params
 from nas.runtime.checkpoint import load_weights, save_weights
 from nas.runtime.progress import progress
@@ -34,13 +34,13 @@ def main() -> None:
     seed, space = main_pipeline.seed(), main_pipeline.search_space()
     parameters = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "search": p}
     with config.PIPELINE.stage("alphanet_search", parameters) as (run, checkpoint, out):
-        data = loader.read(split.OUT)
+        data = open_dataset(split.OUT)
         chance = 100 / len(data.classes)
         known = registry.tables(space, len(data.classes), p.model_dump())
         problem, device = search.stated(p, known), runtime.start()
         supernet = main_pipeline.new_supernet(space, len(data.classes), seed).to(device)
         load_weights(alphanet.OUT / ("early.safetensors" if p.weights == "early" else "weights.safetensors"), supernet)
-        run.dataset(str(split.OUT / "splits.parquet"), "search", images=len(data.items("search")))
+        run.dataset(str(split.OUT / "splits.parquet"), "search", images=len(data.indices("search")))
         measured = main_pipeline.scorer(supernet, data, "search", evaluation, runtime, device, seed)
         score = measured.each if p.score == "measured" else search.predicted
         area = search.volume(problem, known, chance)

@@ -9,7 +9,7 @@ writes   baselines/weights.safetensors   of all networks, calibrated, as <number
 import numpy as np
 from torch import nn
 
-from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.runtime.checkpoint import save_weights
 from nas.stages import split
 from nas.stages.errors import user_errors
@@ -25,9 +25,9 @@ def main() -> None:
     choices, s = config.read().baselines.networks, tf_nas.read()
     parameters = s.sections("seed", "runtime", "evaluation", "train") | {"baselines": {"networks": [c.name for c in choices]}}
     with config.PIPELINE.stage("baselines", parameters) as (run, checkpoint, out):
-        device, data = s.runtime.start(), loader.read(split.OUT)
+        device, data = s.runtime.start(), open_dataset(split.OUT)
         alone = Alone(s.train, tf_nas.PIPELINE, s.seed, s.runtime, s.evaluation, device, checkpoint)
-        items, watched = data.items("train"), data.items("val")
+        items, watched = data.indices("train"), data.indices("val")
         run.dataset(str(split.OUT / "splits.parquet"), "training", images=len(items))
         networks, metrics = nn.ModuleList(), {}
         for number, choice in enumerate(choices):

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas.cost.rows import multiply_adds
 from nas.cost.table import CostTable
-from nas.data.loader import DataSet
+from nas.data.dataset import ImageDataset
 from nas.differentiable.hardcore_nas.one_shot import OneShot, Paths
 from nas.differentiable.tf_nas.supernet import Supernet
 from nas.runtime import seeding
@@ -96,7 +96,7 @@ def searched(evaluated: pd.DataFrame, images: int) -> Work:
     return Work("search", images * len(evaluated), float(evaluated["mflops"].mean()), FORWARD)
 
 
-def of_tf_nas(s: tf_nas.Settings, data: DataSet, classes: int, epochs: dict[str, int], mmacs: dict[str, float]) -> list[Work]:
+def of_tf_nas(s: tf_nas.Settings, data: ImageDataset, classes: int, epochs: dict[str, int], mmacs: dict[str, float]) -> list[Work]:
     """Classes chosen, common epochs of weights alone, then for each target its search, and its training from fresh weights.
 
     Widths are taken as the search starts with them; it lowers or raises them as it goes.
@@ -106,7 +106,7 @@ def of_tf_nas(s: tf_nas.Settings, data: DataSet, classes: int, epochs: dict[str,
         epochs: by the name of the target, of its search; the common ones among them.
         mmacs: by the same names, of the networks.
     """
-    p, images = s.search.method, len(data.items("train"))
+    p, images = s.search.method, len(data.indices("train"))
     seen = (1 - s.search.held_out) * images * classes / len(data.classes)
     path, mixture = supernet_mmacs(s, classes)
     works = [Work("common epochs", p.weight_epochs * seen, path, WEIGHTS)]
@@ -132,9 +132,9 @@ def supernet_mmacs(s: tf_nas.Settings, classes: int) -> tuple[float, float]:
     return float(np.mean(paths)), forward_mmacs(lambda: supernet.mixture(images, weights, sinks, kept), 2)
 
 
-def one_shot(s: hardcore_nas.Settings, data: DataSet) -> list[Work]:
+def one_shot(s: hardcore_nas.Settings, data: ImageDataset) -> list[Work]:
     """HardCoRe-NAS's one-shot model: the largest network by itself, channels sorted, all networks with it as their teacher."""
-    seen, largest = (1 - s.images.held_out) * len(data.items("train")), largest_mmacs(s, data)
+    seen, largest = (1 - s.images.held_out) * len(data.indices("train")), largest_mmacs(s, data)
     all_of_them, _ = one_shot_mmacs(s, len(data.classes))
     return [
         Work("largest network", s.train.largest.epochs * seen, largest, WEIGHTS),
@@ -144,24 +144,24 @@ def one_shot(s: hardcore_nas.Settings, data: DataSet) -> list[Work]:
     ]
 
 
-def frank_wolfe(s: hardcore_nas.Settings, data: DataSet, names: Sequence[str]) -> list[Work]:
+def frank_wolfe(s: hardcore_nas.Settings, data: ImageDataset, names: Sequence[str]) -> list[Work]:
     """HardCoRe-NAS's search: all configurations are computed, only choices learn."""
     _, mixed = one_shot_mmacs(s, len(data.classes))
     return [Work("search", s.search.steps * s.search.batch, mixed, CHOICES, name) for name in names]
 
 
-def tuned(s: hardcore_nas.Settings, data: DataSet, mmacs: dict[str, float]) -> list[Work]:
+def tuned(s: hardcore_nas.Settings, data: ImageDataset, mmacs: dict[str, float]) -> list[Work]:
     """Its networks fine-tuned with the largest as their teacher.
 
     Args:
         mmacs: by the names of the networks.
     """
-    seen, largest = s.tune.tuning.epochs * len(data.items("train")), largest_mmacs(s, data)
+    seen, largest = s.tune.tuning.epochs * len(data.indices("train")), largest_mmacs(s, data)
     works = [Work("fine-tuning", seen, each, WEIGHTS, name) for name, each in mmacs.items()]
     return works + [Work("teacher", seen, largest, FORWARD, name) for name in mmacs]
 
 
-def largest_mmacs(s: hardcore_nas.Settings, data: DataSet) -> float:
+def largest_mmacs(s: hardcore_nas.Settings, data: ImageDataset) -> float:
     """Of the largest network of HardCoRe-NAS's space."""
     return multiply_adds(s.space.plan(s.space.largest()), len(data.classes)).products / MMAC
 

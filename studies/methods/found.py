@@ -11,7 +11,7 @@ import pandas as pd
 from torch import nn
 
 from nas.cost import flops
-from nas.data.loader import DataSet
+from nas.data.dataset import ImageDataset
 from nas.models.blocks import RowNetwork
 from nas.models.extract import Network
 from nas.runtime import params
@@ -53,7 +53,7 @@ class Found:
     works: list[Work]
 
 
-def all_found(s: config.Settings, data: DataSet) -> dict[str, Found]:
+def all_found(s: config.Settings, data: ImageDataset) -> dict[str, Found]:
     """Of every method, in the order of METHODS.
 
     Raises:
@@ -76,7 +76,7 @@ def all_found(s: config.Settings, data: DataSet) -> dict[str, Found]:
     }
 
 
-def of_attentive(family: Path, evaluated: Path, weights: Path | None, data: DataSet) -> Found:
+def of_attentive(family: Path, evaluated: Path, weights: Path | None, data: ImageDataset) -> Found:
     """AttentiveNAS's or AlphaNet's.
 
     Args:
@@ -91,15 +91,15 @@ def of_attentive(family: Path, evaluated: Path, weights: Path | None, data: Data
     else:
         networks = {entry["name"]: Network(space, encoding.from_json(entry["arch"]), len(data.classes)) for entry in entries}
         loaded(weights, networks)
-    table, images = flops.table(space, len(data.classes)), len(data.items("train", "predictor"))
+    table, images = flops.table(space, len(data.classes)), len(data.indices("train", "predictor"))
     rows = read_table(evaluated, "dvc repro --force search")
-    measured_on = len(data.items("search")) + evaluation.batch * evaluation.calibration_batches
+    measured_on = len(data.indices("search")) + evaluation.batch * evaluation.calibration_batches
     works = cost.sandwich(p, recipe, table, train.sampling(p, table, seed), images, seed)
     short = {name.rpartition("-")[2]: network for name, network in networks.items()}
     return Found(short, [*works, cost.searched(rows[rows["method"] == searched.method], measured_on)])
 
 
-def of_tf_nas(data: DataSet) -> Found:
+def of_tf_nas(data: ImageDataset) -> Found:
     """A network a target."""
     s, folder = tf_nas.read(), tf_nas.PIPELINE.outputs / "search"
     plans = {entry["name"]: plan for entry, plan in tf_nas_derive.family(s.space)}
@@ -114,7 +114,7 @@ def of_tf_nas(data: DataSet) -> Found:
     return Found(networks, cost.of_tf_nas(s, data, classes, epochs, mmacs(networks, data.side)))
 
 
-def of_hardcore_nas(s: hardcore_nas.Settings, data: DataSet) -> Found:
+def of_hardcore_nas(s: hardcore_nas.Settings, data: ImageDataset) -> Found:
     """A network a target."""
     entries = hardcore_nas_derive.networks(hardcore_nas_derive.FAMILY, s.space, "derive", ("name",))
     networks = of_plans({entry["name"]: s.space.plan(arch) for entry, arch in entries}, data)
@@ -123,7 +123,7 @@ def of_hardcore_nas(s: hardcore_nas.Settings, data: DataSet) -> Found:
     return Found(networks, works)
 
 
-def of_one_shot(method: str, s: hardcore_nas.Settings, data: DataSet) -> Found:
+def of_one_shot(method: str, s: hardcore_nas.Settings, data: ImageDataset) -> Found:
     """What "evolution" or "random" search found over HardCoRe-NAS's one-shot model, a network a target."""
     entries = read_json(oneshot.NETWORKS)
     try:
@@ -142,17 +142,17 @@ def of_one_shot(method: str, s: hardcore_nas.Settings, data: DataSet) -> Found:
     return Found(named, [*cost.one_shot(s, data), *scored, *cost.tuned(s, data, mmacs(named, data.side))])
 
 
-def of_baselines(p: config.Baselines, data: DataSet) -> Found:
+def of_baselines(p: config.Baselines, data: ImageDataset) -> Found:
     """torchvision's."""
     networks = {str(number): build(choice, len(data.classes)) for number, choice in enumerate(p.networks)}
     loaded(baselines.WEIGHTS, networks)
     named = {choice.name: network for choice, network in zip(p.networks, networks.values())}
     macs = mmacs(named, data.side)
     epochs = tf_nas.read().train.how.epochs
-    return Found(named, cost.alone("training", list(macs), list(macs.values()), len(data.items("train")), epochs))
+    return Found(named, cost.alone("training", list(macs), list(macs.values()), len(data.indices("train")), epochs))
 
 
-def of_plans(plans: Mapping[str, Plan], data: DataSet) -> dict[str, RowNetwork]:
+def of_plans(plans: Mapping[str, Plan], data: ImageDataset) -> dict[str, RowNetwork]:
     """Networks of rows, whose weights are still to be read."""
     return {name: RowNetwork(plan, len(data.classes)) for name, plan in plans.items()}
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.latency.profiler import Taking
 from nas.latency.timing import Program
 from nas.models.fuse import fold
@@ -54,14 +55,14 @@ def main() -> None:
         "report": s.report,
     }
     with config.PIPELINE.stage("report", parameters) as (run, checkpoint, out):
-        device, data = runtime.start(), loader.read(split.OUT)
-        run.dataset(str(split.OUT / "splits.parquet"), "test", images=len(data.items("test")))
+        device, data = runtime.start(), open_dataset(split.OUT)
+        run.dataset(str(split.OUT / "splits.parquet"), "test", images=len(data.indices("test")))
         methods = found.all_found(s, data)
         listed = found.models(methods)
         modules = [module for _, _, module in listed]
         ms = measured(modules, data.side, s.report, seed, checkpoint)
         mmacs = [mmacs_of(module, data.side) for module in modules]
-        test = loader.EvaluationBatches(data, data.items("test"), evaluation.batch, runtime.workers)
+        test = loader.EvaluationBatches(data, data.indices("test"), evaluation.batch, runtime.workers)
         shown = progress(placed(test, runtime, device), "report: batches of test images", len(test))
         right = answered(modules, shown, device)
         networks = pd.DataFrame(
@@ -153,13 +154,13 @@ def fronts(networks: pd.DataFrame, training_tmacs: pd.Series) -> None:
                 run.close_pipeline()
 
 
-def facts(s: config.Settings, data: loader.DataSet, ms: Measured) -> dict[str, object]:
+def facts(s: config.Settings, data: loader.ImageDataset, ms: Measured) -> dict[str, object]:
     """What was run, for the page."""
     batch, device = f"{s.report.batch} images of {data.side} px", ms.device
     return {
         "data": f"{data.title}, {len(data.classes)} classes",
-        "images to train on": f"{len(data.items('train')):,}; AttentiveNAS and AlphaNet {len(data.items('train', 'predictor')):,}",
-        "images for testing": f"{len(data.items('test')):,}",
+        "images to train on": f"{len(data.indices('train')):,}; AttentiveNAS and AlphaNet {len(data.indices('train', 'predictor')):,}",
+        "images for testing": f"{len(data.indices('test')):,}",
         "device": f"{device['device']}, {device['threads']} thread{'s' * (device['threads'] > 1)}, torch {device['versions']['torch']}",
         "latency": f"of a batch of {batch}, batch norm folded, median of {ms.rounds} rounds over all networks; two measurements of a "
         f"network differ by {np.median(ms.noise):.1%} (median; above some percent the machine was busy: dvc repro -f {ADDRESS})",

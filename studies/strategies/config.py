@@ -20,7 +20,7 @@ from pydantic import Field, create_model
 from sklearn.model_selection import train_test_split
 
 from nas.cost.table import CostTable
-from nas.data.loader import DataSet
+from nas.data.dataset import ImageDataset
 from nas.data.splits import Parts
 from nas.evaluation.evaluate import Scorer
 from nas.evaluation.metrics import search_metrics
@@ -257,12 +257,12 @@ def finish(out: Path, metrics: dict[str, float], run: StageRun, prefix: str) -> 
     print(f"{out.relative_to(OUTPUTS)}: " + ", ".join(f"{key} {value:g}" for key, value in rounded.items()), flush=True)
 
 
-def partition(data: DataSet, seed: int) -> DataSet:
+def partition(data: ImageDataset, seed: int) -> ImageDataset:
     """The images to train on and those that sub-networks are measured on divided anew by the seed, in the same numbers.
 
     AttentiveNAS (arXiv:2011.09011), section 4.3 and appendix B: 90 % and 10 %, different partitions by different seeds.
     """
-    items, measured = data.items("train", "predictor"), len(data.items("predictor"))
+    items, measured = data.indices("train", "predictor"), len(data.indices("predictor"))
     kept, held_out = train_test_split(items, test_size=measured, random_state=seed, stratify=data.labels[items])
     parts = data.parts.parts.copy()
     parts[kept], parts[held_out] = "train", "predictor"
@@ -271,7 +271,7 @@ def partition(data: DataSet, seed: int) -> DataSet:
 
 def training(
     supernet: Supernet,
-    data: DataSet,
+    data: ImageDataset,
     items: np.ndarray,
     strategy: Strategy,
     epochs: int,

@@ -14,7 +14,7 @@ import sys
 
 import pandas as pd
 
-from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.evaluation.metrics import kendall_tau
 from nas.runtime.checkpoint import load_weights
 from nas.runtime.io import read_table
@@ -32,11 +32,11 @@ def main(seed: int) -> None:
     parameters = {"seed": seed} | s.sections("space", "recipe", "runtime", "evaluation", "continued")
     early = config.OUTPUTS / "pretrain" / str(seed)
     with config.stage("continued", str(seed), parameters, f"continued, seed {seed}") as (run, checkpoint, out):
-        data = config.partition(loader.read(split.OUT), seed)
+        data = config.partition(open_dataset(split.OUT), seed)
         supernet = main_pipeline.new_supernet(s.space, len(data.classes), seed, s.recipe.zero_init)
         load_weights(early / "weights.safetensors", supernet)
         strategy = Uniform(Unconstrained(s.space))
-        config.training(supernet, data, data.items("train"), strategy, s.continued.epochs, seed, "continued", s, run, checkpoint)
+        config.training(supernet, data, data.indices("train"), strategy, s.continued.epochs, seed, "continued", s, run, checkpoint)
 
         before = read_table(early / "measured.parquet", "dvc repro --force studies/strategies/dvc.yaml:pretrain")
         rows = before[[g.name for g in s.space.genes]].to_numpy()

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from nas.cost import flops
-from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.evaluation.metrics import kendall_tau
 from nas.runtime import seeding
 from nas.runtime.checkpoint import save_weights
@@ -36,10 +36,10 @@ def main(seed: int) -> None:
     p = s.pretrain
     parameters = {"seed": seed} | s.sections("space", "recipe", "runtime", "evaluation", "pretrain")
     with config.stage("pretrain", str(seed), parameters, f"pretrain, seed {seed}") as (run, checkpoint, out):
-        data = config.partition(loader.read(split.OUT), seed)
+        data = config.partition(open_dataset(split.OUT), seed)
         supernet = main_pipeline.new_supernet(s.space, len(data.classes), seed, s.recipe.zero_init)
         strategy = Uniform(Unconstrained(s.space))
-        config.training(supernet, data, data.items("train"), strategy, p.epochs, seed, "pretrain", s, run, checkpoint)
+        config.training(supernet, data, data.indices("train"), strategy, p.epochs, seed, "pretrain", s, run, checkpoint)
         save_weights(out / "weights.safetensors", supernet)
 
         rows = distinct_rows(s.space, p.subnetworks, config.EVALUATED)

@@ -21,6 +21,7 @@ import pandas as pd
 from nas.cost import flops
 from nas.cost.table import CostTable
 from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.plots import style
 from nas.runtime import seeding
 from nas.runtime.io import read_json, read_table
@@ -47,7 +48,7 @@ def main() -> None:
     s = config.read()
     parameters = s.sections("strategies", "distillations", "losses", "seeds", "space", "wide_space", "train", "measure", "report")
     with config.stage("report", "", parameters, "report", shares=True) as (run, _, out):
-        data = loader.read(split.OUT)
+        data = open_dataset(split.OUT)
         table, wide_table = (flops.table(searched, len(data.classes)) for searched in (s.space, s.wide_space))
         runs = all_runs("train", s.strategies, s.seeds)
         finals = final_figures("train", s.strategies, s.seeds)
@@ -314,14 +315,14 @@ def by_column(frame: pd.DataFrame, key: str, value: str) -> pd.DataFrame:
     return frame.assign(**{str(name): frame[value].where(frame[key] == name) for name in frame[key].unique()})
 
 
-def facts(s: config.Settings, data: loader.DataSet, table: CostTable, wide: CostTable, runs: pd.DataFrame) -> dict[str, object]:
+def facts(s: config.Settings, data: loader.ImageDataset, table: CostTable, wide: CostTable, runs: pd.DataFrame) -> dict[str, object]:
     """What was run, for the page of claims."""
-    images = len(data.items("train", "predictor"))
+    images = len(data.indices("train", "predictor"))
     steps = s.train.epochs * (images // s.recipe.batch)
     each = runs.groupby(["strategy", "seed"]).size()
     return {
         "data": f"{data.title}, {len(data.classes)} classes",
-        "images": f"{images:,} to train on, {len(data.items('search')):,} to measure on, {len(data.items('test')):,} for testing",
+        "images": f"{images:,} to train on, {len(data.indices('search')):,} to measure on, {len(data.indices('test')):,} for testing",
         "space": f"{s.space.name}: {s.space.size:,} architectures, {table.smallest:.3f} to {table.largest:.3f} MFLOPs",
         "wide space": f"{s.wide_space.name}: {s.wide_space.size:,} architectures, {wide.smallest:.3f} to {wide.largest:.3f} MFLOPs",
         "cost targets": targets(table, s),

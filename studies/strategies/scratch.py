@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.evaluation.evaluate import Scorer, calibrate
 from nas.models.extract import Network, extract
 from nas.runtime import seeding
@@ -40,7 +41,7 @@ def main(seed: int) -> None:
     trained = config.OUTPUTS / "train" / f"{s.scratch.strategy}-{seed}"
     parameters = {"seed": seed} | s.sections("space", "recipe", "runtime", "evaluation", "train", "scratch")
     with config.stage("scratch", str(seed), parameters, f"trained alone, seed {seed}") as (run, checkpoint, out):
-        device, data = s.runtime.start(), loader.read(split.OUT)
+        device, data = s.runtime.start(), open_dataset(split.OUT)
         supernet = main_pipeline.new_supernet(s.space, len(data.classes), seed).to(device)
         load_weights(trained / "weights.safetensors", supernet)
         test = main_pipeline.scorer(supernet, data, "test", s.evaluation, s.runtime, device, seed)
@@ -60,13 +61,20 @@ def main(seed: int) -> None:
 
 
 def train_alone(
-    arch: Arch, name: str, data: loader.DataSet, s: config.Settings, seed: int, device: torch.device, test: Scorer, checkpoint: Checkpoint
+    arch: Arch,
+    name: str,
+    data: loader.ImageDataset,
+    s: config.Settings,
+    seed: int,
+    device: torch.device,
+    test: Scorer,
+    checkpoint: Checkpoint,
 ) -> float:
     """Test top-1 (percent) of one network trained by itself; goes on from its last epoch, and is not trained twice."""
     if done := checkpoint.load(f"{name}-done.pt"):
         return done["top1"]
     network = fresh(s.space, arch, len(data.classes), seeding.key(seed, "alone", name) % 2**31, s.recipe.zero_init)
-    recipe, items = s.recipe, data.items("train", "predictor")
+    recipe, items = s.recipe, data.indices("train", "predictor")
     batches = loader.TrainingBatches(data, items, recipe.batch, recipe.augmentation, seed, s.runtime.workers, device.type == "cuda")
     how = FineTuning(
         epochs=s.train.epochs,

@@ -19,7 +19,7 @@ import pandas as pd
 
 from nas.cost import flops
 from nas.cost.table import CostTable
-from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.evaluation.metrics import search_metrics
 from nas.runtime import seeding
 from nas.runtime.checkpoint import Checkpoint, save_weights
@@ -47,11 +47,11 @@ def train_and_measure(
     name: str, seed: int, space: SearchSpace, s: config.Settings, run: StageRun, checkpoint: Checkpoint, out: Path
 ) -> None:
     """Everything between an open stage and its outputs, on any space."""
-    data = loader.read(split.OUT)
+    data = open_dataset(split.OUT)
     table = flops.table(space, len(data.classes))
     config.architectures(table, s.measure)  # asks for too many: said before training
     supernet = main_pipeline.new_supernet(space, len(data.classes), seed, s.recipe.zero_init)
-    items = data.items("train", "predictor")
+    items = data.indices("train", "predictor")
     strategy = sampling(name, table, s.train, seed)
     history = config.training(supernet, data, items, strategy, s.train.epochs, seed, "train", s, run, checkpoint)
     save_weights(out / "weights.safetensors", supernet)

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from nas.cost import latency_tf_nas
 from nas.cost.latency_tf_nas import LatencyTable
-from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.differentiable.tf_nas.config import EarlyStopping, NotNegative
 from nas.differentiable.tf_nas.scaling import bound, step
 from nas.differentiable.tf_nas.search import Search
@@ -160,7 +160,7 @@ class Searches:
 
     def __init__(self, s: tf_nas.Settings, checkpoint: Checkpoint, run: StageRun) -> None:
         self._checkpoint, self._run = checkpoint, run
-        self.device, self.data = s.runtime.start(), loader.read(split.OUT)
+        self.device, self.data = s.runtime.start(), open_dataset(split.OUT)
         self.table = latency_tf_nas.load(tf_nas.TABLE, s.space, len(self.data.classes))  # TF-NAS's own
         self.target_ms = middle_target(s, self.table)
 

@@ -63,10 +63,10 @@ def variants(s: config.Settings, seed: int) -> dict[str, tf_nas.Settings]:
     }
 
 
-def top1(alone: Alone, s: tf_nas.Settings, choice: Choice, data: loader.DataSet) -> float:
+def top1(alone: Alone, s: tf_nas.Settings, choice: Choice, data: loader.ImageDataset) -> float:
     """Percent of the test images that the network, trained by itself, names rightly."""
-    network = alone.trained("network", RowNetwork(s.space.plan(choice), len(data.classes)), data, data.items("train"))
-    test = data.items("test")
+    network = alone.trained("network", RowNetwork(s.space.plan(choice), len(data.classes)), data, data.indices("train"))
+    test = data.indices("test")
     return 100 * float((alone.answers(network, data, test) == data.labels[test]).mean())
 
 

@@ -1,4 +1,4 @@
-"""Image files as they come: every one becomes RGB pixels or an error that names it."""
+"""Any image file becomes RGB pixels or an error that names it."""
 
 import errno
 import io
@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from nas.data.decoding import FORMATS, Broken, ImageError, decode, look
+from nas.data.decoding import FORMATS, BrokenFiles, ImageError, check_header, decode
 
 GREY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 
@@ -30,7 +30,7 @@ def written(path: Path, data: bytes) -> Path:
 
 
 def photo(side: int = 24) -> Image.Image:
-    """Smooth, so that JPEG keeps it; the same at no turn and in no mirror."""
+    """A smooth image, which JPEG preserves; no rotation or mirror image equals it."""
     y, x = np.mgrid[:side, : side + 8]
     return Image.fromarray(np.stack([x * 255 // x.max(), y * 255 // y.max(), (x + 2 * y) * 80 // x.max()], 2).astype(np.uint8))
 
@@ -50,8 +50,8 @@ UPRIGHT = {
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_images_are_turned_upright(tmp_path, form, orientation):
-    """A file with an orientation gives the pixels of the file without, turned as the standard says."""
+def test_the_exif_orientation_is_applied(tmp_path, form, orientation):
+    """A file with an orientation gives the pixels of the plain file, rotated as the standard says."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     options = {"lossless": True} if form == "WEBP" else {}
@@ -63,8 +63,8 @@ def test_images_are_turned_upright(tmp_path, form, orientation):
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.integers(6, 200), st.integers(0, 255)), min_size=1, max_size=8))
-def test_a_damaged_exif_block_is_no_broken_image(tmp_path, changes):
-    """Whatever is written into the EXIF block, the pixels come, turned in one of the eight ways."""
+def test_a_damaged_exif_block_does_not_break_an_image(tmp_path, changes):
+    """With any bytes in the EXIF block, the pixels are decoded, in one of the eight orientations."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation], exif[ExifTags.Base.XResolution], exif[ExifTags.Base.Make] = 6, 72.0, "camera"
     data = bytearray(exif.tobytes())
@@ -79,8 +79,8 @@ def test_a_damaged_exif_block_is_no_broken_image(tmp_path, changes):
 @pytest.mark.parametrize("form", FORMATS)
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_damaged_bytes_give_pixels_or_a_image_error(tmp_path, monkeypatch, form, data):
-    """Any bytes of a file changed, and its end cut off: RGB pixels, or one kind of error, with the file's name."""
+def test_damaged_bytes_give_pixels_or_an_image_error(tmp_path, monkeypatch, form, data):
+    """A file with changed bytes and a truncated end gives RGB pixels or an ImageError with its name."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**5)
     found = bytearray(content(photo(), form))
     for _ in range(data.draw(st.integers(1, 6))):
@@ -98,7 +98,7 @@ def test_damaged_bytes_give_pixels_or_a_image_error(tmp_path, monkeypatch, form,
     ("mode", "form"), [("L", "PNG"), ("LA", "PNG"), ("I;16", "PNG"), ("I;16", "TIFF"), ("I;16B", "TIFF"), ("P", "GIF"), ("1", "PNG")]
 )
 def test_grey_modes_are_the_shade_in_three_channels(tmp_path, mode, form):
-    """8 bits as they are, 16 bits by the high byte, in either byte order, see-through or not; black and white as 0 and 255."""
+    """8 bits stay, 16 bits keep the high byte in either byte order, black and white become 0 and 255."""
     shades = np.where(GREY > 120, 255, 0).astype(np.uint8) if mode == "1" else GREY
     if mode.startswith("I;16"):
         image = Image.fromarray(shades.astype(np.uint16) * 256 + 17)
@@ -160,13 +160,13 @@ def test_the_content_counts_and_not_the_suffix(tmp_path, suffix):
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 7), (5000, 1)])
-def test_smallest_sizes(tmp_path, width, height):
-    """A single pixel and a single row are images like others."""
+def test_the_smallest_images_are_decoded(tmp_path, width, height):
+    """A single pixel and a single row are decoded like any image."""
     path = written(tmp_path / "small.png", content(Image.new("RGB", (width, height), (1, 2, 3)), "PNG"))
     assert np.array_equal(decode(path), np.full((height, width, 3), (1, 2, 3)))
 
 
-@pytest.mark.parametrize("read", [decode, look])
+@pytest.mark.parametrize("read", [decode, check_header])
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -176,16 +176,16 @@ def test_smallest_sizes(tmp_path, width, height):
         (b"<html>404 Not Found</html>", "its content is none of PNG, JPEG"),
     ],
 )
-def test_what_is_no_image_is_named_with_the_reason(tmp_path, read, data, reason):
-    """Nothing, an archive, PostScript, which Pillow would have executed by Ghostscript, and an error page."""
+def test_a_file_that_is_not_an_image_is_named_with_the_reason(tmp_path, read, data, reason):
+    """An empty file, an archive, PostScript (which Pillow would run in Ghostscript) and an HTML page raise."""
     with pytest.raises(ImageError, match=rf"cat/7\.jpg .*: {reason}"):
         (tmp_path / "cat").mkdir()
         read(written(tmp_path / "cat" / "7.jpg", data))
 
 
-@pytest.mark.parametrize("read", [decode, look])
+@pytest.mark.parametrize("read", [decode, check_header])
 def test_a_decompression_bomb_is_refused(tmp_path, read):
-    """A PNG file of 61 bytes that says it has 50,000 x 50,000 pixels is not decoded."""
+    """A PNG file of 61 bytes that declares 50,000 x 50,000 pixels is not decoded."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -197,7 +197,7 @@ def test_a_decompression_bomb_is_refused(tmp_path, read):
 
 
 def test_a_text_bomb_is_refused(tmp_path):
-    """A comment of 2 MB packed into a small PNG file is not unpacked."""
+    """A comment of 2 MB compressed into a small PNG file is not decompressed."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
@@ -207,26 +207,26 @@ def test_a_text_bomb_is_refused(tmp_path):
         decode(path)
 
 
-@pytest.mark.parametrize(("target", "reason"), [("nowhere.png", "it is a link to nothing"), ("self.png", "Too many levels")])
-def test_a_link_to_nothing_is_told(tmp_path, target, reason):
-    """A link whose file is gone, and one to itself."""
+@pytest.mark.parametrize(("target", "reason"), [("nowhere.png", "it is a broken link"), ("self.png", "Too many levels")])
+def test_a_broken_link_is_named(tmp_path, target, reason):
+    """A link without a target and a link to itself raise."""
     (tmp_path / "self.png").symlink_to(target)
-    for read in (decode, look):
+    for read in (check_header, decode):
         with pytest.raises(ImageError, match=rf"self\.png .*{reason}"):
             read(tmp_path / "self.png")
 
 
-def test_names_that_are_no_text_can_be_printed(tmp_path):
-    """Bytes of a file name that are no UTF-8 stand as escapes in the message, which any file can hold."""
+def test_names_that_are_not_utf8_can_be_printed(tmp_path):
+    """Bytes of a file name that are not UTF-8 are escaped in the message."""
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
     path.touch()
-    with pytest.raises(ImageError, match=r"caf\\udce9\.png cannot be decoded: it is empty") as told:
+    with pytest.raises(ImageError, match=r"caf\\udce9\.png cannot be decoded: it is empty") as caught:
         decode(path)
-    str(told.value).encode()
+    str(caught.value).encode()
 
 
-def test_too_many_open_files_are_no_fault_of_the_image(tmp_path, monkeypatch):
-    """What the computer lacks stops as it is and is never counted as a broken image."""
+def test_too_many_open_files_do_not_count_as_a_broken_image(tmp_path, monkeypatch):
+    """An error of the system is raised unchanged."""
     path = written(tmp_path / "fine.png", content(photo(), "PNG"))
 
     def full(*_, **__):
@@ -237,8 +237,8 @@ def test_too_many_open_files_are_no_fault_of_the_image(tmp_path, monkeypatch):
         decode(path)
 
 
-def test_formats_need_no_other_program():
-    """All are decoded by Pillow itself, for none is a program started."""
+def test_formats_are_decoded_by_pillow_itself():
+    """No format starts another program."""
     assert "EPS" not in FORMATS
     Image.init()
     assert set(FORMATS) <= set(Image.OPEN)
@@ -247,29 +247,29 @@ def test_formats_need_no_other_program():
 # The register
 
 
-def test_broken_files_count_once_each_and_one_too_many_stops(capsys):
-    """Two of at most two, told once; a third is one too many, and is named."""
-    broken = Broken("pets", 2)
+def test_broken_files_count_once_and_one_above_the_limit_is_an_error(capsys):
+    """Two of at most two are reported once; a third raises and is named."""
+    broken = BrokenFiles("pets", 2)
     broken.add({3: "a.png is bad"})
     broken.add({3: "a.png is bad", 9: "b.png is bad"})
-    broken.tell()
-    broken.tell()
-    told = capsys.readouterr().out
-    assert [told.count(words) for words in ("a.png", "b.png", "broken files passed over: 2; 2 may be")] == [1, 1, 1]
+    broken.print_count()
+    broken.print_count()
+    output = capsys.readouterr().out
+    assert [output.count(text) for text in ("a.png", "b.png", "pets: 2 broken files skipped; 2 are tolerated")] == [1, 1, 1]
     assert broken.metrics() == {"broken_files": 2}
-    with pytest.raises(ImageError, match=r"pets: 3 files are broken and 2 may be(.|\n)*split\.broken_files:\n  c\.png is bad"):
+    with pytest.raises(ImageError, match=r"pets: 3 files are broken, 2 are tolerated(.|\n)*split\.broken_files:\n  c\.png is bad"):
         broken.add({9: "b.png is bad", 4: "c.png is bad"})
 
 
-def test_those_left_out_before_count_too():
-    """A limit of three, three left out by split: the next one stops."""
-    with pytest.raises(ImageError, match="4 files are broken and 3 may be"):
-        Broken("pets", 3, left_out=3).add({0: "a.png is bad"})
+def test_files_left_out_by_split_count_towards_the_limit():
+    """With a limit of three and three left out by split, the next one raises."""
+    with pytest.raises(ImageError, match="4 files are broken, 3 are tolerated"):
+        BrokenFiles("pets", 3, left_out=3).add({0: "a.png is bad"})
 
 
-def test_without_a_limit_the_first_stops_and_there_is_no_figure():
-    """The default: nothing is passed over and nothing is reported."""
-    broken = Broken("pets")
+def test_without_a_limit_the_first_broken_file_is_an_error():
+    """The default tolerates nothing and adds no metric."""
+    broken = BrokenFiles("pets")
     assert broken.metrics() == {}
-    with pytest.raises(ImageError, match="1 files are broken and 0 may be"):
+    with pytest.raises(ImageError, match="1 files are broken, 0 are tolerated"):
         broken.add({0: "a.png is bad"})

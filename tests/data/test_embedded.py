@@ -1,4 +1,4 @@
-"""Drawn letters and embedded digits."""
+"""Embedded datasets: drawn letters and handwritten digits."""
 
 import unicodedata
 from itertools import combinations
@@ -19,7 +19,7 @@ def drawn(name: str, images: int, seed: int = 0, side: int = 28, difficulty: flo
 
 @pytest.mark.parametrize("name", embedded.ALPHABETS)
 def test_every_class_is_drawn_equally_often(name):
-    """Twice as many images as letters hold each class twice."""
+    """Twice as many images as letters have each class twice."""
     classes = len(embedded.ALPHABETS[name])
     pixels, labels = drawn(name, 2 * classes)
     assert np.bincount(labels).tolist() == [2] * classes
@@ -28,24 +28,24 @@ def test_every_class_is_drawn_equally_often(name):
 
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**40), few=st.integers(34, 60), more=st.integers(1, 30))
-def test_more_images_extend_a_set(seed, few, more):
-    """Image i is the same however many are asked for."""
+def test_more_images_extend_a_dataset(seed, few, more):
+    """Image i does not depend on the number of images."""
     short, long = drawn("glyphs", few, seed), drawn("glyphs", few + more, seed)
     assert np.array_equal(short[0], long[0][:few])
     assert np.array_equal(short[1], long[1][:few])
 
 
-def test_images_seeds_and_sets_differ():
-    """No two images of a set are equal, nor those of two seeds, nor those of two sets with one alphabet."""
+def test_images_seeds_and_datasets_differ():
+    """No two images of a dataset are equal, nor those of two seeds or of two datasets with one alphabet."""
     pixels = drawn("glyphs", 300)[0]
     assert len(np.unique(pixels.reshape(300, -1), axis=0)) == 300
-    other_seed, other_set = drawn("glyphs", 300, seed=1)[0], embedded.draw("greek", embedded.ALPHABETS["glyphs"], 300, 28, 0, 0.5)[0]
+    other_seed, other_dataset = drawn("glyphs", 300, seed=1)[0], embedded.draw("greek", embedded.ALPHABETS["glyphs"], 300, 28, 0, 0.5)[0]
     assert not (pixels == other_seed).all(axis=(1, 2, 3)).any()
-    assert not (pixels == other_set).all(axis=(1, 2, 3)).any()
+    assert not (pixels == other_dataset).all(axis=(1, 2, 3)).any()
 
 
 def test_fonts_really_have_their_letters():
-    """The outline behind each font's entry for a letter is not empty, by fontTools' reading of the file; ten fonts or more have it."""
+    """By fontTools, each font's outline of a letter is not empty, and at least ten fonts have each letter."""
     used = {letter: embedded.fonts(letter) for letter in set("".join(embedded.ALPHABETS.values()))}
     assert min(map(len, used.values())) >= 10
     for path in set().union(*used.values()):
@@ -56,7 +56,7 @@ def test_fonts_really_have_their_letters():
 
 
 def test_a_stencil_is_the_letter_centred():
-    """Its ink is centred and its longer extent is 3/4 of the side; I is a narrow bar, O has a hole."""
+    """Its ink is centred, its longer extent is 3/4 of the side, and O has a hole."""
     for letter in "IOA":
         for stencil in embedded._stencils(letter, 64):
             left, top, right, bottom = stencil.getbbox()
@@ -67,7 +67,7 @@ def test_a_stencil_is_the_letter_centred():
 
 
 @pytest.mark.parametrize("name", embedded.ALPHABETS)
-def test_letters_of_a_set_have_different_shapes(name):
+def test_letters_of_a_dataset_have_different_shapes(name):
     """No two letters of an alphabet share more than 0.85 of their ink (intersection over union) in a plain font."""
     ink = {letter: np.asarray(embedded._stencils(letter, 64)[0]) > 127 for letter in embedded.ALPHABETS[name]}
     for a, b in combinations(ink, 2):
@@ -80,8 +80,8 @@ def test_alphabets_are_of_their_script():
         assert all(unicodedata.name(letter).startswith(script) for letter in embedded.ALPHABETS[name])
 
 
-def test_difficulty_lowers_what_a_linear_classifier_reads():
-    """Nearest class mean of edges, fitted on 1,000 and tried on 360 images, reads easy images at least 1.5 times as often."""
+def test_difficulty_lowers_the_accuracy_of_a_linear_classifier():
+    """The nearest class mean of edges, on 360 test images, is at least 1.5 times as accurate on easy images."""
 
     def accuracy(difficulty: float) -> float:
         pixels, labels = embedded.draw("glyphs", "ABCDEFGHIJ", 1360, 16, 0, difficulty)
@@ -95,7 +95,7 @@ def test_difficulty_lowers_what_a_linear_classifier_reads():
 
 
 def test_digits_are_those_of_scikit_learn():
-    """At side 8 the pixels are scikit-learn's 17 levels spread over 0..255, and the labels are its own."""
+    """At side 8 the pixels are scikit-learn's 17 levels scaled to 0..255, with its labels."""
     pixels, labels = embedded.digits(8)
     reference = load_digits()
     assert np.abs(pixels[..., 0] / 255 * 16 - reference.images).max() < 0.04
@@ -105,13 +105,13 @@ def test_digits_are_those_of_scikit_learn():
 
 
 def test_a_letter_without_a_font_is_named():
-    """Chinese is in none of the fonts; the message names the letter and the key."""
+    """No font has Chinese; the message names the letter and the key."""
     with pytest.raises(ValueError, match=r"'中'.*split\.data\.alphabet"):
         embedded.draw("glyphs", "A中", 10, 16, 0, 0.5)
 
 
 @pytest.mark.parametrize(("alphabet", "images"), [("A", 5), ("ABA", 5), ("ABC", 2)])
-def test_impossible_sets_stop(alphabet, images):
-    """One letter, a letter twice, or fewer images than letters is no data set."""
+def test_impossible_datasets_are_an_error(alphabet, images):
+    """One letter, a repeated letter and fewer images than letters raise."""
     with pytest.raises(ValueError, match=r"params.yaml split\.data"):
         embedded.draw("glyphs", alphabet, images, 16, 0, 0.5)

@@ -1,4 +1,4 @@
-"""Class folders as they come: what counts as a class and as an image, in how much memory."""
+"""Listing of class folders: what counts as a class and as an image, and the memory per image."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nas.data.listing import Paths, class_folders, image_names
-from nas.data.sets import FolderImages, ImageError, check
+from nas.data.sources import FolderImages, ImageError, check
 
 NAME = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=40).filter(
     lambda name: name not in {".", ".."}
@@ -33,19 +33,19 @@ def root(tmp_path) -> Path:
     return tmp_path / "pets"
 
 
-def shown(root: Path) -> list[str]:
-    """What is listed, relative to the root."""
+def listed(root: Path) -> list[str]:
+    """Listed paths, relative to the root."""
     return [path.relative_to(root).as_posix() for path in FolderImages.find(root).paths]
 
 
 PETS = ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"]
 
-# The list itself
+# The sequence of paths
 
 
 @given(st.lists(st.tuples(NAME, st.lists(NAME, max_size=5)), max_size=6))
-def test_paths_are_the_sequence_they_were_made_of(folders):
-    """Length, every place, iteration and search agree with a tuple of pathlib paths; beyond it is an IndexError."""
+def test_paths_equal_a_tuple_of_pathlib_paths(folders):
+    """Length, indexing, iteration and search agree with the tuple; an index outside raises IndexError."""
     expected = tuple(Path(folder, name) for folder, inside in folders for name in inside)
     for paths in (Paths(folders), Paths.of(expected)):
         assert len(paths) == len(expected)
@@ -56,17 +56,17 @@ def test_paths_are_the_sequence_they_were_made_of(folders):
                 paths[outside]
 
 
-def test_a_image_takes_its_name_and_sixteen_bytes(tmp_path):
-    """50,000 names of 20 characters in 50 folders: 36 bytes each with the labels, by Python's own count; pathlib takes over 100."""
+def test_an_image_takes_its_name_and_sixteen_bytes(tmp_path):
+    """50,000 names of 20 characters take 36 bytes each with the labels, by tracemalloc; pathlib takes over 100."""
     folders = [(f"/data/train/n{c:08d}", [f"n{c:08d}_{i:05d}.JPEG" for i in range(1000)]) for c in range(50)]
 
     def used(build) -> float:
-        """Bytes an image that stay allocated."""
+        """Bytes per image that stay allocated."""
         tracemalloc.start()
-        kept = build()
+        built = build()
         size = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
-        del kept
+        del built
         return size / 50_000
 
     compact = used(lambda: FolderImages(Paths(folders), np.repeat(np.arange(50), 1000), ()))
@@ -79,22 +79,22 @@ def test_a_image_takes_its_name_and_sixteen_bytes(tmp_path):
 
 @pytest.mark.parametrize("name", ["3.PNG", "3.JpEg", "日本 3.png", "3 \n.png", "n\u00e9.png", "ne\u0301.png", "x" * 251 + ".png"])
 def test_names_of_all_kinds_are_listed_and_read(root, name):
-    """Suffixes in mixed case, other scripts in either form of accents, spaces and line breaks, 255 bytes."""
+    """Mixed-case suffixes, other scripts, both forms of accents, spaces, line breaks and 255 bytes work."""
     save(root / "cat" / name, shade=77)
     images = FolderImages.find(root)
     assert len(images) == 5
     assert images.image(images.paths.index(root / "cat" / name))[0, 0].tolist() == [77, 77, 77]
 
 
-def test_a_file_name_that_is_no_text_is_read(root):
-    """A name in another encoding than UTF-8 is bytes like any other."""
+def test_a_file_name_that_is_not_utf8_is_read(root):
+    """A name in another encoding than UTF-8 is read."""
     save(Path(os.fsdecode(os.fsencode(root) + b"/cat/caf\xe9.png")), shade=77)
     images = FolderImages.find(root)
     assert [images.image(i)[0, 0, 0] for i in range(5)] == [9, 9, 77, 9, 9]
 
 
-def test_what_lies_beside_images_is_passed_over(root):
-    """Hidden files, files of the system, texts, files without a suffix, folders that are called like images, pipes."""
+def test_other_files_and_folders_are_skipped(root):
+    """Hidden files, system files, texts, files without a suffix, folders named like images and pipes are skipped."""
     for name in (".hidden.png", "._1.png", "Thumbs.db", "notes.txt", "labels.csv.gz", "png"):
         (root / "cat" / name).write_bytes(b"no image")
     (root / "cat" / "folder.png").mkdir()
@@ -102,14 +102,14 @@ def test_what_lies_beside_images_is_passed_over(root):
     for name in (".cache", ".git"):
         save(root / name / "1.png")
     (root / "README.md").write_text("what this is")
-    assert shown(root) == PETS
+    assert listed(root) == PETS
 
 
 # Links
 
 
 def test_links_are_followed(root, tmp_path):
-    """A link to an image is an image of the class it lies in, a link to a folder a class."""
+    """A link to an image is an image of its class folder; a link to a folder is a class."""
     (root / "dog" / "3.png").symlink_to(save(tmp_path / "elsewhere" / "any.png", shade=50))
     (root / "owl").symlink_to(tmp_path / "elsewhere")
     images = FolderImages.find(root)
@@ -120,39 +120,39 @@ def test_links_are_followed(root, tmp_path):
 
 @pytest.mark.parametrize("target", ["gone.png", "3.png"])
 @pytest.mark.parametrize("decode", [True, False])
-def test_a_link_that_leads_to_no_image_is_a_broken_file(root, target, decode):
-    """A dangling link and a link to itself are found by the check and named."""
+def test_a_broken_link_to_an_image_is_a_broken_file(root, target, decode):
+    """The check names a dangling link and a link to itself."""
     (root / "cat" / "3.png").symlink_to(target)
     with pytest.raises(ImageError, match=r"1 of 5 files are broken(.|\n)*cat/3\.png"):
         check(FolderImages.find(root), decode)
 
 
 @pytest.mark.parametrize("target", ["gone", "owl"])
-def test_a_class_that_is_a_link_to_nothing_stops(root, target):
-    """A class would be missing without a word; so too for a link to itself."""
+def test_a_broken_link_to_a_class_folder_is_an_error(root, target):
+    """A dangling link and a link to itself raise, so that no class is silently missing."""
     (root / "owl").symlink_to(target)
-    with pytest.raises(ValueError, match=r"pets/owl is a link to nothing; mend or remove it"):
+    with pytest.raises(ValueError, match=r"pets/owl is a broken link; repair or remove it"):
         FolderImages.find(root)
 
 
-def test_a_link_round_to_a_folder_above_ends(root):
-    """In a class folder it is no image; as a class folder it holds none, and is named."""
+def test_a_circular_link_is_not_followed(root):
+    """In a class folder it is skipped; as a class folder it has no images and raises."""
     (root / "cat" / "round").symlink_to(root)
-    assert shown(root) == PETS
+    assert listed(root) == PETS
     (root / "round").symlink_to(root)
     with pytest.raises(ValueError, match=r"no images .*pets/round"):
         FolderImages.find(root)
 
 
-def test_one_folder_as_two_classes_stops(root):
+def test_one_folder_as_two_classes_is_an_error(root):
     """The same images would have two labels."""
     (root / "hound").symlink_to(root / "dog")
     with pytest.raises(ValueError, match=r"pets/dog and .*pets/hound are the same folder.*remove the link"):
         FolderImages.find(root)
 
 
-def test_testing_on_what_was_trained_on_stops(root, tmp_path):
-    """A test folder that is a link to the training folder."""
+def test_a_test_folder_linked_to_training_is_an_error(root, tmp_path):
+    """Test images would be training images."""
     shutil.move(root, tmp_path / "all" / "train")
     (tmp_path / "all" / "test").symlink_to("train")
     with pytest.raises(ValueError, match=r"train/cat and .*test/cat are the same folder"):
@@ -163,21 +163,21 @@ def test_testing_on_what_was_trained_on_stops(root, tmp_path):
 
 
 def test_a_class_of_one_image_is_a_class(root):
-    """It is listed; whether it can be divided is for the split to say."""
+    """It is listed; stage split decides whether it can be divided."""
     save(root / "owl" / "1.png")
     images = FolderImages.find(root)
     assert (images.classes, np.bincount(images.labels).tolist()) == (("cat", "dog", "owl"), [2, 2, 1])
 
 
 def test_a_class_folder_with_folders_only_is_empty(root):
-    """Images one level too deep are none of the class."""
+    """Images one level deeper do not belong to the class."""
     save(root / "owl" / "tawny" / "1.png")
     with pytest.raises(ValueError, match=r"no images .*pets/owl"):
         FolderImages.find(root)
 
 
-def test_ten_thousand_classes(tmp_path):
-    """10,000 folders of one or two images: labels from 0 to 9,999 in alphabetical order, each image in its place."""
+def test_ten_thousand_classes_are_listed(tmp_path):
+    """10,000 folders of one or two images get labels from 0 to 9,999 in alphabetical order."""
     file = save(tmp_path / "one.png")
     for c in range(10_000):
         folder = tmp_path / "many" / f"class {c:04d}"
@@ -192,15 +192,15 @@ def test_ten_thousand_classes(tmp_path):
     assert images.image(14_999).shape == (8, 8, 3)
 
 
-def test_a_class_name_that_is_no_text_stops(root):
-    """Class names go into files that are UTF-8."""
+def test_a_class_name_that_is_not_utf8_is_an_error(root):
+    """Class names are written to UTF-8 files."""
     save(Path(os.fsdecode(os.fsencode(root) + b"/caf\xe9/1.png")))
-    with pytest.raises(ValueError, match=r"class folder 'caf\\udce9' is no UTF-8; rename it"):
+    with pytest.raises(ValueError, match=r"class folder 'caf\\udce9' is not UTF-8; rename it"):
         FolderImages.find(root)
 
 
-def test_classes_and_names_are_in_order(tmp_path):
-    """By code points, whatever order the disk lists them in."""
+def test_classes_and_names_are_sorted(tmp_path):
+    """The order is by code points, independent of the file system."""
     for name in ("b", "a", "Z", "é", "10", "9"):
         save(tmp_path / name / "1.png")
         save(tmp_path / "a" / f"{name}.png")
@@ -213,23 +213,23 @@ def test_classes_and_names_are_in_order(tmp_path):
 
 @pytest.mark.parametrize("name", ["pets.zip", "pets.tar", "pets.TAR.GZ", "pets.tgz", "pets.7z"])
 @pytest.mark.parametrize("place", ["", "cat"])
-def test_an_archive_where_images_are_looked_for_stops(root, name, place):
-    """Nothing is unpacked: images that somebody thinks are there would be missing."""
+def test_an_archive_among_images_is_an_error(root, name, place):
+    """Archives are not read, so its images would be missing."""
     (root / place / name).write_bytes(b"PK\x03\x04")
-    with pytest.raises(ValueError, match=f"{name} is an archive, and nothing is unpacked here"):
+    with pytest.raises(ValueError, match=f"{name} is an archive, and archives are not read"):
         FolderImages.find(root)
 
 
-@pytest.mark.parametrize(("name", "what"), [("pets.zip", "is an archive, and nothing"), ("list.txt", "is a file; a folder")])
-def test_a_file_for_a_root_stops(tmp_path, name, what):
-    """The message says what it is and which key to change."""
+@pytest.mark.parametrize(("name", "what"), [("pets.zip", "is an archive, and archives"), ("list.txt", "is a file; a folder")])
+def test_a_file_as_root_is_an_error(tmp_path, name, what):
+    """The message names the file and the key to change."""
     (tmp_path / name).touch()
     with pytest.raises(ValueError, match=rf"{name} {what}.*split\.root"):
         FolderImages.find(tmp_path / name)
 
 
-def test_an_archive_beside_train_is_not_in_the_way(root, tmp_path):
-    """ImageNet's archives lie beside the folders that were unpacked from them; a folder may be called like an archive."""
+def test_an_archive_beside_train_is_ignored(root, tmp_path):
+    """ImageNet's archives may lie beside the unpacked folders; a folder may be named like an archive."""
     save(root / "e.zip" / "1.png")
     shutil.move(root, tmp_path / "all" / "train")
     (tmp_path / "all" / "train.tar").touch()

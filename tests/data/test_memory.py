@@ -1,4 +1,4 @@
-"""Memory stays flat over epochs of a folder of many files, in the process and in its workers."""
+"""Memory stays constant over epochs of a folder of many files, in the process and in its workers."""
 
 import subprocess
 import sys
@@ -12,20 +12,21 @@ pytestmark = pytest.mark.slow
 
 FILES, CLASSES = 20_000, 50
 
-# Memory of the process and its workers, counting what they share once, at the end of each epoch, when every page of the
-# listing has been looked at; in MB. A process of its own, for memory that others have freed would hide what is lost.
+# Memory of the process and its workers in MB, shared pages counted once, at the end of each epoch, when every page of the
+# listing was read. It runs in a fresh process, since memory freed by other tests would hide a leak.
 SCRIPT = """
 import sys
 from pathlib import Path
 import numpy as np, psutil
-from nas.data.loader import Augmentation, DataSet, EvaluationBatches, TrainingBatches
-from nas.data.sets import FolderImages
+from nas.data.dataset import ImageDataset
+from nas.data.loader import Augmentation, EvaluationBatches, TrainingBatches
+from nas.data.sources import FolderImages
 from nas.data.splits import Parts
 
 workers = int(sys.argv[2])
 images = FolderImages.find(Path(sys.argv[1]))
 parts = Parts(np.full(len(images), "train"))
-data = DataSet("many", "Many", images, images.classes, (0.5,) * 3, (0.2,) * 3, 16, parts, False)
+data = ImageDataset("many", "Many", images, images.classes, (0.5,) * 3, (0.2,) * 3, 16, parts, False)
 augmentation = Augmentation(crop_scale=(0.4, 1.0), flip=True, policy="none")
 batches = TrainingBatches(data, np.arange(len(images)), 500, augmentation, 0, workers)
 evaluation = EvaluationBatches(data, np.arange(0, len(images), 10), 500, workers, keep_mb=0)
@@ -37,9 +38,9 @@ def memory():
 for epoch in range(3):
     for source in (evaluation, batches.epoch(epoch)):
         for i, batch in enumerate(source):
-            if i == batches.steps - 10 * max(workers, 1):  # while the workers are still there
-                found = memory()
-    print(len(images), found)
+            if i == batches.steps - 10 * max(workers, 1):  # while the workers still run
+                used = memory()
+    print(len(images), used)
 """
 
 
@@ -58,16 +59,16 @@ def many(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_memory_stays_flat(many, workers):
-    """The third epoch ends with no more than 5 % above the first, with and without workers."""
+def test_memory_stays_constant(many, workers):
+    """The third epoch ends at most 5 % above the first, with and without workers."""
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(many), str(workers)], capture_output=True, text=True, check=True)
-    found = [line.split() for line in done.stdout.splitlines()]
-    assert [int(n) for n, _ in found] == [FILES] * 3
-    memory = [float(used) for _, used in found]
+    epochs = [line.split() for line in done.stdout.splitlines()]
+    assert [int(n) for n, _ in epochs] == [FILES] * 3
+    memory = [float(used) for _, used in epochs]
     assert memory[2] < 1.05 * memory[0], memory
 
 
-# A forked worker looks at every path once: bytes of memory that it then has for itself, above what it had before.
+# A forked worker reads every path once; prints the growth of its own memory in bytes.
 FORKED = """
 import os, psutil, sys
 from nas.data.listing import Paths
@@ -85,6 +86,6 @@ print(os.read(read, 99).decode())
 
 
 def test_a_worker_shares_the_listing():
-    """A look at all of 300,000 paths costs it less than 20 MB, most of them the interpreter's; as pathlib's they cost over 100."""
+    """Reading 300,000 paths takes less than 20 MB; as pathlib paths they take over 100."""
     done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 20e6

@@ -1,11 +1,11 @@
-"""torchvision beside any build of torch."""
+"""torchvision works next to any build of torch."""
 
 import subprocess
 import sys
 
 
 def test_vision_imports_in_a_fresh_process():
-    """Transforms, data sets and models work, whether or not torchvision's operators fit the torch beside them."""
+    """Transforms, datasets and models work whether or not torchvision's operators load."""
     code = (
         "from nas.data.vision import datasets, models, transforms; import torch; "
         "print(transforms.CenterCrop(2)(torch.zeros(3, 4, 4)).shape, datasets.CIFAR10.__name__, "
@@ -16,8 +16,9 @@ def test_vision_imports_in_a_fresh_process():
     assert done.stdout.strip() == "torch.Size([3, 2, 2]) CIFAR10 torch.Size([2, 5])"
 
 
-def test_sets_do_without_torch():
-    """Drawing, finding and dividing images does not load torch."""
-    code = "import sys, nas.stages.split, nas.data.sets, nas.data.splits, nas.data.embedded; print('torch' in sys.modules)"
+def test_datasets_do_not_need_torch():
+    """Drawing, listing and splitting images does not import torch."""
+    modules = "nas.stages.split, nas.data.sources, nas.data.dataset, nas.data.splits, nas.data.embedded"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "False", done.stderr

@@ -30,8 +30,8 @@ def supernet(tiny_space: SearchSpace) -> Supernet:
 
 
 def scorer(supernet: Supernet, easy_set, keep_mb: int = 2048, evaluators: int = 1) -> Scorer:
-    calibration = EvaluationBatches(easy_set, easy_set.items("train"), 20, keep_mb=keep_mb)
-    held_out = EvaluationBatches(easy_set, easy_set.items("val"), 16, keep_mb=keep_mb)
+    calibration = EvaluationBatches(easy_set, easy_set.indices("train"), 20, keep_mb=keep_mb)
+    held_out = EvaluationBatches(easy_set, easy_set.indices("val"), 16, keep_mb=keep_mb)
     return Scorer(supernet, calibration, held_out, CPU, evaluators=evaluators)
 
 
@@ -105,8 +105,8 @@ def test_a_score_is_what_the_parts_give(supernet, easy_set, tiny_space, rng):
     assert {a.resolution for a in archs} == {16, 20}
     for arch in archs:
         network = extract(supernet, arch).to(**last)
-        calibrate(network, (b.images.to(**last) for b in EvaluationBatches(easy_set, easy_set.items("train"), 20)))
-        held_out = EvaluationBatches(easy_set, easy_set.items("val"), 16)
+        calibrate(network, (b.images.to(**last) for b in EvaluationBatches(easy_set, easy_set.indices("train"), 20)))
+        held_out = EvaluationBatches(easy_set, easy_set.indices("val"), 16)
         with torch.no_grad():
             answers = [(network(b.images.to(**last)).argmax(1) == b.labels).float() for b in held_out]
         assert score.top1(arch) == pytest.approx(100 * torch.cat(answers).mean().item())

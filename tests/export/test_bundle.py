@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 import nas
-from nas.data.sets import fit
+from nas.data.sources import centre_crop
 from nas.export import bundle
 from nas.export.bundle import BundleError
 from nas.export.onnx import ONNX, open_onnx
@@ -93,7 +93,7 @@ def test_an_image_file_is_prepared(bundled, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     image = nas.load(bundled).open_image(tmp_path / "photo.png")
     assert image.shape == (1, 3, 20, 20) and image.dtype == torch.uint8
-    assert np.array_equal(image[0].numpy().transpose(1, 2, 0), fit(pixels, 20))
+    assert np.array_equal(image[0].numpy().transpose(1, 2, 0), centre_crop(pixels, 20))
 
 
 def test_the_short_path_works_without_its_link(bundled):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from nas.data.loader import Augmentation, Batch, DataSet, TrainingBatches
-from nas.data.sets import ArrayImages
+from nas.data.dataset import ImageDataset
+from nas.data.loader import Augmentation, Batch, TrainingBatches
+from nas.data.sources import ArrayImages
 from nas.data.splits import Parts
 from nas.models.layers import Regularisation
 from nas.models.supernet import Supernet
@@ -39,13 +40,13 @@ RECIPE = Recipe(
 )  # fmt: skip
 
 
-def images() -> DataSet:
+def images() -> ImageDataset:
     """60 images of three colours."""
     labels = np.arange(60, dtype=np.int64) % 3
     pixels = np.random.default_rng(0).integers(150, size=(60, 20, 20, 3), dtype=np.uint8)
     pixels[np.arange(60), :, :, labels] += 60
     names = ("red", "green", "blue")
-    return DataSet(
+    return ImageDataset(
         "two", "Two", ArrayImages(pixels, labels, names), names, (0.37,) * 3, (0.2,) * 3, 20, Parts(np.repeat("train", 60)), False
     )
 
@@ -58,7 +59,7 @@ def supernet() -> Supernet:
 
 def batches(share: slice = slice(None)) -> TrainingBatches:
     data = images()
-    return TrainingBatches(data, data.items("train"), RECIPE.batch, RECIPE.augmentation, SEED, share=share)
+    return TrainingBatches(data, data.indices("train"), RECIPE.batch, RECIPE.augmentation, SEED, share=share)
 
 
 # What a process does
@@ -121,7 +122,7 @@ def two(folder: Path, job: str, restarts: int = 0) -> subprocess.CompletedProces
 
 def halves(batch: Batch) -> list[Batch]:
     middle = len(batch.labels) // 2
-    return [Batch(batch.images[s], batch.labels[s], batch.items[s]) for s in (slice(0, middle), slice(middle, None))]
+    return [Batch(batch.images[s], batch.labels[s], batch.indices[s]) for s in (slice(0, middle), slice(middle, None))]
 
 
 def by_hand() -> Supernet:
@@ -143,7 +144,7 @@ def by_hand() -> Supernet:
             best = [min(group, key=losses.get) for group in groups]
             sgd.zero_grad()
             for half in halves(batch):
-                masks = Regularisation(RECIPE.dropout, RECIPE.drop_connect, half.items + mask_key)
+                masks = Regularisation(RECIPE.dropout, RECIPE.drop_connect, half.indices + mask_key)
                 images = half.images.contiguous(memory_format=torch.channels_last)
                 sandwich_step(
                     net, images, half.labels, lambda score, best=best: best, masks, RECIPE.label_smoothing, RECIPE.distillation, RUNTIME

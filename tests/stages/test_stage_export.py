@@ -22,9 +22,9 @@ def exporter(bundled, tiny_space, easy_set, tmp_path, monkeypatch) -> export.Exp
     monkeypatch.chdir(tmp_path)
     network = bundle.load(bundled, folded=False).network
     save_weights(export.SEARCHED / "family" / "easy-a0.safetensors", network)
-    items = easy_set.items("val")
+    items = easy_set.indices("val")
     images, labels = export.pixels(easy_set, items), easy_set.labels[items]
-    return export.Exporter(easy_set, tiny_space, export.pixels(easy_set, easy_set.items("train")), images, labels, 16, 1, None)
+    return export.Exporter(easy_set, tiny_space, export.pixels(easy_set, easy_set.indices("train")), images, labels, 16, 1, None)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def network(tiny_space) -> Network:
 @pytest.fixture
 def batches(easy_set) -> TrainingBatches:
     return TrainingBatches(
-        easy_set, easy_set.items("train"), HOW.batch, Augmentation(crop_scale=(0.8, 1.0), flip=True, policy="none"), seed=0
+        easy_set, easy_set.indices("train"), HOW.batch, Augmentation(crop_scale=(0.8, 1.0), flip=True, policy="none"), seed=0
     )
 
 
@@ -110,8 +110,8 @@ def test_dropout_is_counted(network, batches):
 def test_it_learns_an_easy_set(network, batches, easy_set):
     """Six epochs: held-out images of three colours are named rightly, nearly all."""
     tune(network, batches, how=HOW.model_copy(update={"epochs": 6, "dropout": 0.1}), rate=0.2)
-    calibrate(network, (b.images for b in EvaluationBatches(easy_set, easy_set.items("train"), 60)))
-    held_out = EvaluationBatches(easy_set, easy_set.items("val"), 36)
+    calibrate(network, (b.images for b in EvaluationBatches(easy_set, easy_set.indices("train"), 60)))
+    held_out = EvaluationBatches(easy_set, easy_set.indices("val"), 36)
     assert top1(network, ((b.images, b.labels) for b in held_out)) > 90
 
 

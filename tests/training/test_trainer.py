@@ -54,7 +54,7 @@ def train(easy_set, tiny_space, tmp_path, monkeypatch):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(weights)
             supernet = Supernet(tiny_space, 3, recipe.zero_init)
-        batches = Poisoned(easy_set, easy_set.items("train"), recipe.batch, recipe.augmentation, seed)
+        batches = Poisoned(easy_set, easy_set.indices("train"), recipe.batch, recipe.augmentation, seed)
         batches.poison = poison
         strategy = strategy or BestUp(Unconstrained(tiny_space), 3)
         with Checkpoint(tmp_path / name, "train", "f" * 64) as checkpoint:
@@ -116,7 +116,7 @@ def test_it_learns_an_easy_set(train, easy_set, tiny_space):
     recipe = RECIPE.model_copy(update={"dropout": 0.0, "drop_connect": 0.0, "label_smoothing": 0.0})
     supernet, history = train("easy", epochs=8, recipe=recipe)
     assert history[-1].loss_largest < 0.5 * np.log(3) < history[0].loss_largest
-    train_batches, held_out = (EvaluationBatches(easy_set, easy_set.items(part), 36) for part in ("train", "val"))
+    train_batches, held_out = (EvaluationBatches(easy_set, easy_set.indices(part), 36) for part in ("train", "val"))
     score = Scorer(supernet, train_batches, held_out, CPU)
     assert min(score.each([tiny_space.smallest(), tiny_space.largest()])) > 90
 

@@ -16,7 +16,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from nas.data.loader import Augmentation, DataSet, TrainingBatches
+from nas.data.dataset import ImageDataset
+from nas.data.loader import Augmentation, TrainingBatches
 from nas.differentiable.hardcore_nas.training import Loss, Optimisation, fit
 from nas.latency.row_profiler import Latency
 from nas.runtime import params, seeding
@@ -127,7 +128,7 @@ def drawn(seed: int, *place: str) -> Iterator[None]:
         yield
 
 
-def batches(data: DataSet, items: np.ndarray, batch: int, key: str, s: Settings, device: torch.device) -> TrainingBatches:
+def batches(data: ImageDataset, items: np.ndarray, batch: int, key: str, s: Settings, device: torch.device) -> TrainingBatches:
     """Of the images, as often as wanted.
 
     Args:
@@ -156,7 +157,7 @@ class Trained:
 class Trainer:
     """Trains networks of one stage; each goes on from its last epoch, and none is trained twice."""
 
-    def __init__(self, stage: str, s: Settings, data: DataSet, device: torch.device, checkpoint: Checkpoint, run: StageRun) -> None:
+    def __init__(self, stage: str, s: Settings, data: ImageDataset, device: torch.device, checkpoint: Checkpoint, run: StageRun) -> None:
         self._stage, self._s, self._data, self._device, self._checkpoint, self._run = stage, s, data, device, checkpoint, run
 
     def fit(self, name: str, key: str, network: nn.Module, loss: Loss, items: np.ndarray, how: Training) -> Trained:

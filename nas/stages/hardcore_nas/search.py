@@ -30,6 +30,7 @@ from torch import Tensor
 from nas.cost import latency_hardcore_nas
 from nas.cost.latency_hardcore_nas import Latency
 from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.differentiable.hardcore_nas import frank_wolfe
 from nas.differentiable.hardcore_nas.frank_wolfe import State
 from nas.differentiable.hardcore_nas.gradients import DrawnGradients
@@ -56,7 +57,7 @@ SHARED = config.PIPELINE.outputs / "train" / "metrics.json"
 def main() -> None:
     s = config.read()
     with config.PIPELINE.stage("search", s.sections("seed", "space", "runtime", "images", "search")) as (run, checkpoint, out):
-        device, data = s.runtime.start(), loader.read(split.OUT)
+        device, data = s.runtime.start(), open_dataset(split.OUT)
         latency = latency_hardcore_nas.load(config.TABLE, s.space, len(data.classes)).latency()
         place = f"{config.PIPELINE.parameters}: search.targets"
         targets = sorted(target.ms(*latency.range_ms, place) for target in s.search.targets)
@@ -64,7 +65,7 @@ def main() -> None:
         model = OneShot(s.space, len(data.classes))
         load_weights(WEIGHTS, model)
         model.to(device, memory_format=s.runtime.memory_format)
-        _, items = divided(data, data.items("train"), s.images.held_out, s.seed)
+        _, items = divided(data, data.indices("train"), s.images.held_out, s.seed)
         run.dataset(str(split.OUT / "splits.parquet"), "search", images=len(items))
         searcher = Searcher(s, model, latency, data, items, device, checkpoint, run)
         entries, rows, maps, strengths, metrics = [], [], [], {}, {}
@@ -127,7 +128,7 @@ class Searcher:
         s: config.Settings,
         model: OneShot,
         latency: Latency,
-        data: loader.DataSet,
+        data: loader.ImageDataset,
         items: np.ndarray,
         device: torch.device,
         checkpoint: Checkpoint,

@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.differentiable.hardcore_nas.one_shot import OneShot, extract, sort_channels
 from nas.differentiable.hardcore_nas.training import Loss, importance, largest_loss, multi_path_loss
 from nas.evaluation.evaluate import top1
@@ -39,10 +40,10 @@ def main() -> None:
     p = s.train
     parameters = s.sections("seed", "space", "runtime", "evaluation", "images", "train")
     with config.PIPELINE.stage("train", parameters) as (run, checkpoint, out):
-        device, data = s.runtime.start(), loader.read(split.OUT)
-        items, _ = divided(data, data.items("train"), s.images.held_out, s.seed)
+        device, data = s.runtime.start(), open_dataset(split.OUT)
+        items, _ = divided(data, data.indices("train"), s.images.held_out, s.seed)
         run.dataset(str(split.OUT / "splits.parquet"), "training", images=len(items))
-        watched = loader.EvaluationBatches(data, data.items("val"), s.evaluation.batch, s.runtime.workers)
+        watched = loader.EvaluationBatches(data, data.indices("val"), s.evaluation.batch, s.runtime.workers)
         trainer = config.Trainer("train", s, data, device, checkpoint, run)
 
         with config.drawn(s.seed, "weights"):
@@ -68,7 +69,13 @@ def main() -> None:
 
 
 def sort(
-    model: OneShot, loss: Loss, data: loader.DataSet, items: np.ndarray, s: config.Settings, device: torch.device, checkpoint: Checkpoint
+    model: OneShot,
+    loss: Loss,
+    data: loader.ImageDataset,
+    items: np.ndarray,
+    s: config.Settings,
+    device: torch.device,
+    checkpoint: Checkpoint,
 ) -> float:
     """Sort the model's channels by |weight * gradient| on a share of the images; returns the seconds that it took."""
     if (state := checkpoint.load("sorted.pt")) is None:

@@ -16,6 +16,7 @@ import pandas as pd
 from torch import nn
 
 from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.differentiable.hardcore_nas.one_shot import OneShot, extract
 from nas.differentiable.hardcore_nas.training import scratch_loss, tuning_loss
 from nas.evaluation.evaluate import top1
@@ -37,10 +38,10 @@ def main() -> None:
     p = s.tune
     parameters = s.sections("seed", "space", "runtime", "evaluation", "images", "tune")
     with config.PIPELINE.stage("tune", parameters) as (run, checkpoint, out):
-        device, data = s.runtime.start(), loader.read(split.OUT)
-        classes, items = len(data.classes), data.items("train")
+        device, data = s.runtime.start(), open_dataset(split.OUT)
+        classes, items = len(data.classes), data.indices("train")
         run.dataset(str(split.OUT / "splits.parquet"), "training", images=len(items))
-        test = loader.EvaluationBatches(data, data.items("test"), s.evaluation.batch, s.runtime.workers)
+        test = loader.EvaluationBatches(data, data.indices("test"), s.evaluation.batch, s.runtime.workers)
         trainer = config.Trainer("tune", s, data, device, checkpoint, run)
         model, teacher = OneShot(s.space, classes), RowNetwork(s.space.plan(s.space.largest()), classes)
         load_weights(WEIGHTS, model)

@@ -23,6 +23,7 @@ import torch
 from nas.cost import latency_tf_nas
 from nas.cost.latency_tf_nas import LatencyTable
 from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.differentiable.tf_nas.search import Search, chosen_classes
 from nas.differentiable.tf_nas.supernet import Supernet
 from nas.models.blocks import RowNetwork
@@ -44,7 +45,7 @@ def main() -> None:
     s = config.read()
     parameters = s.sections("seed", "space", "runtime", "evaluation", "search", "train")
     with config.PIPELINE.stage("search", parameters) as (run, checkpoint, out):
-        device, data = s.runtime.start(), loader.read(split.OUT)
+        device, data = s.runtime.start(), open_dataset(split.OUT)
         table = latency_tf_nas.load(config.TABLE, s.space, len(data.classes))
         place = f"{config.PIPELINE.parameters}: search.targets"
         targets = sorted(target.ms(*table.range_ms(), place) for target in s.search.targets)
@@ -96,21 +97,21 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez(file, **arrays)
 
 
-def searched_classes(data: loader.DataSet, s: config.Settings, device: torch.device, checkpoint: Checkpoint) -> np.ndarray:
+def searched_classes(data: loader.ImageDataset, s: config.Settings, device: torch.device, checkpoint: Checkpoint) -> np.ndarray:
     """Classes to search on, ascending: one of each group of those that a trained network finds alike hard; or all."""
     if s.search.classes is None:
         return np.arange(len(data.classes))
     short = s.train.how.model_copy(update={"epochs": s.search.classes.epochs})
     training = s.train.model_copy(update={"how": short})
     alone = Alone(training, config.PIPELINE, s.seed, s.runtime, s.evaluation, device, checkpoint)
-    items = data.items("train")
+    items = data.indices("train")
     network = alone.trained("classes", RowNetwork(s.space.middle(), len(data.classes)), data, items)
     answers, labels = alone.answers(network, data, items), data.labels[items]
     accuracy = np.bincount(labels, answers == labels, len(data.classes)) / np.bincount(labels, minlength=len(data.classes))
     return chosen_classes(accuracy, s.search.classes.number, seeding.generator(s.seed, "classes"))
 
 
-def of_classes(data: loader.DataSet, classes: np.ndarray) -> loader.DataSet:
+def of_classes(data: loader.ImageDataset, classes: np.ndarray) -> loader.ImageDataset:
     """The training images of some classes, which are numbered anew."""
     number = np.full(len(data.classes), -1)
     number[classes] = np.arange(len(classes))
@@ -134,10 +135,16 @@ class Searcher:
     """Searches for one target after the other; what is done is kept in the stage's checkpoint."""
 
     def __init__(
-        self, s: config.Settings, data: loader.DataSet, table: LatencyTable, device: torch.device, checkpoint: Checkpoint, run: StageRun
+        self,
+        s: config.Settings,
+        data: loader.ImageDataset,
+        table: LatencyTable,
+        device: torch.device,
+        checkpoint: Checkpoint,
+        run: StageRun,
     ) -> None:
         self._s, self._data, self._table, self._device, self._checkpoint, self._run = s, data, table, device, checkpoint, run
-        items = data.items("train")
+        items = data.indices("train")
         items = items[data.labels[items] >= 0]
         self._parts = divided(data, items, s.search.held_out, s.seed)
 

@@ -10,7 +10,7 @@ writes   train/weights.safetensors   of all networks, calibrated, as <name>.<par
 
 from torch import nn
 
-from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.models.blocks import RowNetwork
 from nas.runtime.checkpoint import save_weights
 from nas.stages import split
@@ -26,12 +26,12 @@ WEIGHTS = config.PIPELINE.outputs / "train" / "weights.safetensors"
 def main() -> None:
     s = config.read()
     with config.PIPELINE.stage("train", s.sections("seed", "space", "runtime", "evaluation", "train")) as (run, checkpoint, out):
-        device, data = s.runtime.start(), loader.read(split.OUT)
+        device, data = s.runtime.start(), open_dataset(split.OUT)
         alone = Alone(s.train, config.PIPELINE, s.seed, s.runtime, s.evaluation, device, checkpoint)
-        run.dataset(str(split.OUT / "splits.parquet"), "training", images=len(data.items("train")))
-        networks, summary, metrics, test = nn.ModuleDict(), [], {}, data.items("test")
+        run.dataset(str(split.OUT / "splits.parquet"), "training", images=len(data.indices("train")))
+        networks, summary, metrics, test = nn.ModuleDict(), [], {}, data.indices("test")
         for entry, plan in family(s.space):
-            network = alone.trained(entry["name"], RowNetwork(plan, len(data.classes)), data, data.items("train"))
+            network = alone.trained(entry["name"], RowNetwork(plan, len(data.classes)), data, data.indices("train"))
             networks[entry["name"]] = network
             top1 = 100 * float((alone.answers(network, data, test) == data.labels[test]).mean())
             metrics[f"{entry['name']}_top1"] = top1

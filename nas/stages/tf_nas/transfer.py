@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from nas.data import loader
+from nas.data.dataset import dataset_keys, open_dataset
 from nas.models.blocks import RowNetwork
 from nas.runtime.checkpoint import load_weights
 from nas.runtime.progress import progress
@@ -34,8 +34,8 @@ def main() -> None:
     p = s.transfer
     with config.PIPELINE.stage("transfer", s.sections("seed", "space", "runtime", "evaluation", "transfer")) as (run, checkpoint, out):
         device = s.runtime.start()
-        main_set, *sets = loader.keys(split.OUT)
-        source = loader.read(split.OUT, main_set)
+        main_set, *sets = dataset_keys(split.OUT)
+        source = open_dataset(split.OUT, main_set)
         found = family(s.space)
         trained = nn.ModuleDict({entry["name"]: RowNetwork(plan, len(source.classes)) for entry, plan in found})
         load_weights(WEIGHTS, trained)
@@ -45,7 +45,7 @@ def main() -> None:
         jobs = [(key, entry, setting) for key in sets for entry in entries for setting in settings]
         rows, metrics = [], {}
         for key, entry, setting in progress(jobs, "transfer: fine-tunings on the hold-out", len(jobs)):
-            data = like(loader.read(split.OUT, key), source)
+            data = like(open_dataset(split.OUT, key), source)
             fit, held_out = holdout(data, p.holdout, s.seed)
             held = tuner.top1(
                 f"{key}/{entry['name']}/{setting}/hold-out", copy.deepcopy(trained[entry["name"]]), data, fit, held_out, setting
@@ -55,10 +55,10 @@ def main() -> None:
         results = pd.DataFrame(rows, columns=columns).assign(top1_test=np.nan, best=False)
         for key in progress(sets, "transfer: chosen networks on all training images", len(sets)):
             best = results[results["set"] == key]["top1_holdout"].idxmax()
-            chosen, data = results.loc[best], like(loader.read(split.OUT, key), source)
+            chosen, data = results.loc[best], like(open_dataset(split.OUT, key), source)
             setting = Try(float(chosen["learning_rate"]), float(chosen["weight_decay"]))
             tested = tuner.top1(
-                f"{key}/chosen", copy.deepcopy(trained[chosen["network"]]), data, data.items("train"), data.items("test"), setting
+                f"{key}/chosen", copy.deepcopy(trained[chosen["network"]]), data, data.indices("train"), data.indices("test"), setting
             )
             results.loc[best, ["top1_test", "best"]] = tested, True
             metrics[f"{key}_top1"] = tested

@@ -35,7 +35,7 @@ def begin(easy_set):
     """A search on 40 images for the weights and 20 for the strengths."""
 
     def begin(seed: int = 0, **changes) -> Search:
-        items = easy_set.items("train")
+        items = easy_set.indices("train")
         parts = [TrainingBatches(easy_set, part, 10, PLAIN, seed) for part in (items[:40], items[40:])]
         torch.manual_seed(seed)
         return Search(Supernet(TINY, 3), made_up(TINY), HOW.model_copy(update=changes), *parts, seed, RUNTIME, torch.device("cpu"))

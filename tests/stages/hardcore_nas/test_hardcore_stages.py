@@ -124,7 +124,7 @@ def test_the_whole_range_is_a_target():
 
 def test_the_search_has_images_of_its_own(easy_set):
     """A share of each class, the same for the same seed, and none of them is trained on."""
-    items = easy_set.items("train")
+    items = easy_set.indices("train")
     mine, theirs = divided(easy_set, items, 0.2, 0)
     assert sorted([*mine, *theirs]) == list(items)
     assert np.bincount(easy_set.labels[theirs]).tolist() == [4, 4, 4]
@@ -134,7 +134,7 @@ def test_the_search_has_images_of_its_own(easy_set):
 def test_a_batch_that_cannot_be_filled_is_told(easy_set, settings):
     """With the key."""
     with pytest.raises(ParamsError, match=r"tune\.scratch\.batch: 'easy' has 36 images for it, a batch cannot have 64"):
-        config.batches(easy_set, easy_set.items("val"), 64, "tune.scratch.batch", settings, CPU)
+        config.batches(easy_set, easy_set.indices("val"), 64, "tune.scratch.batch", settings, CPU)
 
 
 def new_model(settings: config.Settings) -> OneShot:
@@ -148,7 +148,7 @@ def trained(settings: config.Settings, easy_set, folder: Path, run: SilentRun) -
     with Checkpoint(folder, "train", "same") as checkpoint:
         trainer = config.Trainer("train", settings, easy_set, CPU, checkpoint, run)
         how = settings.train.largest
-        return model, trainer.fit("largest", "largest", model, largest_loss(model, 0.1), easy_set.items("train"), how)
+        return model, trainer.fit("largest", "largest", model, largest_loss(model, 0.1), easy_set.indices("train"), how)
 
 
 def test_a_stopped_training_goes_on(easy_set, settings, tmp_path):
@@ -169,7 +169,7 @@ def test_channels_are_sorted_once(easy_set, settings, tmp_path):
     """Called again, the sorted weights are read; the network computes what it did."""
     model = new_model(settings)
     with Checkpoint(tmp_path, "train", "same") as checkpoint:
-        args = largest_loss(model, 0.0), easy_set, easy_set.items("train"), settings, CPU, checkpoint
+        args = largest_loss(model, 0.0), easy_set, easy_set.indices("train"), settings, CPU, checkpoint
         took, again = sort(model, *args), new_model(settings)
         assert sort(again, *args) == took
     start, images, paths = new_model(settings).eval(), torch.randn(2, 3, 20, 20), largest(model, 2)
@@ -182,7 +182,7 @@ def searched(settings: config.Settings, latency: Latency, easy_set, folder: Path
     """The search for a target, its state in the folder."""
     with Checkpoint(folder, "search", "same") as checkpoint:
         model = new_model(settings)
-        return Searcher(settings, model, latency, easy_set, easy_set.items("train"), CPU, checkpoint, run).search("a", target_ms)
+        return Searcher(settings, model, latency, easy_set, easy_set.indices("train"), CPU, checkpoint, run).search("a", target_ms)
 
 
 def test_a_stopped_search_goes_on(easy_set, settings, latency, tmp_path):

@@ -85,13 +85,13 @@ def test_a_damaged_file_is_named():
 def test_chosen_classes_are_numbered_anew(easy_set):
     """Batches hold images of the chosen classes only, with labels from 0 on."""
     found = of_classes(easy_set, np.array([0, 2]))
-    items = found.items("train")
+    items = found.indices("train")
     items = items[found.labels[items] >= 0]
     assert found.classes == ("red", "blue")
     augmentation = config.Augmentation(crop_scale=(1.0, 1.0), flip=False, policy="none")
     for batch in TrainingBatches(found, items, 10, augmentation, 0).epoch(0):
-        assert [0 if label == 0 else 1 for label in easy_set.labels[batch.items.numpy()]] == batch.labels.tolist()
-        assert 1 not in easy_set.labels[batch.items.numpy()]
+        assert [0 if label == 0 else 1 for label in easy_set.labels[batch.indices.numpy()]] == batch.labels.tolist()
+        assert 1 not in easy_set.labels[batch.indices.numpy()]
 
 
 def test_the_network_in_the_middle_is_in_the_space():

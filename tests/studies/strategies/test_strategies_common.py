@@ -140,7 +140,7 @@ def test_a_partition_divides_the_same_images_anew(divided):
     """As many in each part, disjoint, together the same as before; the other parts stay; the data given is left alone."""
     before = divided.parts.parts.copy()
     found = config.partition(divided, 1)
-    train, held_out = found.items("train"), found.items("predictor")
+    train, held_out = found.indices("train"), found.indices("predictor")
     assert (len(train), len(held_out)) == (42, 12) and not set(train) & set(held_out)
     assert set(train) | set(held_out) == set(range(54))
     np.testing.assert_array_equal(found.parts.parts[54:], before[54:])
@@ -151,12 +151,12 @@ def test_a_partition_is_stratified(divided):
     """4 of the 12 held out are of each of the three equally frequent classes, whatever the seed."""
     for seed in range(5):
         found = config.partition(divided, seed)
-        assert np.bincount(found.labels[found.items("predictor")]).tolist() == [4, 4, 4]
+        assert np.bincount(found.labels[found.indices("predictor")]).tolist() == [4, 4, 4]
 
 
 def test_partitions_belong_to_their_seeds(divided):
     """The same for the same seed; of 12 images some differ for another one."""
-    first, again, other = (config.partition(divided, seed).items("predictor") for seed in (0, 0, 1))
+    first, again, other = (config.partition(divided, seed).indices("predictor") for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert set(first) != set(other)
 
@@ -206,7 +206,7 @@ def score(tiny_space, easy_set) -> Scorer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         supernet = Supernet(tiny_space, 3, zero_init=False)
-    calibration, held_out = (EvaluationBatches(easy_set, easy_set.items(part), 60) for part in ("train", "val"))
+    calibration, held_out = (EvaluationBatches(easy_set, easy_set.indices(part), 60) for part in ("train", "val"))
     return Scorer(supernet, calibration, held_out, torch.device("cpu"))
 
 

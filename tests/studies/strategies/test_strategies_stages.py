@@ -188,7 +188,7 @@ class Alone:
             evaluation=SHIPPED.evaluation.model_copy(update={"batch": 20}),
             train=TRAIN.model_copy(update={"epochs": 8}),
         )
-        held_out = EvaluationBatches(self.data, self.data.items("test"), 36)
+        held_out = EvaluationBatches(self.data, self.data.indices("test"), 36)
         with torch.random.fork_rng(devices=[]):
             self.test = Scorer(Supernet(space, 3), held_out, held_out, CPU)  # of which only the images are used
 
@@ -245,7 +245,7 @@ def test_training_alone_uses_the_images_of_the_supernet(alone, arch, tmp_path, m
     seen, weights = [], []
 
     def tune(network, batches, setting, how, *rest):
-        seen.append((sorted(batches.items.tolist()), how.epochs, setting.learning_rate))
+        seen.append((sorted(batches.indices.tolist()), how.epochs, setting.learning_rate))
         weights.append(network.stem.weight.detach().clone())
 
     monkeypatch.setattr(scratch, "fine_tune", tune)

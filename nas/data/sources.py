@@ -1,6 +1,6 @@
-"""Sets of labelled images by name: drawn, in folders, or through torchvision.
+"""Sources of labelled images: drawn, in class folders, or through torchvision.
 
-Class count and image sizes are read off the data. `fit` and `statistics` are the preparation of AttentiveNAS
+Class count and image sizes are read from the data. `centre_crop` and `statistics` are the preprocessing of AttentiveNAS
 (arXiv:2011.09011, section 4.1): the centre 224/256 of a photograph, resized, and normalised per channel.
 """
 
@@ -15,13 +15,13 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from nas.data import decoding, embedded, listing
-from nas.data.decoding import Broken, ImageError
+from nas.data.decoding import BrokenFiles, ImageError
 from nas.data.listing import SUFFIXES, Paths
 from nas.runtime.params import Section
 
 EMBEDDED = (*embedded.ALPHABETS, "digits")
-CENTRE = 224 / 256  # part of a photograph's shorter side that is looked at in evaluation
-SAMPLED = 10_000  # images that mean and standard deviation are taken over, at most
+CENTRE_FRACTION = 224 / 256  # of a photograph's shorter side, used in evaluation
+MAX_STATISTICS_IMAGES = 10_000  # images behind mean and standard deviation
 
 _TITLES = {
     "glyphs": "Latin letters",
@@ -45,31 +45,31 @@ _TORCHVISION = {  # name: (class in torchvision.datasets, splits to train on, te
     "stanford_cars": ("StanfordCars", ("train",), "test"),
     "food101": ("Food101", ("train",), "test"),
 }
-_BY_HAND = {  # sets whose owners let nobody download them by program
+_BY_HAND = {  # datasets that cannot be downloaded by a program
     "imagenet": "put ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into it",
     "stanford_cars": "put the folder stanford_cars (devkit, cars_train, cars_test, cars_test_annos_withlabels.mat) into it",
 }
 
 
 class Source(Section):
-    """Where a set comes from: one entry of params.yaml split.data or split.transfer."""
+    """Where a dataset comes from: one entry of params.yaml split.data or split.transfer."""
 
     name: Literal[
         "glyphs", "greek", "cyrillic", "digits", "imagefolder", "imagenet", "cifar10", "cifar100", "fashion_mnist", "flowers102",
         "stanford_cars", "food101",
     ]  # fmt: skip
-    images: int | None = Field(None, gt=0)  # drawn sets: how many
-    difficulty: float | None = Field(None, ge=0, le=1)  # drawn sets: default 0.5
-    alphabet: str | None = Field(None, min_length=2)  # drawn sets: one letter a class
-    folder: str | None = None  # imagefolder: its place under the root
-    download: bool | None = None  # torchvision sets: fetch what is missing
+    images: int | None = Field(None, gt=0)  # drawn datasets: number
+    difficulty: float | None = Field(None, ge=0, le=1)  # drawn datasets: default 0.5
+    alphabet: str | None = Field(None, min_length=2)  # drawn datasets: one letter per class
+    folder: str | None = None  # imagefolder: path under the root
+    download: bool | None = None  # torchvision datasets: download missing files
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
-        drawn, named = self.name in embedded.ALPHABETS, self.name in _TORCHVISION
-        allowed = {"images": drawn, "difficulty": drawn, "alphabet": drawn, "folder": self.name == "imagefolder", "download": named}
-        for key, fits in allowed.items():
-            if getattr(self, key) is not None and not fits:
+    def _keys_apply(self) -> Self:
+        drawn, torchvision = self.name in embedded.ALPHABETS, self.name in _TORCHVISION
+        allowed = {"images": drawn, "difficulty": drawn, "alphabet": drawn, "folder": self.name == "imagefolder", "download": torchvision}
+        for key, applies in allowed.items():
+            if getattr(self, key) is not None and not applies:
                 raise ValueError(
                     f"{key} has no meaning for {self.name}; it takes {[k for k, v in allowed.items() if v] or 'no further keys'}"
                 )
@@ -78,11 +78,11 @@ class Source(Section):
         return self
 
     def key(self, root: Path) -> str:
-        """What the set is called in files: its name, or the folder's for an imagefolder."""
+        """The dataset's name in files: its own, or the folder's for an imagefolder."""
         return (root / (self.folder or "")).resolve().name if self.name == "imagefolder" else self.name
 
     def title(self, root: Path) -> str:
-        """What the set is called in text."""
+        """The dataset's name in text."""
         return _TITLES.get(self.name, self.key(root))
 
 
@@ -91,7 +91,7 @@ class Images(Protocol):
 
     labels: np.ndarray  # (n,) int64
     classes: tuple[str, ...]
-    test: np.ndarray | None  # (n,) bool: the test part that the set comes with, if it does
+    test: np.ndarray | None  # (n,) bool: the dataset's own test part, if it has one
 
     def __len__(self) -> int: ...
 
@@ -121,7 +121,7 @@ class ArrayImages:
 
 @dataclass(frozen=True)
 class FolderImages:
-    """Image files in one folder a class."""
+    """Image files, one folder per class."""
 
     paths: Sequence[Path]
     labels: np.ndarray
@@ -132,13 +132,13 @@ class FolderImages:
     def find(cls, root: Path) -> Self:
         """root/<class>/*.png|jpg|jpeg|webp|bmp, or the same under root/train and root/test (or root/val).
 
-        With both test and val, the images of val join those of train. Names that begin with a dot are passed over, and
-        what is in a class folder beside images. Links are followed; two that lead to one class folder are an error.
+        With both test and val, the images of val join those of train. Names that begin with a dot are skipped, and so are
+        other files in a class folder. Links are followed; two links to one class folder are an error.
 
         Raises:
             FileNotFoundError: if there is no such folder.
-            ValueError: for fewer than two class folders, one without images, the same one twice, other classes in test
-                than in train, a link to nothing instead of a class folder, and archives: nothing is unpacked.
+            ValueError: for fewer than two class folders, a class folder without images, the same one twice, other classes in
+                test than in train, a broken link instead of a class folder, and archives: nothing is unpacked.
         """
         listing.need_folder(root)
         if not root.is_dir():
@@ -146,23 +146,23 @@ class FolderImages:
         names = [name for name in ("train", "val", "test") if (root / name).is_dir()] if (root / "train").is_dir() else [""]
         classes = listing.class_folders(root / names[0])
         for name in names[1:]:
-            found = listing.class_folders(root / name)
-            if found != classes:
-                odd = sorted(set(found) ^ set(classes))
+            other_classes = listing.class_folders(root / name)
+            if other_classes != classes:
+                odd = sorted(set(other_classes) ^ set(classes))
                 raise ValueError(
-                    f"{root / name} has {len(found)} class folders, {root / 'train'} has {len(classes)}; in one only: {odd[:5]}"
+                    f"{root / name} has {len(other_classes)} class folders, {root / 'train'} has {len(classes)}; in one only: {odd[:5]}"
                 )
         folders = [root / name / label for name in names for label in classes]
-        listing.refuse_twins(folders)
+        listing.refuse_duplicates(folders)
         counts = []
 
-        def inside() -> Iterator[tuple[str, list[str]]]:
+        def listed_folders() -> Iterator[tuple[str, list[str]]]:
             for folder in folders:
                 files = listing.image_names(folder)
                 counts.append(len(files))
                 yield str(folder), files
 
-        paths = Paths(inside())
+        paths = Paths(listed_folders())
         if empty := [folder for folder, count in zip(folders, counts) if not count]:
             raise ValueError(f"no images ({', '.join(SUFFIXES)}) in {empty[0]} ({len(empty)} such folders); fill or remove it")
         labels = np.repeat(np.tile(np.arange(len(classes), dtype=np.int64), len(names)), counts)
@@ -172,13 +172,13 @@ class FolderImages:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def look(self, i: int) -> None:
-        """Read the file's head only.
+    def check_header(self, i: int) -> None:
+        """Read the file's header only.
 
         Raises:
             ImageError: if it is not that of an image.
         """
-        decoding.look(self.paths[i])
+        decoding.check_header(self.paths[i])
 
     def image(self, i: int) -> np.ndarray:
         return decoding.decode(self.paths[i])
@@ -186,31 +186,31 @@ class FolderImages:
 
 @dataclass(frozen=True)
 class TorchvisionImages:
-    """A data set of torchvision's, its training splits before its test split."""
+    """A dataset of torchvision, its training splits before its test split."""
 
     name: str
-    splits: tuple  # of torchvision data sets, or of `_Files` for those that keep their images in files
+    splits: tuple  # torchvision datasets, or `_Files` for datasets that keep their images in files
     labels: np.ndarray
     classes: tuple[str, ...]
     test: np.ndarray
 
     @classmethod
     def find(cls, name: str, root: Path, download: bool) -> Self:
-        """Open the set in `root`.
+        """Open the dataset in `root`.
 
         Raises:
-            FileNotFoundError: if it is not there, with how to get it.
+            FileNotFoundError: if it is not there; says how to get it.
         """
         from nas.data.vision import datasets  # loads torch
 
-        kind, train, test = _TORCHVISION[name]
+        class_name, train, test = _TORCHVISION[name]
         keyword = "train" if isinstance(test, bool) else "split"
-        fetch = {} if name in _BY_HAND else {"download": download}
+        download_option = {} if name in _BY_HAND else {"download": download}
         try:
-            splits = tuple(getattr(datasets, kind)(root, **{keyword: part}, **fetch) for part in (*train, test))
-        except Exception as error:  # torchvision passes on whatever torch, scipy and json make of a damaged file
-            way = _BY_HAND.get(name, "set download: true beside its name in params.yaml split to fetch it there")
-            raise FileNotFoundError(f"{name} is not complete in {root} ({error}); {way}") from None
+            splits = tuple(getattr(datasets, class_name)(root, **{keyword: part}, **download_option) for part in (*train, test))
+        except Exception as error:  # torchvision passes on the errors of torch, scipy and json for a damaged file
+            hint = _BY_HAND.get(name, "set download: true beside its name in params.yaml split to download it")
+            raise FileNotFoundError(f"{name} is not complete in {root} ({error}); {hint}") from None
         labels = [np.asarray(_torchvision_labels(split), dtype=np.int64) for split in splits]
         is_test = np.repeat([False] * len(train) + [True], [len(part) for part in labels])
         return cls(name, tuple(map(_Files.of, splits)), np.concatenate(labels), _torchvision_classes(splits[0]), is_test)
@@ -219,26 +219,26 @@ class TorchvisionImages:
         return len(self.labels)
 
     def image(self, i: int) -> np.ndarray:
-        place = i
+        index = i
         for split in self.splits:
-            if place < len(split):
-                what = split.paths[place] if isinstance(split, _Files) else f"image {i}"
-                with decoding.naming(what, f"of {self.name} cannot be decoded"):
-                    return decoding.rgb(split[place][0])
-            place -= len(split)
+            if index < len(split):
+                name = split.paths[index] if isinstance(split, _Files) else f"image {i}"
+                with decoding.image_errors(name, f"of {self.name} cannot be decoded"):
+                    return decoding.to_rgb(split[index][0])
+            index -= len(split)
         raise IndexError(i)
 
 
 @dataclass(frozen=True)
 class _Files:
-    """The images of a torchvision data set without its lists of a million Python objects; decoded as it decodes them."""
+    """The images of a torchvision dataset without its lists of a million Python objects; decoded by its own loader."""
 
     paths: Paths
     load: Callable[[Path], Image.Image]
 
     @classmethod
     def of(cls, split: object) -> object:
-        """Of a split that keeps its images in files; any other as it is."""
+        """A split that keeps its images in files becomes `_Files`; any other is returned unchanged."""
         from nas.data.vision import datasets
 
         files = _torchvision_files(split)
@@ -251,17 +251,16 @@ class _Files:
         return (self.load(self.paths[i]),)
 
 
-def open_set(source: Source, root: Path, seed: int, side: int) -> Images:
-    """The set, drawn or found.
+def open_source(source: Source, root: Path, seed: int, side: int) -> Images:
+    """The images of a source, drawn or read.
 
     Args:
-        source: which.
-        root: the folder that holds it; drawn sets and digits need none.
-        seed: of drawn sets.
-        side: pixels; of drawn sets and digits, others keep the sizes of their files.
+        root: the folder of the dataset; drawn datasets and digits need none.
+        seed: of drawn datasets.
+        side: pixels, of drawn datasets and digits; others keep the sizes of their files.
 
     Raises:
-        FileNotFoundError, ValueError: if it is not there or not usable.
+        FileNotFoundError, ValueError: if the dataset is missing or unusable.
     """
     if source.name in embedded.ALPHABETS:
         alphabet = source.alphabet or embedded.ALPHABETS[source.name]
@@ -274,38 +273,38 @@ def open_set(source: Source, root: Path, seed: int, side: int) -> Images:
     return TorchvisionImages.find(source.name, root, bool(source.download))
 
 
-def fit(image: np.ndarray, side: int) -> np.ndarray:
-    """The image as evaluation sees it, (side, side, 3) uint8.
+def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
+    """The evaluation view of an image: (height, width, 3) uint8 -> (side, side, 3) uint8.
 
-    (height, width, 3) uint8 in: as it is if it has that size, else its centre, 224/256 of its shorter side, resized.
+    An image of that size is returned unchanged; else its centre, 224/256 of its shorter side, is resized.
     """
     height, width = image.shape[:2]
     if height == width == side:
         return image
-    edge = CENTRE * min(height, width)
+    edge = CENTRE_FRACTION * min(height, width)
     left, top = (width - edge) / 2, (height - edge) / 2
     box = (left, top, left + edge, top + edge)
     return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR, box=box))
 
 
-def statistics(images: Images, items: np.ndarray, side: int, broken: Broken | None = None) -> tuple[list[float], list[float]]:
+def statistics(images: Images, indices: np.ndarray, side: int, broken: BrokenFiles | None = None) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of the pixels of these images, per channel, in [0, 1].
 
-    Of at most `SAMPLED` images, evenly spaced among them; broken ones among those do not count.
+    At most `MAX_STATISTICS_IMAGES` images are used, evenly spaced; broken ones do not count.
 
     Args:
-        broken: where these are registered; without, there may be none.
+        broken: register of broken images; without it, none is tolerated.
 
     Raises:
-        ImageError: for more broken images than may be.
+        ImageError: for more broken images than tolerated.
         ValueError: if all pixels of a channel are equal.
     """
-    chosen = items[:: -(-len(items) // SAMPLED)]
-    broken = Broken() if broken is None else broken
+    chosen = indices[:: -(-len(indices) // MAX_STATISTICS_IMAGES)]
+    broken = BrokenFiles() if broken is None else broken
     total, squares, counted = np.zeros(3), np.zeros(3), 0
     for i in chosen:
         try:
-            pixels = fit(images.image(i), side).reshape(-1, 3).astype(np.float64)
+            pixels = centre_crop(images.image(i), side).reshape(-1, 3).astype(np.float64)
         except ImageError as error:
             broken.add({int(i): str(error)})
             continue
@@ -320,18 +319,17 @@ def statistics(images: Images, items: np.ndarray, side: int, broken: Broken | No
 
 
 def check(images: Images, decode: bool, track: Callable[[range], Iterable[int]] = iter, limit: int = 0) -> dict[int, str]:
-    """Every file opens and, if asked, decodes; those that do not, ascending, each with its path and what is wrong.
+    """Open every file; returns index -> path and error of the broken ones, ascending.
 
     Args:
-        images: which.
-        decode: read all pixels, not only the files' heads.
+        decode: read all pixels, not only the files' headers.
         track: wraps the loop to show progress.
-        limit: how many may be broken.
+        limit: tolerated number of broken files.
 
     Raises:
-        ImageError: for more than that, naming the first of them and their number.
+        ImageError: for more than that; names the first of them and their number.
     """
-    read = images.image if decode else getattr(images, "look", None)
+    read = images.image if decode else getattr(images, "check_header", None)
     if read is None or isinstance(images, ArrayImages):
         return {}
 
@@ -342,27 +340,27 @@ def check(images: Images, decode: bool, track: Callable[[range], Iterable[int]] 
             return str(error)
         return None
 
-    failures, many, chunk = {}, 0, 1000
+    failures, total, chunk = {}, 0, 1000
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
         for start in track(range(0, len(images), chunk)):
-            items = range(start, min(start + chunk, len(images)))
-            found = {i: message for i, message in zip(items, pool.map(failure, items)) if message}
-            many += len(found)
-            failures |= found if len(failures) < limit + 10 else {}  # a million messages would fill the memory
-    if many > limit:
-        raise ImageError(decoding.over_limit(list(failures.values()), f"{many} of {len(images)} files", limit))
+            indices = range(start, min(start + chunk, len(images)))
+            new = {i: message for i, message in zip(indices, pool.map(failure, indices)) if message}
+            total += len(new)
+            failures |= new if len(failures) < limit + 10 else {}  # a million messages would fill the memory
+    if total > limit:
+        raise ImageError(decoding.over_limit(list(failures.values()), f"{total} of {len(images)} files", limit))
     return failures
 
 
 def _torchvision_labels(split: object) -> Iterable[int]:
-    """Without decoding an image; each set of torchvision's keeps them under another name."""
+    """Labels without decoding an image; torchvision's datasets keep them under different names."""
     if hasattr(split, "targets"):
         return split.targets
     return [label for _, label in split._samples] if hasattr(split, "_samples") else split._labels
 
 
 def _torchvision_files(split: object) -> Iterable[str | Path] | None:
-    """Paths of the images, likewise; None where they lie in arrays."""
+    """Paths of the images, likewise; None if they are kept in arrays."""
     if hasattr(split, "_image_files"):
         return split._image_files
     samples = getattr(split, "samples", None) or getattr(split, "_samples", None)

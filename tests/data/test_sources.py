@@ -1,4 +1,4 @@
-"""Sets found in folders of real PNG and JPEG files, and through torchvision."""
+"""Datasets in folders of real PNG and JPEG files, and through torchvision."""
 
 import hashlib
 import io
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from nas.data import sets
+from nas.data import sources
 from nas.runtime.params import ParamsError
 from nas.runtime.params import check as check_params
 
@@ -28,7 +28,7 @@ def save(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (20, 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """blue, green, red: two PNG files and a JPEG file each, and what must be passed over."""
+    """blue, green, red: two PNG files and a JPEG file each, and files that must be skipped."""
     root = tmp_path / "images"
     for name, colour in COLOURS.items():
         for file in ("1.png", "2.PNG", "3.jpg"):
@@ -39,8 +39,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_classes_and_labels_are_the_folders(folder):
-    """Three folders of three files: three classes in alphabetical order, each image of its folder's colour."""
-    images = sets.FolderImages.find(folder)
+    """Three folders of three files give three classes in alphabetical order, each image of its folder's colour."""
+    images = sources.FolderImages.find(folder)
     assert images.classes == ("blue", "green", "red")
     assert images.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert images.test is None
@@ -52,80 +52,80 @@ def test_classes_and_labels_are_the_folders(folder):
 
 @pytest.mark.parametrize(("others", "tested"), [(["test"], "test"), (["val"], "val"), (["val", "test"], "test"), ([], None)])
 def test_a_test_folder_is_the_test_part(tmp_path, others, tested):
-    """Under train/ and test/ or val/, exactly the files of the latter are for testing."""
+    """Under train/ and test/ or val/, the test part is exactly the files of the latter."""
     for part in ["train", *others]:
         for name, colour in COLOURS.items():
             save(tmp_path / part / name / f"{part}.png", colour)
-    images = sets.FolderImages.find(tmp_path)
+    images = sources.FolderImages.find(tmp_path)
     for_testing = [path.stem == tested for path in images.paths]
     assert len(images) == 3 * (1 + len(others))
     assert (images.test.tolist() if tested else images.test) == (for_testing if tested else None)
 
 
-def test_other_classes_in_test_stop(tmp_path):
-    """A class folder that is in test/ only is named."""
+def test_other_classes_in_test_are_an_error(tmp_path):
+    """A class folder in test/ only is named."""
     for name in ("a", "b"):
         save(tmp_path / "train" / name / "1.png", (9, 9, 9))
         save(tmp_path / "test" / name / "1.png", (9, 9, 9))
     save(tmp_path / "test" / "c" / "1.png", (9, 9, 9))
     with pytest.raises(ValueError, match=r"3 class folders.*2.*'c'"):
-        sets.FolderImages.find(tmp_path)
+        sources.FolderImages.find(tmp_path)
 
 
 def test_a_missing_folder_is_named(tmp_path):
     """The message has the path and the keys to change."""
     with pytest.raises(FileNotFoundError, match=r"nowhere; params.yaml split\.root"):
-        sets.FolderImages.find(tmp_path / "nowhere")
+        sources.FolderImages.find(tmp_path / "nowhere")
 
 
-def test_fewer_than_two_classes_stop(tmp_path):
-    """No class folder and one class folder are no classification task."""
+def test_fewer_than_two_classes_are_an_error(tmp_path):
+    """No class folder and one class folder raise."""
     with pytest.raises(ValueError, match="two or more classes; found none"):
-        sets.FolderImages.find(tmp_path)
+        sources.FolderImages.find(tmp_path)
     save(tmp_path / "only" / "1.png", (0, 0, 0))
     with pytest.raises(ValueError, match="found only 'only'"):
-        sets.FolderImages.find(tmp_path)
+        sources.FolderImages.find(tmp_path)
 
 
 def test_an_empty_class_folder_is_named(folder):
-    """A folder with no images in it stops, with its path."""
+    """A class folder without images raises with its path."""
     (folder / "grey").mkdir()
     with pytest.raises(ValueError, match=r"no images .*grey"):
-        sets.FolderImages.find(folder)
+        sources.FolderImages.find(folder)
 
 
-def test_a_zero_byte_file_is_found_without_decoding(folder):
-    """The check of heads alone names an empty file."""
+def test_an_empty_file_is_detected_without_decoding(folder):
+    """The check of headers names an empty file."""
     (folder / "red" / "4.png").touch()
-    with pytest.raises(sets.ImageError, match=r"1 of 10 files.*\n.*red/4\.png"):
-        sets.check(sets.FolderImages.find(folder), decode=False)
+    with pytest.raises(sources.ImageError, match=r"1 of 10 files.*\n.*red/4\.png"):
+        sources.check(sources.FolderImages.find(folder), decode=False)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])
 def test_a_truncated_file_is_named(folder, rng, suffix):
-    """An image cut anywhere is refused by decoding with its path, whatever Pillow raises for that format and place."""
+    """Decoding a truncated image raises with its path, in every format and at any length."""
     whole = folder / "red" / f"cut{suffix}"
     Image.fromarray(rng.integers(256, size=(24, 24, 3), dtype=np.uint8)).save(whole)
     content = whole.read_bytes()
     for length in np.linspace(1, 0.9 * len(content), 25).astype(int):
         whole.write_bytes(content[:length])
-        images = sets.FolderImages.find(folder)
-        with pytest.raises(sets.ImageError, match=f"red/cut{suffix} cannot be decoded"):
+        images = sources.FolderImages.find(folder)
+        with pytest.raises(sources.ImageError, match=f"red/cut{suffix} cannot be decoded"):
             images.image(images.paths.index(whole))
 
 
-def test_check_tells_all_broken_files_at_once(folder):
-    """A file cut after its head passes the look at heads and not the decoding; a text file passes neither."""
+def test_check_lists_all_broken_files(folder):
+    """A file truncated after its header passes the header check but not decoding; a text file passes neither."""
     cut, text = folder / "blue" / "1.png", folder / "green" / "3.jpg"
     Image.effect_noise((64, 64), 50).save(cut)
     cut.write_bytes(cut.read_bytes()[:300])
     text.write_text("this is no JPEG")
-    images = sets.FolderImages.find(folder)
-    with pytest.raises(sets.ImageError, match="1 of 9 files are broken"):
-        sets.check(images, decode=False)
-    with pytest.raises(sets.ImageError, match="2 of 9 files are broken") as told:
-        sets.check(images, decode=True)
-    assert str(cut) in str(told.value) and str(text) in str(told.value)
+    images = sources.FolderImages.find(folder)
+    with pytest.raises(sources.ImageError, match="1 of 9 files are broken"):
+        sources.check(images, decode=False)
+    with pytest.raises(sources.ImageError, match="2 of 9 files are broken") as caught:
+        sources.check(images, decode=True)
+    assert str(cut) in str(caught.value) and str(text) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -134,52 +134,52 @@ def test_check_tells_all_broken_files_at_once(folder):
 def test_every_mode_becomes_rgb(folder, mode, file):
     """Grey, palette, CMYK, RGBA and black-and-white files of a white image are white in three channels."""
     path = save(folder / "red" / file, (255, 255, 255), mode=mode)
-    images = sets.FolderImages.find(folder)
+    images = sources.FolderImages.find(folder)
     assert images.image(images.paths.index(path)).tolist() == np.full((12, 20, 3), 255).tolist()
 
 
-def test_see_through_pixels_are_white_and_deep_grey_keeps_its_shade(folder):
-    """Fully transparent red shows as white; 16-bit grey 0x8000 is 128."""
+def test_transparent_pixels_are_white_and_16_bit_grey_keeps_its_shade(folder):
+    """Transparent red becomes white; 16-bit grey 0x8000 becomes 128."""
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(folder / "red" / "clear.png")
     Image.fromarray(np.full((4, 4), 0x8000, dtype=np.uint16)).save(folder / "red" / "deep.png")
-    images = sets.FolderImages.find(folder)
+    images = sources.FolderImages.find(folder)
     shades = {path.name: np.unique(images.image(i)).tolist() for i, path in enumerate(images.paths)}
     assert shades["clear.png"] == [255] and shades["deep.png"] == [128]
 
 
-def test_fit_is_resize_and_centre_crop(rng):
-    """The shorter side resized to 256/224 of the side and the centre cropped, by torchvision's own transforms, to rounding."""
+def test_centre_crop_equals_torchvisions_resize_and_crop(rng):
+    """torchvision's Resize to 256/224 of the side and CenterCrop give the same pixels to within rounding."""
     from nas.data.vision import transforms
 
     coarse = Image.fromarray(rng.integers(256, size=(8, 10, 3), dtype=np.uint8))
     photo = coarse.resize((320, 256), Image.Resampling.BICUBIC)
     reference = transforms.Compose([transforms.Resize(128), transforms.CenterCrop(112)])(photo)
-    difference = np.asarray(reference).astype(int) - sets.fit(np.asarray(photo), 112)
+    difference = np.asarray(reference).astype(int) - sources.centre_crop(np.asarray(photo), 112)
     assert np.abs(difference).max() <= 1
 
 
-def test_fit_leaves_the_right_size_alone(rng):
-    """An image of the side asked for keeps every pixel, and a smaller one is enlarged."""
+def test_centre_crop_keeps_an_image_of_the_right_size(rng):
+    """An image of the target side is returned unchanged, and a smaller one is enlarged."""
     pixels = rng.integers(256, size=(28, 28, 3), dtype=np.uint8)
-    assert sets.fit(pixels, 28) is pixels
-    assert sets.fit(pixels, 32).shape == (32, 32, 3)
+    assert sources.centre_crop(pixels, 28) is pixels
+    assert sources.centre_crop(pixels, 32).shape == (32, 32, 3)
 
 
-def test_statistics_are_those_of_the_pixels(rng):
-    """Mean and standard deviation per channel equal numpy's over all pixels of the images asked for."""
+def test_statistics_equal_numpys(rng):
+    """Mean and standard deviation per channel equal numpy's over all pixels of the selected images."""
     pixels = rng.integers(256, size=(40, 8, 8, 3), dtype=np.uint8) // np.array([1, 2, 3], dtype=np.uint8)
-    images = sets.ArrayImages(pixels, np.zeros(40, dtype=np.int64), ("a", "b"))
-    items = np.arange(5, 35)
-    mean, std = sets.statistics(images, items, 8)
-    assert np.allclose(mean, (pixels[items] / 255).mean(axis=(0, 1, 2)), atol=1e-6)
-    assert np.allclose(std, (pixels[items] / 255).std(axis=(0, 1, 2)), atol=1e-6)
+    images = sources.ArrayImages(pixels, np.zeros(40, dtype=np.int64), ("a", "b"))
+    indices = np.arange(5, 35)
+    mean, std = sources.statistics(images, indices, 8)
+    assert np.allclose(mean, (pixels[indices] / 255).mean(axis=(0, 1, 2)), atol=1e-6)
+    assert np.allclose(std, (pixels[indices] / 255).std(axis=(0, 1, 2)), atol=1e-6)
 
 
-def test_images_without_contrast_stop():
-    """All-black images would be divided by a deviation of 0."""
-    black = sets.ArrayImages(np.zeros((4, 8, 8, 3), dtype=np.uint8), np.zeros(4, dtype=np.int64), ("a", "b"))
+def test_images_without_contrast_are_an_error():
+    """The standard deviation of black images is 0."""
+    black = sources.ArrayImages(np.zeros((4, 8, 8, 3), dtype=np.uint8), np.zeros(4, dtype=np.int64), ("a", "b"))
     with pytest.raises(ValueError, match="nothing to learn from"):
-        sets.statistics(black, np.arange(4), 8)
+        sources.statistics(black, np.arange(4), 8)
 
 
 @pytest.mark.parametrize(
@@ -195,19 +195,19 @@ def test_images_without_contrast_stop():
         ({"name": "mnist"}, "name: .*'fashion_mnist'"),
     ],
 )
-def test_wrong_sources_stop(entry, message):
-    """What a set cannot have is refused by name."""
+def test_wrong_sources_are_an_error(entry, message):
+    """A key that does not apply to a dataset is named."""
     with pytest.raises(ParamsError, match=message):
-        check_params({"data": entry}, "data", sets.Source)
+        check_params({"data": entry}, "data", sources.Source)
 
 
-def test_drawn_sets_follow_their_source():
+def test_drawn_datasets_follow_their_source():
     """images, alphabet and side are those of the source; the classes are the letters."""
-    images = sets.open_set(sets.Source(name="glyphs", images=30, alphabet="XYZ"), Path("."), seed=3, side=20)
+    images = sources.open_source(sources.Source(name="glyphs", images=30, alphabet="XYZ"), Path("."), seed=3, side=20)
     assert len(images) == 30 and images.classes == ("X", "Y", "Z") and images.image(7).shape == (20, 20, 3)
 
 
-# Miniatures of torchvision's sets: the files that each expects, two images a class and split, grey level 10 * label + split.
+# Miniatures of torchvision's datasets: the files that each expects, two images per class and split, grey level 10 * label + split.
 
 
 def _grey(level: int, suffix: str) -> bytes:
@@ -308,10 +308,10 @@ MINIATURES = [_imagenet, _cifar10, _cifar100, _fashion_mnist, _flowers102, _stan
 
 
 @pytest.mark.parametrize("build", MINIATURES)
-def test_torchvision_sets_by_name(build, tmp_path, monkeypatch):
-    """Labels, test part and images agree, image by image, with the grey levels written to the files."""
+def test_torchvision_datasets_are_opened_by_name(build, tmp_path, monkeypatch):
+    """Labels, test part and images agree with the grey levels written to the files."""
     build(tmp_path, monkeypatch)
-    images = sets.open_set(sets.Source(name=build.__name__[1:]), tmp_path, seed=0, side=16)
+    images = sources.open_source(sources.Source(name=build.__name__[1:]), tmp_path, seed=0, side=16)
     levels = [int(np.median(images.image(i))) for i in range(len(images))]
     assert levels == (10 * images.labels + images.test).tolist()
     assert np.bincount(images.labels[images.test]).tolist() == [2, 2]
@@ -321,18 +321,18 @@ def test_torchvision_sets_by_name(build, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("build", [_imagenet, _flowers102, _stanford_cars, _food101])
-def test_a_broken_file_of_a_torchvision_set_is_named(build, tmp_path, monkeypatch):
-    """Every file emptied: each image's error has a path of its own, though no list of torchvision's is kept."""
+def test_a_broken_file_of_a_torchvision_dataset_is_named(build, tmp_path, monkeypatch):
+    """If every file is empty, each image's error has its own path."""
     build(tmp_path, monkeypatch)
-    images = sets.open_set(sets.Source(name=build.__name__[1:]), tmp_path, seed=0, side=16)
+    images = sources.open_source(sources.Source(name=build.__name__[1:]), tmp_path, seed=0, side=16)
     files = [path for path in tmp_path.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")]
     for path in files:
         path.write_bytes(b"")
     named = set()
     for i in range(len(images)):
-        with pytest.raises(sets.ImageError, match="cannot be decoded: it is empty") as told:
+        with pytest.raises(sources.ImageError, match="cannot be decoded: it is empty") as caught:
             images.image(i)
-        named.add(str(told.value).split(" of ")[0])
+        named.add(str(caught.value).split(" of ")[0])
     assert named == set(map(str, files))
 
 
@@ -342,4 +342,4 @@ def test_a_missing_torchvision_set_says_how_to_get_it(build, tmp_path):
     name = build.__name__[1:]
     way = "put .* into it" if name in ("imagenet", "stanford_cars") else "download: true"
     with pytest.raises(FileNotFoundError, match=f"{name} is not complete in .*{way}"):
-        sets.open_set(sets.Source(name=name), tmp_path, seed=0, side=16)
+        sources.open_source(sources.Source(name=name), tmp_path, seed=0, side=16)
