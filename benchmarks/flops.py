@@ -6,16 +6,16 @@ import numpy as np
 
 from benchmarks.timing import best_of, machine, show
 from nas.cost import flops
-from nas.spaces import encoding, published
+from nas.spaces import FOLDER, encoding
 from nas.spaces.mbconv import load
 
 
 def measure(name: str, classes: int) -> None:
-    space = load(published.FOLDER / f"{name}.yaml")
+    space = load(FOLDER / f"{name}.yaml")
     table = flops.table(space, classes)
     figures = {"table from shapes": f"{best_of(lambda: flops.table(space, classes), 5) * 1e3:.1f} ms"}
     for n, times in ((1, 50), (10_000, 20), (1_000_000, 3)):
-        rows = encoding.random_rows(space, n, np.random.default_rng(0))
+        rows = encoding.random_genes(space, n, np.random.default_rng(0))
         figures[f"FLOPs, {n} at once"] = f"{best_of(partial(table.costs, rows), times) / n * 1e6:.2f} us an architecture"
     show(f"{name}: {space.size:.4g} architectures, {table.smallest:.3f} to {table.largest:.3f} MFLOPs", figures)
 

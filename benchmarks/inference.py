@@ -167,7 +167,7 @@ def onnx_file(network: Network, name: str, folder: Path) -> Path:
         dataset="ImageNet",
         classes=tuple(map(str, range(1000))),
         images=bundle.Preparation(side=network.resolution, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
-        architecture=bundle.Architecture.of(mbconv.load(SPACE), spaces.published(name)),
+        architecture=bundle.Architecture.of(mbconv.load(SPACE), spaces.find(name).arch),
     )
     program = trace(bundle.Classifier(fold(network), described).eval())
     path = folder / ONNX

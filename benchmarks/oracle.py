@@ -59,7 +59,7 @@ class Oracle:
 
     def __call__(self, archs: list[Arch]) -> np.ndarray:
         """Top-1, percent, (n,)."""
-        return self.top1(encoding.to_rows(archs))
+        return self.top1(encoding.to_genes(archs))
 
 
 def load_table(name: str, classes: int) -> CostTable:
@@ -83,11 +83,11 @@ def _measured(table: CostTable, structure: Structure, rng: np.random.Generator) 
     """Architectures to measure, (measured, genes): 64 costs with as many each, then uniformly random ones."""
     each = int(structure.measured * structure.even) // 64
     if not each:
-        return encoding.random_rows(table.space, structure.measured, rng)
+        return encoding.random_genes(table.space, structure.measured, rng)
     sampler = ExactSampler(table, (table.largest - table.smallest) / 64, bins=20_000)
     flat = sampler.prior().flat()
     even = [sampler.draw(flat.draw(rng), each, rng).rows for _ in range(64)]
-    return np.concatenate([*even, encoding.random_rows(table.space, structure.measured - sum(map(len, even)), rng)])
+    return np.concatenate([*even, encoding.random_genes(table.space, structure.measured - sum(map(len, even)), rng)])
 
 
 def measurements(table: CostTable, structure: Structure, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -30,7 +30,7 @@ def median_ms(call: Callable[[], object], repeats: int) -> float:
 def main() -> None:
     paper = mbconv.load(Path(nas.__file__).parent / "spaces" / "attentive_nas.yaml")
     rng = np.random.default_rng(0)
-    rows, asked = encoding.random_rows(paper, 512, rng), encoding.random_rows(paper, 1_000_000, rng)
+    rows, asked = encoding.random_genes(paper, 512, rng), encoding.random_genes(paper, 1_000_000, rng)
     top1 = 60 + ((rows - rows.mean(0)) / np.maximum(rows.std(0), 1)) @ rng.random(rows.shape[1]) + rng.normal(0, 0.3, len(rows))
     theirs = RandomForestRegressor(100, max_depth=15, random_state=0, n_jobs=1)
     fit_ms = median_ms(lambda: theirs.fit(rows, top1), 3)

@@ -6,7 +6,7 @@ from benchmarks.timing import best_of, machine, show
 from nas.cost import flops
 from nas.sampling.exact import ExactSampler, FactorisedSampler
 from nas.sampling.uniform import uniform_trials
-from nas.spaces import published
+from nas.spaces import FOLDER
 from nas.spaces.mbconv import load
 
 STEP = 25  # MFLOPs
@@ -16,7 +16,7 @@ BATCH = 1000
 
 def main() -> None:
     rng = np.random.default_rng(0)
-    table = flops.table(load(published.FOLDER / "attentive_nas.yaml"), classes=1000)
+    table = flops.table(load(FOLDER / "attentive_nas.yaml"), classes=1000)
     exact, paper = ExactSampler(table, STEP), FactorisedSampler(table, STEP, POOL, rng)
     prior = exact.prior()
     targets = [prior.draw(rng) for _ in range(20)]

@@ -176,7 +176,7 @@ def merged(name: str) -> dict:
 def forward(p: dict) -> dict[str, float]:
     """MFLOPs (multiply-accumulates) of one image, forward."""
     table = flops.table(mbconv.load(p["space"]), 1000)
-    drawn = table.costs(encoding.random_rows(table.space, 100_000, np.random.default_rng(0))).mean()
+    drawn = table.costs(encoding.random_genes(table.space, 100_000, np.random.default_rng(0))).mean()
     return {"smallest": table.smallest, "drawn": float(drawn), "largest": table.largest}
 
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.timing import machine, show
 from nas.latency.backends.config import Torch
-from nas.models.blocks import InvertedResidual, start_weights
+from nas.models.blocks import InvertedResidual, init_weights
 from nas.models.fuse import fold
 from nas.spaces.rows import Row, Squeeze
 
@@ -23,7 +23,7 @@ def medians_ms() -> dict[int, float]:
     blocks = {}
     for hidden in HIDDEN:
         row = Row(CHANNELS, hidden, 0, CHANNELS, 3, 1, "ReLU")
-        blocks[hidden] = fold(InvertedResidual(row, Squeeze(None, "Sigmoid")).apply(start_weights).eval()).to(
+        blocks[hidden] = fold(InvertedResidual(row, Squeeze(None, "Sigmoid")).apply(init_weights).eval()).to(
             memory_format=torch.channels_last
         )
     taken: dict[int, list[float]] = {hidden: [] for hidden in HIDDEN}

@@ -38,7 +38,7 @@ from nas.runtime.io import DocumentError, read_table
 from nas.runtime.params import ParamsError
 from nas.search.archive import ScoreCache
 from nas.search.predictor import Forest, PredictorError
-from nas.spaces import encoding, mbconv, published
+from nas.spaces import FOLDER, encoding, mbconv
 from nas.spaces.encoding import ArchitectureError
 from nas.spaces.mbconv import SpaceError
 from nas.stages import latency as latency_stage
@@ -314,7 +314,7 @@ def test_a_bundle_that_would_take_all_memory_is_refused(bundled, tmp_path):
     folder = Path(shutil.copytree(bundled, tmp_path / "easy-a0"))
     described = json.loads((folder / "bundle.json").read_text())
     for stage in described["architecture"]["stages"]:
-        stage |= {"width": mbconv.LARGEST, "depth": 400}
+        stage |= {"width": mbconv.MAX_VALUE, "depth": 400}
     (folder / "bundle.json").write_text(json.dumps(described))
     with pytest.raises(BundleError, match=r"values, bundle\.json describes \d{12}"):
         nas.load(folder)
@@ -326,7 +326,7 @@ def test_a_bundle_that_would_take_all_memory_is_refused(bundled, tmp_path):
 
 def test_a_family_cannot_lead_elsewhere(tmp_path):
     """Names in family.json are names of files beside it."""
-    arch = encoding.to_json(mbconv.load(published.FOLDER / "smoke.yaml").smallest())
+    arch = encoding.to_json(mbconv.load(FOLDER / "smoke.yaml").smallest())
     for name in ("../evil", "/evil", "", "..", "a/b"):
         entry = {"name": name, "arch": arch, "mflops": 1, "parameters": 1, "top1_search": 1, "top1_val": 1}
         (tmp_path / "family.json").write_text(json.dumps([entry]))

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas.cost.latency_file import File, LatencyTableError, Ms, digits, read, text
-from nas.spaces.tf_nas import Choice, Space
+from nas.spaces.tf_nas import Arch, Space
 
 FORMAT = "latency table of hidden widths 1"
 AGAIN = "dvc repro -f pipelines/tf_nas/dvc.yaml:latency"
@@ -111,13 +111,13 @@ class LatencyTable:
         """Latency of an operation in a layer, ms, for one or many numbers of hidden channels."""
         return self.curves[operator(self.space, layer, operation)].at(np.asarray(hidden))
 
-    def latency_ms(self, choice: Choice) -> float:
+    def latency_ms(self, choice: Arch) -> float:
         """Of a whole network and batch.
 
         Raises:
             ValueError: for a network that is not in the space.
         """
-        used = self.space.used(choice.depths)
+        used = self.space.active_layers(choice.depths)
         return self.given_latency_ms + float(sum(self.operation_ms(i, choice.operations[i], choice.widths[i]) for i in used))
 
     def range_ms(self) -> tuple[float, float]:

@@ -22,14 +22,14 @@ from nas.data.sources import FolderImages, centre_crop
 from nas.models.extract import Network
 from nas.models.fuse import fold
 from nas.runtime.checkpoint import save_weights
-from nas.spaces.mbconv import LARGEST, Arch, SearchSpace, StageArch, StageSpace
+from nas.spaces.mbconv import MAX_VALUE, Arch, SearchSpace, StageArch, StageSpace
 
 DESCRIPTION, WEIGHTS = "bundle.json", "weights.safetensors"
 VERSION = 2  # `format` in bundle.json
 FAMILY = "family"  # stage export writes its bundles to outputs/export/family/, beside its metrics
 
 MAX_BLOCKS = 1000  # per architecture
-Positive = Annotated[int, Field(gt=0, le=LARGEST)]
+Positive = Annotated[int, Field(gt=0, le=MAX_VALUE)]
 StandardDeviation = Annotated[float, Field(gt=0)]
 
 
@@ -116,7 +116,7 @@ class Architecture(_Part):
 class Preparation(_Part):
     """How images are prepared; the network itself normalises them."""
 
-    side: Annotated[int, Field(ge=8, le=LARGEST)]  # pixels; `open_image` resizes the centre 224/256 of the shorter side to it
+    side: Annotated[int, Field(ge=8, le=MAX_VALUE)]  # pixels; `open_image` resizes the centre 224/256 of the shorter side to it
     mean: tuple[float, float, float]  # red, green, blue, of pixels in [0, 1]
     std: tuple[StandardDeviation, StandardDeviation, StandardDeviation]
 

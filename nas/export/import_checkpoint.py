@@ -26,8 +26,7 @@ from nas.evaluation.evaluate import calibrate
 from nas.export import bundle, formats
 from nas.export.torch_export import open_module
 from nas.models.extract import extract
-from nas.models.published import CLASSES, SPACE, read_weights
-from nas.models.published_weights import import_published
+from nas.models.published import CLASSES, SPACE, import_weights, read_weights
 from nas.models.supernet import Supernet
 from nas.runtime.progress import progress
 from nas.spaces import mbconv, published
@@ -74,9 +73,9 @@ def import_networks(file: Path, images: np.ndarray, names: list[str], out: Path,
         ValueError, FileNotFoundError: for an unknown network, or a file that is not such a checkpoint.
         ParityError: if the outputs of a format differ from PyTorch's.
     """
-    archs = {name: published.published(name) for name in names}
+    archs = {name: published.find(name).arch for name in names}
     supernet = Supernet(mbconv.load(SPACE), CLASSES)
-    import_published(supernet, read_weights(file))
+    import_weights(supernet, read_weights(file))
     folders = []
     for name, arch in progress(archs.items(), "networks", len(archs)):
         network = extract(supernet, arch)

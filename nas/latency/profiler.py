@@ -174,7 +174,7 @@ def validation(found: Survey, mflops: CostTable) -> pd.DataFrame:
     """
     raw, slowness = 1000 * found.rounds.laps, found.rounds.slowness()
     rounds, n = raw.shape
-    rows = encoding.to_rows(found.archs)
+    rows = encoding.to_genes(found.archs)
     of_network = {
         "network": np.arange(n),
         "part": np.repeat(["fit", "judge"], [found.fitted, n - found.fitted]),

@@ -22,7 +22,7 @@ from nas.latency.backends.config import Torch
 from nas.latency.backends.torch_backend import Backend
 from nas.latency.profiler import SHARE, Images, Kept, Settings, Taking, chain_programs, facts, middle
 from nas.latency.timing import Clock, Program, Rounds
-from nas.models.blocks import HeadLayer, InvertedResidual, RowNetwork, StemLayer, start_weights
+from nas.models.blocks import HeadLayer, InvertedResidual, RowNetwork, StemLayer, init_weights
 from nas.models.fuse import fold
 from nas.runtime import seeding
 from nas.spaces.rows import Plan
@@ -130,7 +130,7 @@ def piece_module(example: Plan, classes: int, piece: Piece) -> nn.Module:
         found = nn.Sequential(StemLayer(example.stem), InvertedResidual(example.rows[0], example.squeeze))
     else:
         found = nn.Sequential(HeadLayer(example.c_last, example.head), nn.Linear(example.head.features, classes))
-    return fold(found.apply(start_weights).eval())
+    return fold(found.apply(init_weights).eval())
 
 
 def whole_program(plan: Plan, classes: int, images: Images, backend: Backend) -> Program:

@@ -14,7 +14,7 @@ from nas.cost.latency_tf_nas import Curve, LatencyTable, Operator, operators
 from nas.latency import row_profiler
 from nas.latency.row_profiler import Given, Piece
 from nas.spaces.rows import Plan
-from nas.spaces.tf_nas import Choice, Space
+from nas.spaces.tf_nas import Arch, Space
 
 
 class Latency(row_profiler.Latency):
@@ -23,7 +23,7 @@ class Latency(row_profiler.Latency):
     step: Annotated[int, Field(ge=2)]  # hidden channels; an operation is measured at the multiples and one more
 
 
-class Surveyed(row_profiler.Surveyed[Choice]):
+class Surveyed(row_profiler.Surveyed[Arch]):
     """A TF-NAS space with the step of the widths that are measured."""
 
     def __init__(self, space: Space, step: int) -> None:
@@ -44,10 +44,10 @@ class Surveyed(row_profiler.Surveyed[Choice]):
         # a layer that is like the one before takes other variants in the same chain
         return [(Given("first"), *(v[(n + i) % len(v)] for i, v in enumerate(variants)), Given("last")) for n in range(most)]
 
-    def plan(self, network: Choice) -> Plan:
+    def plan(self, network: Arch) -> Plan:
         return self.space.plan(network)
 
-    def random(self, rng: np.random.Generator) -> Choice:
+    def random(self, rng: np.random.Generator) -> Arch:
         """A network of any operations, rather small or rather large: drawn alike, all would be of middle size."""
         space, (low, high) = self.space, self.space.bounds()
         size, ops = rng.random(), rng.integers(len(space.operations), size=len(space.layers))
@@ -55,7 +55,7 @@ class Surveyed(row_profiler.Surveyed[Choice]):
         places = np.arange(len(ops))
         least, most = low[places, ops], high[places, ops]
         widths = least + np.rint((most - least) * np.clip(size + rng.uniform(-0.3, 0.3, len(ops)), 0, 1)).astype(int)
-        return Choice(tuple(ops.tolist()), depths, tuple(widths.tolist()))
+        return Arch(tuple(ops.tolist()), depths, tuple(widths.tolist()))
 
     def table(self, classes: int, blocks: dict[Block, Entry], given_latency_ms: float, setting: dict[str, Any]) -> LatencyTable:
         points: dict[Operator, list[tuple[int, Entry]]] = {}

@@ -1,50 +1,13 @@
-"""A sub-network as a plain torch module of its own: no slicing, no supernet, ready to calibrate, fine-tune and export."""
-
-from functools import partial
+"""A sub-network as a plain torch module: no slicing, no supernet, ready to calibrate, fine-tune and export."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.models.layers import BN_EPS, ElasticBatchNorm2d, ElasticConv2d, ElasticMBConv, pool_shortcut, resize
+from nas.models.blocks import Device, Linear, SqueezeExcite, batch_norm, conv
+from nas.models.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticMBConv, pool_shortcut, resize
 from nas.models.supernet import Supernet
 from nas.spaces.mbconv import Arch, SearchSpace, hidden_width, make_divisible
-
-Device = torch.device | str | None
-
-
-class _Blank:
-    """On the meta device no weights are drawn: they are about to be replaced."""
-
-    def reset_parameters(self) -> None:
-        if not self.weight.is_meta:
-            super().reset_parameters()
-
-
-class Conv2d(_Blank, nn.Conv2d):
-    pass
-
-
-class BatchNorm2d(_Blank, nn.BatchNorm2d):
-    pass
-
-
-class Linear(_Blank, nn.Linear):
-    pass
-
-
-class SqueezeExcite(nn.Module):
-    """Squeeze-and-excitation of a fixed width; see `ElasticSqueezeExcite`."""
-
-    def __init__(self, channels: int, device: Device = None) -> None:
-        super().__init__()
-        reduced = make_divisible(channels // 4)
-        self.reduce = Conv2d(channels, reduced, 1, device=device)
-        self.expand = Conv2d(reduced, channels, 1, device=device)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, c, H, W) -> the same shape."""
-        return x * F.hardsigmoid(self.expand(F.relu(self.reduce(x.mean((2, 3), keepdim=True)))))
 
 
 class MBConv(nn.Module):
@@ -53,21 +16,19 @@ class MBConv(nn.Module):
     def __init__(self, c_in: int, c_out: int, kernel: int, expansion: int, stride: int, se: bool, device: Device = None) -> None:
         super().__init__()
         hidden = hidden_width(c_in, expansion)
-        conv = partial(Conv2d, bias=False, device=device)
-        norm = partial(BatchNorm2d, eps=BN_EPS, device=device)
         self.stride = stride
-        self.expand = conv(c_in, hidden, 1) if expansion > 1 else None
-        self.expand_bn = norm(hidden) if expansion > 1 else None
-        self.depthwise = conv(hidden, hidden, kernel, stride, padding=kernel // 2, groups=hidden)
-        self.depthwise_bn = norm(hidden)
-        self.se = SqueezeExcite(hidden, device) if se else None
-        self.project = conv(hidden, c_out, 1)
-        self.project_bn = norm(c_out)
-        self.shortcut = conv(c_in, c_out, 1) if c_in != c_out else None
+        self.expand = conv(c_in, hidden, device=device) if expansion > 1 else None
+        self.expand_bn = batch_norm(hidden, device) if expansion > 1 else None
+        self.depthwise = conv(hidden, hidden, kernel, stride, groups=hidden, device=device)
+        self.depthwise_bn = batch_norm(hidden, device)
+        self.se = SqueezeExcite(hidden, make_divisible(hidden // 4), "ReLU", "HSigmoid", device) if se else None
+        self.project = conv(hidden, c_out, device=device)
+        self.project_bn = batch_norm(c_out, device)
+        self.shortcut = conv(c_in, c_out, device=device) if c_in != c_out else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, ceil(H/stride), ceil(W/stride))."""
-        y, inplace = x, not self.training  # in training the batch norms' results are kept for the gradients
+        y, inplace = x, not self.training  # in training autograd needs the outputs of the batch norms
         if self.expand is not None:
             y = F.silu(self.expand_bn(self.expand(y)), inplace)
         y = F.silu(self.depthwise_bn(self.depthwise(y)), inplace)
@@ -79,28 +40,26 @@ class MBConv(nn.Module):
 
 
 class Network(nn.Module):
-    """One architecture as a network of its own. Resizes its input to the architecture's resolution."""
+    """One architecture as a plain network. Resizes its input to the architecture's resolution."""
 
     def __init__(self, space: SearchSpace, arch: Arch, classes: int, device: Device = None) -> None:
         super().__init__()
-        conv = partial(Conv2d, bias=False, device=device)
-        norm = partial(BatchNorm2d, eps=BN_EPS, device=device)
         self.resolution = space.check(arch).resolution
-        self.stem = conv(3, arch.stem, 3, space.stem_stride, padding=1)
-        self.stem_bn = norm(arch.stem)
+        self.stem = conv(3, arch.stem, 3, space.stem_stride, device=device)
+        self.stem_bn = batch_norm(arch.stem, device)
         self.stages = nn.ModuleList()
         c_in = arch.stem
-        for offered, chosen in zip(space.stages, arch.stages):
+        for stage_space, stage in zip(space.stages, arch.stages):
             blocks = []
-            for i in range(chosen.depth):
-                stride = offered.stride if i == 0 else 1
-                blocks.append(MBConv(c_in, chosen.width, chosen.kernel, chosen.expansion, stride, offered.se, device))
-                c_in = chosen.width
+            for i in range(stage.depth):
+                stride = stage_space.stride if i == 0 else 1
+                blocks.append(MBConv(c_in, stage.width, stage.kernel, stage.expansion, stride, stage_space.se, device))
+                c_in = stage.width
             self.stages.append(nn.Sequential(*blocks))
         expanded = c_in * space.head_expansion
-        self.head_expand = conv(c_in, expanded, 1)
-        self.head_bn = norm(expanded)
-        self.head_mix = conv(expanded, arch.head, 1)
+        self.head_expand = conv(c_in, expanded, device=device)
+        self.head_bn = batch_norm(expanded, device)
+        self.head_mix = conv(expanded, arch.head, device=device)
         self.dropout = nn.Dropout(0.0)  # fine-tuning sets its probability
         self.classifier = Linear(arch.head, classes, device=device)
 
@@ -125,58 +84,65 @@ def extract(supernet: Supernet, arch: Arch) -> Network:
         ValueError: if the architecture is not in the supernet's space.
     """
     network = Network(supernet.space, arch, supernet.classes, device="meta")
-    parts: dict[str, Tensor] = {}
-    shared = {p.data_ptr() for p in supernet.parameters()}
+    copied = _CopiedWeights(supernet)
+    copied.conv("stem", supernet.stem, 3, arch.stem)
+    copied.norm("stem_bn", supernet.stem_bn, arch.stem)
+    c_in = arch.stem
+    for s, (blocks, stage) in enumerate(zip(supernet.stages, arch.stages)):
+        for i in range(stage.depth):
+            copied.block(f"stages.{s}.{i}", blocks[i], c_in, stage.width, stage.kernel, stage.expansion)
+            c_in = stage.width
+    expanded = c_in * supernet.space.head_expansion
+    copied.conv("head_expand", supernet.head_expand, c_in, expanded)
+    copied.norm("head_bn", supernet.head_bn, expanded)
+    copied.conv("head_mix", supernet.head_mix, expanded, arch.head)
+    copied.add("classifier", *supernet.classifier.part(arch.head))
+    copied.assign(network)
+    return network
 
-    def own(weight: Tensor) -> Tensor:
-        return weight.clone() if weight.data_ptr() in shared else weight  # a cut part is a copy already
 
-    def take(name: str, weight: Tensor, bias: Tensor | None = None) -> None:
-        parts[f"{name}.weight"] = own(weight)
-        if bias is not None:
-            parts[f"{name}.bias"] = own(bias)
+class _CopiedWeights:
+    """Copies of a supernet's weights by the names that they have in the extracted network."""
 
-    def conv(name: str, module: ElasticConv2d, c_in: int, out: int) -> None:
-        take(name, *module.part(c_in, out))
+    def __init__(self, supernet: Supernet) -> None:
+        self._tensors: dict[str, Tensor] = {}
+        self._shared = {p.data_ptr() for p in supernet.parameters()}
 
-    def norm(name: str, module: ElasticBatchNorm2d, channels: int) -> None:
-        take(name, *module.part(channels))
-        parts[f"{name}.running_mean"] = module.bias.new_zeros(channels)
-        parts[f"{name}.running_var"] = module.bias.new_ones(channels)
-        parts[f"{name}.num_batches_tracked"] = torch.zeros((), dtype=torch.long, device=module.bias.device)
+    def add(self, name: str, weight: Tensor, bias: Tensor | None = None) -> None:
+        for kind, tensor in (("weight", weight), ("bias", bias)):
+            if tensor is not None:  # a proper part is a copy already
+                self._tensors[f"{name}.{kind}"] = tensor.clone() if tensor.data_ptr() in self._shared else tensor
 
-    def block(name: str, module: ElasticMBConv, c_in: int, width: int, kernel: int, expansion: int) -> None:
+    def conv(self, name: str, module: ElasticConv2d, c_in: int, c_out: int) -> None:
+        self.add(name, *module.part(c_in, c_out))
+
+    def norm(self, name: str, module: ElasticBatchNorm2d, channels: int) -> None:
+        self.add(name, *module.part(channels))
+        self._tensors[f"{name}.running_mean"] = module.bias.new_zeros(channels)
+        self._tensors[f"{name}.running_var"] = module.bias.new_ones(channels)
+        self._tensors[f"{name}.num_batches_tracked"] = torch.zeros((), dtype=torch.long, device=module.bias.device)
+
+    def block(self, name: str, module: ElasticMBConv, c_in: int, width: int, kernel: int, expansion: int) -> None:
         hidden = hidden_width(c_in, expansion)
         if module.expand is not None:
-            conv(f"{name}.expand", module.expand, c_in, hidden)
-            norm(f"{name}.expand_bn", module.expand_bn, hidden)
-        take(f"{name}.depthwise", module.depthwise.part(hidden, kernel))
-        norm(f"{name}.depthwise_bn", module.depthwise_bn, hidden)
+            self.conv(f"{name}.expand", module.expand, c_in, hidden)
+            self.norm(f"{name}.expand_bn", module.expand_bn, hidden)
+        self.add(f"{name}.depthwise", module.depthwise.part(hidden, kernel))
+        self.norm(f"{name}.depthwise_bn", module.depthwise_bn, hidden)
         if module.se is not None:
             reduced = make_divisible(hidden // 4)
-            conv(f"{name}.se.reduce", module.se.reduce, hidden, reduced)
-            conv(f"{name}.se.expand", module.se.expand, reduced, hidden)
-        conv(f"{name}.project", module.project, hidden, width)
-        norm(f"{name}.project_bn", module.project_bn, width)
+            self.conv(f"{name}.se.reduce", module.se.reduce, hidden, reduced)
+            self.conv(f"{name}.se.expand", module.se.expand, reduced, hidden)
+        self.conv(f"{name}.project", module.project, hidden, width)
+        self.norm(f"{name}.project_bn", module.project_bn, width)
         if c_in != width:
-            conv(f"{name}.shortcut", module.shortcut, c_in, width)
+            self.conv(f"{name}.shortcut", module.shortcut, c_in, width)
 
-    conv("stem", supernet.stem, 3, arch.stem)
-    norm("stem_bn", supernet.stem_bn, arch.stem)
-    c_in = arch.stem
-    for s, (modules, chosen) in enumerate(zip(supernet.stages, arch.stages)):
-        for i in range(chosen.depth):
-            block(f"stages.{s}.{i}", modules[i], c_in, chosen.width, chosen.kernel, chosen.expansion)
-            c_in = chosen.width
-    expanded = c_in * supernet.space.head_expansion
-    conv("head_expand", supernet.head_expand, c_in, expanded)
-    norm("head_bn", supernet.head_bn, expanded)
-    conv("head_mix", supernet.head_mix, expanded, arch.head)
-    take("classifier", *supernet.classifier.part(arch.head))
-    for name, module in network.named_modules():  # load_state_dict(assign=True) does this in twice the time
-        for kind in module._parameters:
-            if module._parameters[kind] is not None:
-                module._parameters[kind] = nn.Parameter(parts.pop(f"{name}.{kind}"))
-        for kind in module._buffers:
-            module._buffers[kind] = parts.pop(f"{name}.{kind}")
-    return network
+    def assign(self, network: Network) -> None:
+        """Replace all parameters and buffers; `load_state_dict(assign=True)` takes twice as long."""
+        for name, module in network.named_modules():
+            for kind in module._parameters:
+                if module._parameters[kind] is not None:
+                    module._parameters[kind] = nn.Parameter(self._tensors.pop(f"{name}.{kind}"))
+            for kind in module._buffers:
+                module._buffers[kind] = self._tensors.pop(f"{name}.{kind}")

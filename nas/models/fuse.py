@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolution before it: in eval mode both together are one affine map of the input.
+"""Batch-norm folding: in eval mode a convolution and the batch norm after it are one affine map.
 
 For y = gamma (W x - mean) / sqrt(var + eps) + beta the folded convolution has the weight W gamma / sqrt(var + eps)
 and the bias beta - gamma mean / sqrt(var + eps), channel by channel (Jacob et al., arXiv:1712.05877, section 3.2).
@@ -11,21 +11,21 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def fold(network: nn.Module) -> nn.Module:
-    """A copy of an extracted network without batch norms: faster, and to rounding the same function.
+    """A copy of a network without batch norms: faster, and the same function up to rounding.
 
     Raises:
-        ValueError: in training mode, where batch norms depend on the batch, and for a batch norm that follows no convolution.
+        ValueError: in training mode, where batch norm depends on the batch, and for a batch norm that follows no convolution.
     """
     if network.training:
-        raise ValueError("only a network in eval mode can be folded; nas.evaluation.evaluate.calibrate leaves it in that")
+        raise ValueError("batch norm can be folded in eval mode only; nas.evaluation.evaluate.calibrate leaves a network in eval mode")
     folded = copy.deepcopy(network)
     for module in list(folded.modules()):
-        before = None
+        previous = None
         for name, child in list(module.named_children()):  # in the order of use
             if isinstance(child, nn.BatchNorm2d):
-                if before is None or not isinstance(getattr(module, before), nn.Conv2d):
-                    raise ValueError(f"batch norm {name!r} of {type(module).__name__} follows no convolution: nothing to fold it into")
-                setattr(module, before, fuse_conv_bn_eval(getattr(module, before), child))
+                if previous is None or not isinstance(getattr(module, previous), nn.Conv2d):
+                    raise ValueError(f"batch norm {name!r} of {type(module).__name__} follows no convolution")
+                setattr(module, previous, fuse_conv_bn_eval(getattr(module, previous), child))
                 setattr(module, name, nn.Identity())
-            before = name
+            previous = name
     return folded

@@ -1,8 +1,8 @@
 """Layers whose size is an argument of the call: the first channels and the kernel's centre of one shared weight.
 
 AttentiveNAS (arXiv:2011.09011), section 2.1: all sub-networks share the weights of the largest.
-Batch norm uses the batch's statistics and keeps no running ones; whoever evaluates a sub-network
-extracts it and calibrates (section 4.2). Nothing here remembers a call.
+Batch norm uses the batch's statistics and keeps no running ones; evaluation extracts a sub-network
+and calibrates it (section 4.2). No layer keeps state between calls.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ BN_EPS = 1e-5
 
 
 def resize(images: Tensor, side: int) -> Tensor:
-    """(B, c, H, W) -> (B, c, side, side), bicubic without antialiasing; the images themselves where they fit."""
+    """(B, c, H, W) -> (B, c, side, side), bicubic without antialiasing; the images themselves where the side matches."""
     if images.shape[-2:] == (side, side):
         return images
     return F.interpolate(images, size=(side, side), mode="bicubic", align_corners=False)
@@ -51,33 +51,33 @@ def _signed(value: int) -> int:
 
 @dataclass(frozen=True)
 class Regularisation:
-    """Dropout before the classifier and drop-connect on identity shortcuts, from a key an image (no state)."""
+    """Dropout before the classifier and drop-connect on identity shortcuts, from one key per image (stateless)."""
 
     dropout: float  # probability
-    drop_connect: float  # probability in the last block; grows linearly with the block's place
-    keys: Tensor  # (B,) int64: seed, epoch and the image's number in one
+    drop_connect: float  # probability in the last block; grows linearly with the block's index
+    keys: Tensor  # (B,) int64: seed, epoch and image index combined
 
     def drop(self, features: Tensor) -> Tensor:
         """(B, c) -> (B, c): each feature zero with probability `dropout`, the rest scaled up."""
         if self.dropout == 0:
             return features
-        kept = counted_uniform(self.keys, 0, features.shape[1]) >= self.dropout
-        return features * kept.to(features.dtype) / (1 - self.dropout)
+        mask = counted_uniform(self.keys, 0, features.shape[1]) >= self.dropout
+        return features * mask.to(features.dtype) / (1 - self.dropout)
 
     def connect(self, branch: Tensor, block: int, blocks: int) -> Tensor:
         """(B, c, H, W) -> the same, the whole branch of an image zero with the block's probability, else scaled up."""
         p = self.drop_connect * block / blocks
         if p == 0:
             return branch
-        kept = counted_uniform(self.keys, 1 + block, 1)[:, :, None, None] >= p
-        return branch * kept.to(branch.dtype) / (1 - p)
+        mask = counted_uniform(self.keys, 1 + block, 1)[:, :, None, None] >= p
+        return branch * mask.to(branch.dtype) / (1 - p)
 
 
 class _Part(torch.autograd.Function):
     """A part of a leaf tensor whose gradient is added to that part of the leaf's `.grad`.
 
-    Autograd's own slicing pads every gradient with zeros to the size of the leaf and adds that: on
-    the paper's space a tenth of a training step. Only `.backward()` sees these gradients,
+    Autograd's own slicing pads every gradient with zeros to the size of the leaf and adds that, which
+    takes a tenth of a training step on the paper's space. Only `.backward()` sees these gradients,
     `torch.autograd.grad` does not.
     """
 
@@ -96,14 +96,14 @@ class _Part(torch.autograd.Function):
 
 
 def part(weight: Tensor, *where: slice) -> Tensor:
-    """The named part of a shared weight; the weight itself where nothing is cut."""
+    """A slice of a shared weight; the weight itself where the slice is all of it."""
     where = tuple(where)
     cut = any((s.start or 0) > 0 or s.stop < n for s, n in zip(where, weight.shape))
     return _Part.apply(weight, where) if cut else weight
 
 
 class ElasticConv2d(nn.Module):
-    """Dense convolution: the output channels are an argument, the input channels come with the input."""
+    """Dense convolution: output channels are an argument, input channels follow from the input."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, bias: bool = False) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class ElasticConv2d(nn.Module):
         nn.init.kaiming_normal_(self.weight, mode="fan_out")
 
     def part(self, c_in: int, out: int) -> tuple[Tensor, Tensor | None]:
-        """Weight (out, c_in, k, k) and bias (out,) of a choice."""
+        """Weight (out, c_in, k, k) and bias (out,) of a sub-network."""
         return part(self.weight, slice(out), slice(c_in)), None if self.bias is None else part(self.bias, slice(out))
 
     def forward(self, x: Tensor, out: int) -> Tensor:
@@ -123,7 +123,7 @@ class ElasticConv2d(nn.Module):
 
 
 class ElasticDepthwiseConv2d(nn.Module):
-    """Depthwise convolution: the kernel side is an argument (the centre of the largest), channels come with the input."""
+    """Depthwise convolution: the kernel side is an argument (the centre of the largest), channels follow from the input."""
 
     def __init__(self, channels: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class ElasticDepthwiseConv2d(nn.Module):
         nn.init.normal_(self.weight, std=(2 / kernel**2) ** 0.5)  # fan-out of one channel
 
     def part(self, channels: int, kernel: int) -> Tensor:
-        """Weight (channels, 1, kernel, kernel) of a choice."""
+        """Weight (channels, 1, kernel, kernel) of a sub-network."""
         cut = (self.weight.shape[-1] - kernel) // 2
         centre = slice(cut, cut + kernel)
         return part(self.weight, slice(channels), slice(1), centre, centre)
@@ -143,7 +143,7 @@ class ElasticDepthwiseConv2d(nn.Module):
 
 
 class ElasticBatchNorm2d(nn.Module):
-    """Batch norm of the first channels by the batch's own statistics; no running ones."""
+    """Batch norm of the first channels by the batch's statistics; no running ones."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -151,11 +151,11 @@ class ElasticBatchNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def part(self, channels: int) -> tuple[Tensor, Tensor]:
-        """Weight and bias (channels,) of a choice."""
+        """Weight and bias (channels,) of a sub-network."""
         return part(self.weight, slice(channels)), part(self.bias, slice(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c, H, W) -> the same shape, mean 0 and variance 1 a channel before the affine part."""
+        """(B, c, H, W) -> the same shape, mean 0 and variance 1 per channel before the affine part."""
         weight, bias = self.part(x.shape[1])
         return F.batch_norm(x, None, None, weight, bias, training=True, eps=BN_EPS)
 

@@ -1,8 +1,8 @@
 """The supernet: all sub-networks of a search space in one set of weights, the architecture an argument of the call.
 
-AttentiveNAS (arXiv:2011.09011), sections 2.1 and 4.1; the details that the paper leaves open are
-those of the published weights, which `nas.models.published_weights` imports. A block's drop-connect
-probability grows with its place and acts in the last two stages, on identity shortcuts.
+AttentiveNAS (arXiv:2011.09011), sections 2.1 and 4.1; details that the paper leaves open are
+those of the published weights, which `nas.models.published` imports. A block's drop-connect
+probability grows with its index; it acts in the last two stages, on identity shortcuts.
 """
 
 from functools import partial
@@ -27,7 +27,7 @@ class ElasticLinear(nn.Module):
         nn.init.normal_(self.weight, std=0.01)
 
     def part(self, features: int) -> tuple[Tensor, Tensor]:
-        """Weight (classes, features) and bias (classes,) of a choice."""
+        """Weight (classes, features) and bias (classes,) of a sub-network."""
         return part(self.weight, slice(len(self.weight)), slice(features)), self.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class Supernet(nn.Module):
         """
         Args:
             zero_init: every block starts as its shortcut (last batch norm zero), as in the paper;
-                trainings of some hundred steps get further without.
+                trainings of a few hundred steps converge faster without.
 
         Raises:
             ValueError: for fewer than 2 classes.
@@ -56,7 +56,7 @@ class Supernet(nn.Module):
         self.stem = ElasticConv2d(3, stem, kernel=3, stride=space.stem_stride)
         self.stem_bn = ElasticBatchNorm2d(stem)
         self.stages = nn.ModuleList()
-        before, c_in = space.stem_widths, stem
+        widths_before, c_in = space.stem_widths, stem
         for stage in space.stages:
             width = stage.widths[-1]
             blocks = nn.ModuleList()
@@ -69,11 +69,11 @@ class Supernet(nn.Module):
                         expansion=stage.expansions[-1],
                         stride=stage.stride if i == 0 else 1,
                         se=stage.se,
-                        shortcut=i == 0 and any(a != b for a in before for b in stage.widths),
+                        shortcut=i == 0 and any(a != b for a in widths_before for b in stage.widths),
                     )
                 )
             self.stages.append(blocks)
-            before, c_in = stage.widths, width
+            widths_before, c_in = stage.widths, width
         self.head_expand = ElasticConv2d(c_in, c_in * space.head_expansion)
         self.head_bn = ElasticBatchNorm2d(c_in * space.head_expansion)
         self.head_mix = ElasticConv2d(c_in * space.head_expansion, space.head_widths[-1])
@@ -86,7 +86,7 @@ class Supernet(nn.Module):
         """(B, 3, H, W) normalised images -> (B, classes) logits.
 
         Args:
-            images: any side; resized here to the architecture's resolution.
+            images: any side; resized to the architecture's resolution.
             arch: an architecture of the space; not checked, see `SearchSpace.check`.
             regularise: dropout and drop-connect, for the largest network in training.
         """

@@ -112,13 +112,13 @@ def pareto_set(table: CostTable, predict: Predict, front: Literal["best", "worst
     pick = {"best": best_front, "worst": worst_front}[front]
     rows, costs, values = np.empty((0, len(table.space.genes)), dtype=np.int64), np.empty(0), np.empty(0)
     for start in range(0, m, 50_000):
-        drawn = encoding.random_rows(table.space, min(50_000, m - start), rng)
+        drawn = encoding.random_genes(table.space, min(50_000, m - start), rng)
         rows = np.concatenate([rows, drawn])
         costs = np.append(costs, table.costs(drawn))
         values = np.append(values, predict(drawn))
         kept = pick(costs, values)
         rows, costs, values = rows[kept], costs[kept], values[kept]
-    return FromSet(tuple(encoding.from_rows(rows)))
+    return FromSet(tuple(encoding.from_genes(rows)))
 
 
 @dataclass(frozen=True)
@@ -175,4 +175,4 @@ def strategy(
             raise ValueError(f"strategy {name!r} draws architectures offline and needs a cost table and a generator")
         return Uniform(pareto_set(table, predict, "best" if form.rule == "bestup" else "worst", form.k, rng))
     kind = {"bestup": BestUp, "worstup": WorstUp}[form.rule]
-    return kind(propose, form.k, (lambda archs: predict(encoding.to_rows(archs))) if form.needs_predictor else None)
+    return kind(propose, form.k, (lambda archs: predict(encoding.to_genes(archs))) if form.needs_predictor else None)

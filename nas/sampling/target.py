@@ -78,7 +78,7 @@ class Drawn:
     trials: np.ndarray  # (n,) int64, architectures proposed for each
 
     def archs(self) -> list[Arch]:
-        return encoding.from_rows(self.rows)
+        return encoding.from_genes(self.rows)
 
 
 class TargetSampler(Protocol):

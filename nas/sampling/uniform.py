@@ -21,7 +21,7 @@ class Unconstrained:
     space: SearchSpace
 
     def __call__(self, k: int, rng: np.random.Generator) -> list[Arch]:
-        return encoding.from_rows(encoding.random_rows(self.space, k, rng))
+        return encoding.from_genes(encoding.random_genes(self.space, k, rng))
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class RejectionSampler:
         number = buckets.number(target)
         self.table.check_between(*buckets.edges([number, number + 1]))
         return reject(
-            lambda m: encoding.random_rows(self.table.space, m, rng),
+            lambda m: encoding.random_genes(self.table.space, m, rng),
             lambda rows: buckets.of(self.table.costs(rows)) == number,
             n,
             batch=AT_ONCE,

@@ -36,7 +36,7 @@ class Archive:
     @property
     def archs(self) -> list[Arch]:
         """The architectures of an MBConv space."""
-        return encoding.from_rows(self.rows)
+        return encoding.from_genes(self.rows)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Arrays for a checkpoint; `Archive(**arrays)` restores the archive."""

@@ -17,7 +17,7 @@ Draw = Callable[[int, np.random.Generator], list[Any]]  # n random architectures
 
 def mutate(space: SearchSpace, rows: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
     """(n, genes) -> (n, genes): each gene is redrawn with the given probability (and may come out unchanged)."""
-    return np.where(rng.random(rows.shape) < probability, encoding.random_rows(space, len(rows), rng), rows)
+    return np.where(rng.random(rows.shape) < probability, encoding.random_genes(space, len(rows), rng), rows)
 
 
 def crossover(mothers: np.ndarray, fathers: np.ndarray, rng: np.random.Generator) -> np.ndarray:

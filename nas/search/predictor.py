@@ -46,7 +46,7 @@ class Forest:
         """Fit to measured sub-networks.
 
         Args:
-            rows: architectures, (n, genes), see `nas.spaces.encoding.to_rows`.
+            rows: architectures, (n, genes), see `nas.spaces.encoding.to_genes`.
             top1: their accuracy, (n,), percent.
             trees: number of trees.
             max_depth: of each tree.

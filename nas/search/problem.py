@@ -96,8 +96,8 @@ class Problem:
     space: Space
     objectives: tuple[Objective, ...]
     constraints: tuple[Objective, ...] = ()  # bounds on costs that are not objectives
-    encode: Callable[[list[Any]], np.ndarray] = encoding.to_rows  # n architectures of the space -> (n, genes)
-    decode: Callable[[np.ndarray], list[Any]] = encoding.from_rows  # (n, genes) -> n architectures
+    encode: Callable[[list[Any]], np.ndarray] = encoding.to_genes  # n architectures of the space -> (n, genes)
+    decode: Callable[[np.ndarray], list[Any]] = encoding.from_genes  # (n, genes) -> n architectures
 
     def __post_init__(self) -> None:
         names = [o.name for o in (*self.objectives, *self.constraints)]

@@ -1,7 +1,7 @@
-"""Search spaces and architectures: what may be chosen, and one choice of everything.
+"""Search spaces of MBConv stages and their architectures.
 
 AttentiveNAS (arXiv:2011.09011), section 4.1 and Table 2. A space is a chain: stem, stages of
-MBConv blocks, head. Kernel, expansion and width are chosen once per stage, for all its blocks.
+MBConv blocks, head. Kernel, expansion and width are chosen once per stage, for all of its blocks.
 """
 
 import os
@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nas.runtime.io import is_file, read_yaml, short
 
-LARGEST = 2**14  # of any number in a space: beyond, costs would overflow, and a slip of the keyboard is likelier
+MAX_VALUE = 2**14  # of any number in a space: larger ones would overflow costs and are likely typing errors
 
 
 class SpaceError(ValueError):
-    """A file describes no search space; the message names it and the key."""
+    """A file is no search space; the message names the file and the key."""
 
 
 def make_divisible(channels: float, by: int = 8) -> int:
@@ -32,13 +33,13 @@ def make_divisible(channels: float, by: int = 8) -> int:
 
 
 def hidden_width(c_in: int, expansion: int) -> int:
-    """Channels inside an MBConv block; without an expansion layer those of its input."""
+    """Hidden channels of an MBConv block; without an expansion layer its input channels."""
     return c_in if expansion == 1 else make_divisible(c_in * expansion)
 
 
 @dataclass(frozen=True)
 class StageArch:
-    """What one stage of a sub-network looks like."""
+    """One stage of a sub-network."""
 
     width: int  # output channels
     depth: int  # blocks
@@ -57,7 +58,7 @@ class Arch:
 
     @property
     def genes(self) -> tuple[int, ...]:
-        """All choices as one tuple: resolution, widths (stem, stages, head), depths, kernels, expansions."""
+        """All values as one tuple: resolution, widths (stem, stages, head), depths, kernels, expansions."""
         return (
             self.resolution,
             self.stem,
@@ -100,7 +101,7 @@ class StageSpace:
 
 @dataclass(frozen=True)
 class Gene:
-    """One number of an architecture and what it may be."""
+    """One value of an architecture, by name, and the values that the space offers."""
 
     name: str  # e.g. "mb3.width"
     choices: tuple[int, ...]  # ascending
@@ -151,14 +152,14 @@ class SearchSpace:
         return Arch.from_genes([g.choices[int(u * len(g.choices))] for g, u in zip(self.genes, rng.random(len(self.genes)))])
 
     def mutate(self, arch: Arch, probability: float, rng: np.random.Generator) -> Arch:
-        """Each gene is drawn anew with the given probability (it may come out as it was)."""
-        fresh, change = self.random(rng).genes, rng.random(len(self.genes)) < probability
-        return Arch.from_genes([new if c else old for old, new, c in zip(arch.genes, fresh, change)])
+        """Each gene is redrawn uniformly with this probability (and may keep its value)."""
+        redrawn, mask = self.random(rng).genes, rng.random(len(self.genes)) < probability
+        return Arch.from_genes([new if m else old for old, new, m in zip(arch.genes, redrawn, mask)])
 
-    def cross(self, mother: Arch, father: Arch, rng: np.random.Generator) -> Arch:
+    def cross(self, first: Arch, second: Arch, rng: np.random.Generator) -> Arch:
         """Each gene from either parent, with probability 1/2."""
-        heads = rng.random(len(self.genes)) < 0.5
-        return Arch.from_genes([m if h else f for m, f, h in zip(mother.genes, father.genes, heads)])
+        mask = rng.random(len(self.genes)) < 0.5
+        return Arch.from_genes([a if m else b for a, b, m in zip(first.genes, second.genes, mask)])
 
     def check(self, arch: Arch) -> Arch:
         """The architecture itself.
@@ -188,30 +189,14 @@ def load(path: str | Path) -> SearchSpace:
         FileNotFoundError: if there is no such file.
         SpaceError: for missing, unknown or impossible entries; names the file and the key.
     """
-    path = Path(path)
-    if not is_file(path):
-        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if os.path.isdir(path.parent) else []
-        raise FileNotFoundError(f"params.yaml: space: there is no file {path}; found {near or 'no YAML files'} beside it")
-    top = _entries(read_yaml(path, SpaceError), {"name", "resolutions", "stem", "stages", "head"}, f"{path}")
-    stem = _entries(top["stem"], {"widths", "stride"}, f"{path}: stem")
-    head = _entries(top["head"], {"widths", "expansion"}, f"{path}: head")
+    top = _mapping(read_space(path), {"name", "resolutions", "stem", "stages", "head"}, f"{path}")
+    stem = _mapping(top["stem"], {"widths", "stride"}, f"{path}: stem")
+    head = _mapping(top["head"], {"widths", "expansion"}, f"{path}: head")
     if not isinstance(top["stages"], list) or not top["stages"]:
         raise SpaceError(f"{path}: stages: a list of at least one stage is needed, found {short(top['stages'])}")
-    stages = []
-    for i, entry in enumerate(top["stages"]):
-        where = f"{path}: stages[{i}]"
-        s = _entries(entry, {"name", "widths", "depths", "kernels", "expansions", "stride", "se"}, where)
-        choices = {axis: _choices(s[axis], f"{where}.{axis}") for axis in ("widths", "depths", "kernels", "expansions")}
-        if any(k % 2 == 0 for k in choices["kernels"]):
-            raise SpaceError(f"{where}.kernels: {short(list(choices['kernels']))}: kernel sides are odd")
-        if 1 in choices["expansions"] and len(choices["expansions"]) > 1:
-            found = short(list(choices["expansions"]))
-            raise SpaceError(f"{where}.expansions: {found}: 1 stands alone, a block without expansion has no expansion layer to share")
-        if not isinstance(s["se"], bool):
-            raise SpaceError(f"{where}.se: true or false, not {short(s['se'])}")
-        stages.append(StageSpace(name=str(s["name"]), stride=_stride(s["stride"], f"{where}.stride"), se=s["se"], **choices))
+    stages = [_stage(entry, f"{path}: stages[{i}]") for i, entry in enumerate(top["stages"])]
     names = [s.name for s in stages]
-    if len({*names, "stem", "head"}) < len(names) + 2:  # whose widths are genes as those of stages are
+    if len({*names, "stem", "head"}) < len(names) + 2:  # stem.width and head.width are names of genes too
         raise SpaceError(f"{path}: stages: two stages share a name, or one is called stem or head: {short(names)}")
     return SearchSpace(
         name=str(top["name"]),
@@ -224,24 +209,51 @@ def load(path: str | Path) -> SearchSpace:
     )
 
 
-def _entries(found: object, keys: set[str], where: str) -> dict:
-    if not isinstance(found, dict):
-        raise SpaceError(f"{where}: expected the keys {sorted(keys)}, found {short(found)}")
-    if unknown := sorted(set(found) - keys):
-        raise SpaceError(f"{where}: unknown key {short(unknown[0])}; allowed are {sorted(keys)}")
-    if missing := sorted(keys - set(found)):
-        raise SpaceError(f"{where}: the key {missing[0]!r} is missing")
-    return found
+def read_space(path: str | Path) -> Any:
+    """The content of a search space's YAML file, unchecked.
+
+    Raises:
+        FileNotFoundError: if there is no such file; lists those beside it.
+        SpaceError: if it is not YAML.
+    """
+    path = Path(path)
+    if not is_file(path):
+        files = sorted(str(p) for p in path.parent.glob("*.yaml")) if os.path.isdir(path.parent) else []
+        raise FileNotFoundError(f"params.yaml: space: there is no file {path}; found {files or 'no YAML files'} beside it")
+    return read_yaml(path, SpaceError)
 
 
-def _choices(found: object, where: str) -> tuple[int, ...]:
-    fits = isinstance(found, list) and found and all(type(v) is int and 0 < v <= LARGEST for v in found)
-    if not fits or sorted(set(found)) != found:
-        raise SpaceError(f"{where}: positive whole numbers up to {LARGEST}, ascending, each once, are needed; found {short(found)}")
-    return tuple(found)
+def _stage(value: object, key: str) -> StageSpace:
+    entry = _mapping(value, {"name", "widths", "depths", "kernels", "expansions", "stride", "se"}, key)
+    choices = {axis: _choices(entry[axis], f"{key}.{axis}") for axis in ("widths", "depths", "kernels", "expansions")}
+    if any(k % 2 == 0 for k in choices["kernels"]):
+        raise SpaceError(f"{key}.kernels: {short(list(choices['kernels']))}: kernel sides are odd")
+    if 1 in choices["expansions"] and len(choices["expansions"]) > 1:
+        offered = short(list(choices["expansions"]))
+        raise SpaceError(f"{key}.expansions: {offered}: 1 cannot be combined, a block without expansion has no expansion layer to share")
+    if not isinstance(entry["se"], bool):
+        raise SpaceError(f"{key}.se: true or false, not {short(entry['se'])}")
+    return StageSpace(name=str(entry["name"]), stride=_stride(entry["stride"], f"{key}.stride"), se=entry["se"], **choices)
 
 
-def _stride(found: object, where: str) -> int:
-    if type(found) is not int or found not in (1, 2):
-        raise SpaceError(f"{where}: 1 or 2, not {short(found)}")
-    return found
+def _mapping(value: object, keys: set[str], key: str) -> dict:
+    if not isinstance(value, dict):
+        raise SpaceError(f"{key}: expected the keys {sorted(keys)}, found {short(value)}")
+    if unknown := sorted(set(value) - keys):
+        raise SpaceError(f"{key}: unknown key {short(unknown[0])}; allowed are {sorted(keys)}")
+    if missing := sorted(keys - set(value)):
+        raise SpaceError(f"{key}: the key {missing[0]!r} is missing")
+    return value
+
+
+def _choices(value: object, key: str) -> tuple[int, ...]:
+    valid = isinstance(value, list) and value and all(type(v) is int and 0 < v <= MAX_VALUE for v in value)
+    if not valid or sorted(set(value)) != value:
+        raise SpaceError(f"{key}: positive whole numbers up to {MAX_VALUE}, ascending, each once, are needed; found {short(value)}")
+    return tuple(value)
+
+
+def _stride(value: object, key: str) -> int:
+    if type(value) is not int or value not in (1, 2):
+        raise SpaceError(f"{key}: 1 or 2, not {short(value)}")
+    return value

@@ -1,4 +1,4 @@
-"""A network as rows: each row an inverted residual block, stem and head given.
+"""A network as rows: one row per inverted residual block, between a stem and a head.
 
 The form in which TF-NAS (arXiv:2008.05314) and HardCoRe-NAS (arXiv:2102.11646) publish their networks: [channels in,
 hidden channels, channels of the squeeze-and-excitation, channels out, kernel, stride, activation].
@@ -6,14 +6,15 @@ hidden channels, channels of the squeeze-and-excitation, channels out, kernel, s
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Literal, get_args
 
-ACTIVATIONS = ("ReLU", "ReLU6", "Swish", "HSwish")
-GATES = ("Sigmoid", "HSigmoid")
+Activation = Literal["ReLU", "ReLU6", "Swish", "HSwish"]
+Gate = Literal["Sigmoid", "HSigmoid"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One inverted residual block, in the order in which the papers' tables list it.
+    """One inverted residual block; fields in the order of the papers' tables.
 
     Raises:
         ValueError: for sizes that no block can have, or an unknown activation.
@@ -21,16 +22,16 @@ class Row:
 
     c_in: int
     hidden: int  # channels of the depthwise convolution
-    se: int  # channels between the two convolutions of the squeeze-and-excitation; 0: there is none
+    se: int  # channels between the two convolutions of the squeeze-and-excitation; 0: none
     c_out: int
     kernel: int  # of the depthwise convolution, pixels, odd
     stride: int
-    act: str  # a key of ACTIVATIONS
+    act: Activation
 
     def __post_init__(self) -> None:
         if min(self.c_in, self.hidden, self.c_out, self.kernel, self.stride) < 1 or self.se < 0 or self.kernel % 2 == 0:
             raise ValueError(f"{self}: channels, kernel and stride have to be at least 1, se at least 0, the kernel odd")
-        _known(self.act, ACTIVATIONS)
+        _check(self.act, Activation)
 
     @property
     def shortcut(self) -> bool:
@@ -40,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Stem:
-    """The 3x3 convolution that a network starts with.
+    """The 3x3 convolution at the start.
 
     Raises:
         ValueError: for an unknown activation.
@@ -48,26 +49,26 @@ class Stem:
 
     width: int  # channels
     stride: int
-    act: str
+    act: Activation
 
     def __post_init__(self) -> None:
-        _known(self.act, ACTIVATIONS)
+        _check(self.act, Activation)
 
 
 @dataclass(frozen=True)
 class Head:
-    """1x1 convolution, average pool, and, in MobileNetV3's manner (arXiv:1905.02244), one more 1x1 convolution after it.
+    """1x1 convolution, average pool, and optionally another 1x1 convolution as in MobileNetV3 (arXiv:1905.02244).
 
     Raises:
         ValueError: for an unknown activation.
     """
 
     width: int  # channels before the pool
-    act: str
-    mix: int = 0  # channels of the convolution after the pool, which has a bias and no batch norm; 0: there is none
+    act: Activation
+    mix: int = 0  # channels of the convolution after the pool, which has a bias and no batch norm; 0: none
 
     def __post_init__(self) -> None:
-        _known(self.act, ACTIVATIONS)
+        _check(self.act, Activation)
 
     @property
     def features(self) -> int:
@@ -77,27 +78,27 @@ class Head:
 
 @dataclass(frozen=True)
 class Squeeze:
-    """What the squeeze-and-excitations (arXiv:1709.01507) of a network have in common.
+    """Activation and gate of all squeeze-and-excitations (arXiv:1709.01507) of a network.
 
     Raises:
         ValueError: for an unknown activation or gate.
     """
 
-    act: str | None  # between their two convolutions; None: that of the block
-    gate: str  # a key of GATES
+    act: Activation | None  # between the two convolutions; None: that of the block
+    gate: Gate
 
     def __post_init__(self) -> None:
-        _known(self.gate, GATES)
+        _check(self.gate, Gate)
         if self.act is not None:
-            _known(self.act, ACTIVATIONS)
+            _check(self.act, Activation)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole network but for its classes: a value, hashable and comparable.
+    """A whole network except for its number of classes: a value, hashable and comparable.
 
     Raises:
-        ValueError: if a row does not take the channels that the one before gives.
+        ValueError: if the input channels of a row differ from the output channels of the row before.
     """
 
     resolution: int  # side of the images, pixels
@@ -107,25 +108,25 @@ class Plan:
     squeeze: Squeeze
 
     def __post_init__(self) -> None:
-        given = (self.stem.width, *(row.c_out for row in self.rows))
-        for i, (channels, row) in enumerate(zip(given, self.rows)):
+        inputs = (self.stem.width, *(row.c_out for row in self.rows))
+        for i, (channels, row) in enumerate(zip(inputs, self.rows)):
             if row.c_in != channels:
                 raise ValueError(f"row {i} takes {row.c_in} channels, the one before gives {channels}: {row}")
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """(rows + 1,) side of the input of each row and of the head, pixels."""
-        found = [ceil(self.resolution / self.stem.stride)]
+        """(rows + 1,) side of the input of every row and of the head, pixels."""
+        sides = [ceil(self.resolution / self.stem.stride)]
         for row in self.rows:
-            found.append(ceil(found[-1] / row.stride))
-        return tuple(found)
+            sides.append(ceil(sides[-1] / row.stride))
+        return tuple(sides)
 
     @property
     def c_last(self) -> int:
-        """Channels that the head takes."""
+        """Input channels of the head."""
         return self.rows[-1].c_out if self.rows else self.stem.width
 
 
-def _known(name: str, names: tuple[str, ...]) -> None:
-    if name not in names:
-        raise ValueError(f"{name!r} is none of {list(names)}")
+def _check(name: str, names: object) -> None:
+    if name not in get_args(names):
+        raise ValueError(f"{name!r} is none of {list(get_args(names))}")

@@ -93,14 +93,14 @@ def distinct_rows(space: SearchSpace, n: int, seed: int) -> np.ndarray:
         raise ValueError(f"params.yaml: pretrain.subnetworks: {n} different ones asked for, space {space.name!r} has {space.size}")
     rng, found = seeding.generator(seed, "pretrain", "measured"), {}
     while len(found) < n:
-        found |= dict.fromkeys(map(tuple, encoding.random_rows(space, n, rng).tolist()))
+        found |= dict.fromkeys(map(tuple, encoding.random_genes(space, n, rng).tolist()))
     return np.array(list(found)[:n], dtype=np.int64)
 
 
 def measure(rows: np.ndarray, score: Scorer, checkpoint: Checkpoint | FirstSaves) -> list[float]:
     """Top-1 (percent) of each architecture, going on where a stopped run was."""
     done = (checkpoint.load("measured.pt") or {"top1": []})["top1"]
-    rest = score.each(encoding.from_rows(rows[len(done) :]))
+    rest = score.each(encoding.from_genes(rows[len(done) :]))
     for top1 in progress(rest, "pretrain: sub-networks measured", len(rows), len(done)):
         done.append(top1)
         if len(done) % SAVE_EVERY == 0:

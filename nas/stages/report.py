@@ -66,7 +66,7 @@ def main() -> None:
         networks = [search.load_model(entry, space, len(data.classes)) for entry in family.to_dict("records")]
         family["top1_test"] = [test.top1_of(network.to(device)) for network in networks]
         smallest, largest = runner.ends(test)
-        rows = encoding.to_rows([space.smallest(), space.largest()])
+        rows = encoding.to_genes([space.smallest(), space.largest()])
         known = registry.tables(space, len(data.classes), searched.model_dump())
         ends = pd.DataFrame({name: each.costs(rows) for name, each in known.items()} | {"top1_test": [smallest, largest]})
         family["latency_ms"] = [known["latency_ms"].cost(encoding.from_json(arch)) for arch in family["arch"]]

@@ -5,7 +5,7 @@ import torch
 
 from nas.data import loader
 from nas.evaluation.evaluate import calibrate
-from nas.models.blocks import RowNetwork, start_weights
+from nas.models.blocks import RowNetwork, init_weights
 from nas.runtime import seeding
 from nas.runtime.checkpoint import Checkpoint
 from nas.stages import runner as main_pipeline
@@ -38,7 +38,7 @@ class Alone:
         """
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seeding.key(self._seed, "alone", name))
-            network.apply(start_weights)
+            network.apply(init_weights)
         network.to(self._device, memory_format=self._runtime.memory_format)
         if done := self._checkpoint.load(f"{name}-done.pt"):
             network.load_state_dict(done["weights"])

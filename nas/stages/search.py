@@ -205,7 +205,7 @@ def kept_scores(weights: str, p: Search) -> ScoreCache:
 
 def predicted(archs: list[Arch]) -> np.ndarray:
     """What the accuracy predictor expects of architectures, percent."""
-    return Forest.load(PREDICTOR).predict(encoding.to_rows(archs))
+    return Forest.load(PREDICTOR).predict(encoding.to_genes(archs))
 
 
 def searches(
@@ -250,7 +250,7 @@ def searches(
 def draws(p: Search, problem: Problem, known: dict[str, CostTable]) -> tuple[Draw, Draw]:
     """How first architectures are drawn, and how random search draws: within the bound that the fewest keep."""
     bounded = [o for o in (*problem.costs, *problem.constraints) if np.isfinite([o.low, o.high]).any()]
-    some = encoding.random_rows(problem.space, MANY, np.random.default_rng(0))
+    some = encoding.random_genes(problem.space, MANY, np.random.default_rng(0))
     tightest = min(bounded or problem.costs, key=lambda o: o.within(o.of(some)).mean())
     table = known[tightest.name]
     sampler = ExactSampler(table, (table.largest - table.smallest) / BUCKETS)

@@ -302,7 +302,7 @@ def architectures(table: CostTable, m: Measure) -> np.ndarray:
         ValueError: if a bucket has fewer architectures than asked for.
     """
     sampler = ExactSampler(table, (table.largest - table.smallest) / m.buckets)
-    found = dict.fromkeys(map(tuple, encoding.to_rows([table.space.smallest(), table.space.largest()]).tolist()))
+    found = dict.fromkeys(map(tuple, encoding.to_genes([table.space.smallest(), table.space.largest()]).tolist()))
     bounds = edges(table, m.buckets)
     for number, (low, high) in enumerate(itertools.pairwise(bounds)):
         rng, wanted = seeding.generator(EVALUATED, "measured architectures", number), len(found) + m.architectures
@@ -346,7 +346,7 @@ def measure(table: CostTable, score: Scorer, m: Measure, seed: int, run: StageRu
     if state := checkpoint.load("evaluated.pt"):
         evaluated = Archive(**{key: tensor.numpy() for key, tensor in state.items()})
     else:
-        top1 = np.array(scores(encoding.from_rows(rows)))
+        top1 = np.array(scores(encoding.from_genes(rows)))
         evaluated = Archive(rows, table.costs(rows), top1, np.zeros(len(rows), dtype=np.int64))
         save(evaluated, 0)
     method = evolution.Evolution(settings, Unconstrained(table.space))  # the draw is of no use: the population is there already

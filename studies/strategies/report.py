@@ -28,7 +28,7 @@ from nas.runtime.io import read_json, read_table
 from nas.sampling.exact import ExactSampler
 from nas.sampling.target import Prior
 from nas.sampling.trials import trials_study
-from nas.spaces import mbconv, published
+from nas.spaces import FOLDER, mbconv
 from nas.stages import runner as main_pipeline
 from nas.stages import split
 from nas.stages.errors import user_errors
@@ -221,7 +221,7 @@ def ranked(seed: int) -> pd.DataFrame:
 
 def study(p: config.Report, seed: int) -> pd.DataFrame:
     """Trials per sample by cost target on AttentiveNAS's own space, whose figure the paper gives; it takes no training."""
-    table = flops.table(mbconv.load(published.FOLDER / "attentive_nas.yaml"), CLASSES)
+    table = flops.table(mbconv.load(FOLDER / "attentive_nas.yaml"), CLASSES)
     return trials_study(table, STEP, p.pool, p.trial_samples, seeding.generator(seed, "report", "trials"))
 
 

@@ -22,7 +22,7 @@ from nas.differentiable.tf_nas.scaling import bound, step
 from nas.differentiable.tf_nas.search import Search
 from nas.runtime import params
 from nas.runtime.checkpoint import Checkpoint
-from nas.spaces.tf_nas import Choice
+from nas.spaces.tf_nas import Arch
 from nas.stages import split
 from nas.stages.pipelines import Pipeline
 from nas.stages.tf_nas import config as tf_nas
@@ -189,7 +189,7 @@ class Searches:
         return state["classes"].numpy(), kept.cpu_seconds
 
 
-def reached(table: LatencyTable, choice: Choice, target_ms: float) -> dict[str, Any]:
+def reached(table: LatencyTable, choice: Arch, target_ms: float) -> dict[str, Any]:
     """A row of a table of results: where a network is by the latency table."""
     return {
         "target_latency_ms": target_ms,
@@ -199,7 +199,7 @@ def reached(table: LatencyTable, choice: Choice, target_ms: float) -> dict[str, 
     }
 
 
-def next_step_ms(table: LatencyTable, choice: Choice) -> float:
+def next_step_ms(table: LatencyTable, choice: Arch) -> float:
     """What one more round of elasticity scaling would add: of the fewest last stages that can still grow; 0 where none can."""
     stages = range(len(table.space.stages))
     for first in reversed(stages):
@@ -208,7 +208,7 @@ def next_step_ms(table: LatencyTable, choice: Choice) -> float:
     return 0.0
 
 
-def agreement(a: Choice, b: Choice) -> tuple[float, float]:
+def agreement(a: Arch, b: Arch) -> tuple[float, float]:
     """Shares of the layers with the same operation, and of the stages with the same depth."""
     return _same(a.operations, b.operations), _same(a.depths, b.depths)
 

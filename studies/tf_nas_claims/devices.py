@@ -23,7 +23,7 @@ from nas.latency.row_profiler import judged_on, measured, survey
 from nas.latency.tf_nas import Latency, Surveyed
 from nas.runtime.checkpoint import Checkpoint
 from nas.runtime.io import read_json
-from nas.spaces.tf_nas import Choice
+from nas.spaces.tf_nas import Arch
 from nas.stages.errors import user_errors
 from nas.stages.tf_nas import config as tf_nas
 from nas.stages.tf_nas.derive import SEARCHED, chosen
@@ -80,7 +80,7 @@ def surveyed_device(s: tf_nas.Settings, surveyed: Surveyed, threads: int, classe
     return Device(how, found.table, validation.figures(*told)["p90_relative_error"], config.middle_target(s, found.table))
 
 
-def searched_before(target_ms: float) -> Choice:
+def searched_before(target_ms: float) -> Arch:
     """TF-NAS's own network for the target.
 
     Raises:

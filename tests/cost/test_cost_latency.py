@@ -53,7 +53,7 @@ def test_distinct_pieces_are_those_of_all_architectures(tiny_space, tiny_rows):
     """Each once, and none that no architecture has: by listing all 2304."""
     found = distinct(tiny_space)
     assert len(found) == len(set(found))
-    assert set(found) == {piece for arch in encoding.from_rows(tiny_rows) for piece in pieces(tiny_space, arch)}
+    assert set(found) == {piece for arch in encoding.from_genes(tiny_rows) for piece in pieces(tiny_space, arch)}
 
 
 def test_the_cost_is_the_sum_of_the_pieces(table, tiny_rows):
@@ -61,7 +61,7 @@ def test_the_cost_is_the_sum_of_the_pieces(table, tiny_rows):
     costs = table.cost_table()
     expected = [
         table.fixed_latency_ms + sum(table.entries[piece].latency_ms for piece in pieces(table.space, arch))
-        for arch in encoding.from_rows(tiny_rows)
+        for arch in encoding.from_genes(tiny_rows)
     ]
     np.testing.assert_allclose(costs.costs(tiny_rows), expected, rtol=1e-12)
     assert (costs.smallest, costs.largest) == (pytest.approx(min(expected)), pytest.approx(max(expected)))

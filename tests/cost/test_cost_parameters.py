@@ -5,10 +5,10 @@ import pytest
 
 from nas.cost import parameters
 from nas.models.extract import Network
-from nas.spaces import encoding, published
+from nas.spaces import FOLDER, encoding
 from nas.spaces.mbconv import Arch, SearchSpace, StageArch, StageSpace, load
 
-PAPER = load(published.FOLDER / "attentive_nas.yaml")
+PAPER = load(FOLDER / "attentive_nas.yaml")
 
 
 def counted(space: SearchSpace, arch: Arch, classes: int) -> int:
@@ -36,13 +36,13 @@ def test_whole_network_by_hand():
 def test_torch_counts_the_same_in_the_tiny_space(tiny_space, rng):
     """Twenty random networks of it and its ends, with 7 classes."""
     archs = [tiny_space.smallest(), tiny_space.largest(), *(tiny_space.random(rng) for _ in range(20))]
-    assert parameters.table(tiny_space, 7).costs(encoding.to_rows(archs)).tolist() == [counted(tiny_space, a, 7) for a in archs]
+    assert parameters.table(tiny_space, 7).costs(encoding.to_genes(archs)).tolist() == [counted(tiny_space, a, 7) for a in archs]
 
 
 def test_torch_counts_the_same_in_the_papers_space(rng):
     """The ends and three random networks of AttentiveNAS's space, 1000 classes."""
     archs = [PAPER.smallest(), PAPER.largest(), *(PAPER.random(rng) for _ in range(3))]
-    assert parameters.table(PAPER, 1000).costs(encoding.to_rows(archs)).tolist() == [counted(PAPER, a, 1000) for a in archs]
+    assert parameters.table(PAPER, 1000).costs(encoding.to_genes(archs)).tolist() == [counted(PAPER, a, 1000) for a in archs]
 
 
 def test_the_resolution_makes_no_difference(tiny_space, tiny_rows):

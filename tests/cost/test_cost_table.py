@@ -22,7 +22,7 @@ def random_table(space, seed: int, whole: bool) -> CostTable:
 def test_cost_is_the_sum_along_the_chain(tiny_space, rng):
     """Stem, two stages and head, each looked up by name."""
     table = random_table(tiny_space, 0, whole=False)
-    row = encoding.random_rows(tiny_space, 1, rng)
+    row = encoding.random_genes(tiny_space, 1, rng)
     place = {g.name: g.choices.index(v) for g, v in zip(tiny_space.genes, row[0])}
     r = place["resolution"]
     before = [place["stem.width"], place["mb1.width"]]

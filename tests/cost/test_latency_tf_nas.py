@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from nas.cost import latency_tf_nas
 from nas.cost.latency_tf_nas import Curve, LatencyTableError, operator, operators
 from nas.differentiable.tf_nas.architecture import Strengths, drawn_path, expected_latency_ms, other_path, soft_mixture
-from nas.spaces import tf_nas
-from nas.spaces.tf_nas import Choice, Space
+from nas.spaces import FOLDER, tf_nas
+from nas.spaces.tf_nas import Arch, Space
 from tests.differentiable.tf_nas.tiny import TINY, made_up, random_choice
 
 
@@ -24,7 +24,7 @@ def test_a_network_by_hand():
     curves[first] = Curve(hidden=(8, 16), latency_ms=(1.0, 3.0), spread=(0.0, 0.0))
     curves[second] = Curve(hidden=(16, 24, 32), latency_ms=(2.0, 5.0, 6.0), spread=(0.0, 0.0, 0.0))
     table = replace(table, curves=curves)
-    choice = Choice((0, 0, 1, 0, 0), (1, 1), (12, 8, 22, 12, 12))
+    choice = Arch((0, 0, 1, 0, 0), (1, 1), (12, 8, 22, 12, 12))
     assert table.latency_ms(choice) == pytest.approx(1.5 + 2.0 + 4.25)
 
 
@@ -61,7 +61,7 @@ def test_range_is_that_of_all_networks():
         ]
         for i in range(2)
     ]
-    found = [table.latency_ms(Choice((a[0], b[0]), (depth,), (a[1], b[1]))) for a, b in itertools.product(*options) for depth in (1, 2)]
+    found = [table.latency_ms(Arch((a[0], b[0]), (depth,), (a[1], b[1]))) for a, b in itertools.product(*options) for depth in (1, 2)]
     assert table.range_ms() == pytest.approx((min(found), max(found)))
 
 
@@ -87,7 +87,7 @@ def test_expectation_is_the_mean_over_all_networks():
         strengths.beta[0].copy_(torch.from_numpy(rng.normal(size=2)))
     p, q = strengths.operations().tolist(), strengths.sinks()[0].tolist()
     mean = sum(
-        p[0][a] * p[1][b] * q[d - 1] * table.latency_ms(Choice((a, b), (d,), (int(widths[0, a]), int(widths[1, b]))))
+        p[0][a] * p[1][b] * q[d - 1] * table.latency_ms(Arch((a, b), (d,), (int(widths[0, a]), int(widths[1, b]))))
         for a, b, d in itertools.product(range(3), range(3), (1, 2))
     )
     found = expected_latency_ms(strengths.operations(), strengths.sinks(), torch.from_numpy(table.latencies_ms(widths)), 1.5)
@@ -192,7 +192,7 @@ def test_wrong_tables_are_refused(tmp_path, spoil):
 
 def test_operators_of_the_papers_space_cover_both_ranges():
     """Without squeeze-and-excitation the narrow and the wide operation of a kernel are one, from twice to eight times."""
-    found = operators(tf_nas.load(tf_nas.FOLDER / "tf_nas_efficientnet_b0.yaml"))
+    found = operators(tf_nas.load(FOLDER / "tf_nas_efficientnet_b0.yaml"))
     assert len(found) == 6 * 11  # a first and a later place a stage, the last stage one only
     assert found[latency_tf_nas.Operator(112, 16, 0, 24, 3, 2, "ReLU")] == (32, 128)
     assert found[latency_tf_nas.Operator(112, 16, 16, 24, 3, 2, "ReLU")] == (32, 64)

@@ -29,7 +29,7 @@ from nas.export import bundle
 from nas.runtime import io, params
 from nas.runtime.params import ParamsError
 from nas.search.predictor import Forest, PredictorError
-from nas.spaces import encoding, mbconv, published
+from nas.spaces import FOLDER, encoding, mbconv
 from nas.spaces.encoding import ArchitectureError
 from nas.spaces.mbconv import SpaceError
 from nas.stages import check, runner
@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 SECTIONS = {name: check.section(name) for name in check.STAGES}
 SECTIONS |= {"recipe": Recipe, "runtime": Runtime, "evaluation": runner.Evaluation}
-PAPER = mbconv.load(published.FOLDER / "attentive_nas.yaml")
+PAPER = mbconv.load(FOLDER / "attentive_nas.yaml")
 SHARE = 40  # of what `make test-slow` tries, one in so many in `make test`
 STUCK_S = 20  # seconds after which one file counts as never read
 STEPS = 97  # ways to go on from a place, at most
@@ -230,7 +230,7 @@ def readers(tiny_space, tmp_path_factory) -> dict[str, Reader]:
     """By the name of what is read."""
     folder = tmp_path_factory.mktemp("valid")
     rng = np.random.default_rng(0)
-    by_space = [json.dumps(yaml.safe_load((published.FOLDER / f"{name}.yaml").read_text())) for name in ("smoke", "glyphs")]
+    by_space = [json.dumps(yaml.safe_load((FOLDER / f"{name}.yaml").read_text())) for name in ("smoke", "glyphs")]
     by_section = [json.dumps({name: PARAMS[name]}) for name in SECTIONS]
     arch = encoding.to_json(PAPER.random(rng))
     model = {"name": "a0", "arch": arch, "mflops": 1.5, "parameters": 9, "top1_search": 90.0, "top1_val": 91.0}
@@ -241,7 +241,7 @@ def readers(tiny_space, tmp_path_factory) -> dict[str, Reader]:
     prepared = bundle.Preparation(side=20, mean=(0.5,) * 3, std=(0.2,) * 3)
     described = {"name": "a", "dataset": "A", "classes": ("x", "y"), "images": prepared, "architecture": architecture}
     description = bundle._HashedDescription(**described, weights_sha256="0").model_dump_json()
-    blocks = (published.FOLDER / "smoke.yaml").read_bytes()
+    blocks = (FOLDER / "smoke.yaml").read_bytes()
     return {
         "sections of params.yaml": Reader(in_memory, st.one_of(*map(changed, by_section)).map(dumped), (ParamsError,), 30_000),
         "params.yaml": Reader(

@@ -12,11 +12,11 @@ from nas.latency.hardcore_nas import Surveyed
 from nas.latency.row_profiler import Latency, judged_on, piece_module, survey
 from nas.models.blocks import RowNetwork
 from nas.models.fuse import fold
-from nas.spaces import hardcore_nas
+from nas.spaces import FOLDER, hardcore_nas
 from nas.spaces.hardcore_nas import Space
 from tests.latency.test_latency_profiler import FIXED, SAVED, Memory, Toy
 
-GLYPHS = hardcore_nas.load(hardcore_nas.FOLDER / "hardcore_nas_glyphs.yaml")
+GLYPHS = hardcore_nas.load(FOLDER / "hardcore_nas_glyphs.yaml")
 SMALL = Space.model_validate(
     {
         **GLYPHS.model_dump(),
@@ -77,7 +77,7 @@ def test_a_resumed_survey_goes_on(found):
     np.testing.assert_allclose(resumed.latency().blocks_ms, found.table.latency().blocks_ms, rtol=1e-9)
 
 
-@pytest.mark.parametrize("searched", [SMALL, GLYPHS, hardcore_nas.load(hardcore_nas.FOLDER / "hardcore_nas.yaml")], ids=lambda s: s.name)
+@pytest.mark.parametrize("searched", [SMALL, GLYPHS, hardcore_nas.load(FOLDER / "hardcore_nas.yaml")], ids=lambda s: s.name)
 def test_chains_hold_every_block(searched):
     """As many chains as configurations."""
     held = {piece for chain in Surveyed(searched).chains() for piece in chain}

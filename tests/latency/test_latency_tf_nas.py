@@ -13,7 +13,7 @@ from nas.latency.row_profiler import Given, judged_on, piece_module, survey
 from nas.latency.tf_nas import Latency, Surveyed, measured_widths, operator_of
 from nas.models.blocks import InvertedResidual, RowNetwork
 from nas.models.fuse import fold
-from nas.spaces import tf_nas
+from nas.spaces import FOLDER, tf_nas
 from tests.differentiable.tf_nas.tiny import TINY, random_choice
 from tests.latency.test_latency_profiler import FIXED, SAVED, Memory, Toy
 
@@ -65,7 +65,7 @@ def test_a_resumed_survey_goes_on(found):
 @pytest.mark.parametrize("name", ["tf_nas_glyphs.yaml", "tf_nas_efficientnet_b0.yaml"])
 def test_chains_hold_every_operator_at_every_width(name):
     """Of the shipped spaces, at both ends of its range and between them."""
-    searched = tf_nas.load(tf_nas.FOLDER / name)
+    searched = tf_nas.load(FOLDER / name)
     held = {(operator_of(p), p.row.hidden) for chain in Surveyed(searched, 3).chains() for p in chain if isinstance(p, Block)}
     for key, (low, high) in operators(searched).items():
         assert {(key, low), (key, high)} <= held
@@ -83,7 +83,7 @@ def test_pieces_run_one_after_the_other():
 def test_folded_pieces_add_up_to_a_network():
     """In parameters: all pieces of a chain, those of the batch norms' shifts included."""
     chain = Surveyed(TINY, 2).chains()[1]
-    plan = TINY.first
+    plan = TINY.fixed
     pieces = [p.row for p in chain if isinstance(p, Block)]
     whole = parameters(type(plan)(plan.resolution, plan.stem, (*plan.rows, *pieces), plan.head, plan.squeeze), 5)
     scales = plan.stem.width + plan.head.width

@@ -16,11 +16,11 @@ from nas.models import layers
 from nas.models.extract import Network, extract
 from nas.models.layers import Regularisation, counted_uniform
 from nas.models.supernet import Supernet
-from nas.spaces import published
+from nas.spaces import FOLDER
 from nas.spaces.mbconv import Arch, SearchSpace, StageSpace, load
 
-GLYPHS = load(published.FOLDER / "glyphs.yaml")
-PAPER = load(published.FOLDER / "attentive_nas.yaml")
+GLYPHS = load(FOLDER / "glyphs.yaml")
+PAPER = load(FOLDER / "attentive_nas.yaml")
 FOUR = SearchSpace(
     "four",
     (20, 28),

@@ -9,9 +9,9 @@ from nas.sampling.uniform import Unconstrained
 from nas.search import evolution, family
 from nas.search.loop import search
 from nas.search.problem import Objective, Problem, score_objective
-from nas.spaces import encoding, mbconv, published
+from nas.spaces import FOLDER, encoding, mbconv
 
-SPACE = mbconv.load(published.FOLDER / "glyphs.yaml")
+SPACE = mbconv.load(FOLDER / "glyphs.yaml")
 
 
 def cost(rows: np.ndarray) -> np.ndarray:
@@ -31,15 +31,15 @@ def results() -> Results:
     rng = np.random.default_rng(0)
     settings = evolution.EvolutionConfig(population=64, mutations=32, crossovers=32, rounds=5, mutation_probability=0.2, bucket=0.1)
     oracle = {
-        "score": lambda archs: top1(encoding.to_rows(archs), 1).tolist(),
+        "score": lambda archs: top1(encoding.to_genes(archs), 1).tolist(),
         "seed": 0,
     }
     problem, draw = Problem(SPACE, (Objective("mflops", cost), score_objective())), Unconstrained(SPACE)
     evolved = search(evolution.Evolution(settings, draw), problem, **oracle)
     drawn = search(evolution.RandomSearch(len(evolved), 64, draw), problem, **oracle)
     models = family.pareto_family(evolved, "glyphs", size=6)
-    rows = encoding.to_rows([m.arch for m in models])
-    measured = encoding.random_rows(SPACE, 200, rng)
+    rows = encoding.to_genes([m.arch for m in models])
+    measured = encoding.random_genes(SPACE, 200, rng)
     epochs = np.arange(40)
     history = pd.DataFrame(
         {
@@ -69,7 +69,7 @@ def results() -> Results:
         architectures=SPACE.size,
         costs=("mflops", "latency_ms"),
         strategy="bestup-3-loss",
-        largest_mflops=float(cost(encoding.to_rows([SPACE.largest()]))[0]),
+        largest_mflops=float(cost(encoding.to_genes([SPACE.largest()]))[0]),
         family=pd.DataFrame(
             {
                 "name": [m.name for m in models],

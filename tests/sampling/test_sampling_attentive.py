@@ -10,7 +10,7 @@ from nas.sampling.attentive import BestUp, FromSet, Uniform, WorstUp, best, pare
 from nas.sampling.exact import ExactSampler
 from nas.sampling.target import UnderTarget
 from nas.sampling.uniform import Unconstrained
-from nas.spaces import encoding, published
+from nas.spaces import FOLDER, encoding
 from nas.spaces.mbconv import load
 
 NAMES = ("uniform", "bestup-3-loss", "worstup-3-loss", "bestup-50-acc", "worstup-50-acc", "bestup-1k-acc", "worstup-1k-acc")
@@ -19,7 +19,7 @@ NAMES = ("uniform", "bestup-3-loss", "worstup-3-loss", "bestup-50-acc", "worstup
 @pytest.fixture(scope="module")
 def place(tiny_rows):
     """A score without ties: an architecture's place in the list of all, in [0, 1)."""
-    places = {arch: i / len(tiny_rows) for i, arch in enumerate(encoding.from_rows(tiny_rows))}
+    places = {arch: i / len(tiny_rows) for i, arch in enumerate(encoding.from_genes(tiny_rows))}
     return lambda archs: [places[a] for a in archs]
 
 
@@ -91,7 +91,7 @@ def test_pareto_set_of_many_is_that_of_the_space(tiny_space, tiny_rows):
         return np.sin(rows @ np.sqrt(np.arange(2, 2 + rows.shape[1])))
 
     for front, sign in (("best", 1), ("worst", -1)):
-        expected = encoding.from_rows(tiny_rows[best_front(sign * table.costs(tiny_rows), sign * predict(tiny_rows))])
+        expected = encoding.from_genes(tiny_rows[best_front(sign * table.costs(tiny_rows), sign * predict(tiny_rows))])
         found = pareto_set(table, predict, front, 60_000, np.random.default_rng(0)).models
         # architectures of equal cost and value do not occur, so the sets are equal
         assert set(found) == set(expected)
@@ -103,7 +103,7 @@ def test_a_million_set_is_that_of_all_that_was_drawn(name, sign):
 
     For the worst set, dominating is costing as much or more and being as bad or worse.
     """
-    table = flops.table(load(published.FOLDER / "attentive_nas.yaml"), classes=1000)
+    table = flops.table(load(FOLDER / "attentive_nas.yaml"), classes=1000)
     weights = 100_000 // np.array(table.space.largest().genes) * np.arange(1, 32)
     mix = np.random.default_rng(1).integers(1_000_000, size=31)
     costs, values = [], []
@@ -118,7 +118,7 @@ def test_a_million_set_is_that_of_all_that_was_drawn(name, sign):
 
     rule = strategy(name, never, table=table, predict=record, rng=np.random.default_rng(2))
     cost, value = np.concatenate(costs), np.concatenate(values)
-    models = encoding.to_rows(rule.propose.models)
+    models = encoding.to_genes(rule.propose.models)
     behind = np.zeros(len(cost), dtype=bool)
     for c, v in zip(sign * table.costs(models), sign * predict(models)):
         cheaper, better, same = cost <= c, value >= v, (cost == c) & (value == v)
@@ -211,7 +211,7 @@ def test_candidates_under_flat_targets(tiny_space, rng):
     prior = sampler.prior()
     rule = strategy("bestup-3-loss", UnderTarget(sampler, prior.flat()))
     drawn = [rule.candidates(rng) for _ in range(5000)]
-    costs = table.costs(encoding.to_rows([arch for step in drawn for arch in step])).reshape(5000, 3)
+    costs = table.costs(encoding.to_genes([arch for step in drawn for arch in step])).reshape(5000, 3)
     middle = costs.mean(axis=1)
     nearest = prior.targets[np.abs(middle[:, None] - prior.targets).argmin(axis=1)]
     found, times = np.unique(nearest, return_counts=True)

@@ -12,7 +12,7 @@ from nas.sampling.exact import ExactSampler, FactorisedSampler
 from nas.sampling.target import Buckets, UnderTarget, reject
 from nas.sampling.trials import trials_study
 from nas.sampling.uniform import RejectionSampler, uniform_trials
-from nas.spaces import encoding, published
+from nas.spaces import FOLDER, encoding, published
 from nas.spaces.mbconv import load
 
 STEP = 0.02  # MFLOPs, in tiny_space
@@ -31,7 +31,7 @@ def coarse(tiny_table):
 
 @pytest.fixture(scope="module")
 def paper_table():
-    return flops.table(load(published.FOLDER / "attentive_nas.yaml"), classes=1000)
+    return flops.table(load(FOLDER / "attentive_nas.yaml"), classes=1000)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_moments_of_the_paper_space(paper, rng):
     prior = paper.prior()
     mean = prior.targets @ prior.probabilities
     deviation = np.sqrt((prior.targets - mean) ** 2 @ prior.probabilities)
-    costs = paper.table.costs(encoding.random_rows(paper.table.space, 50_000, rng))
+    costs = paper.table.costs(encoding.random_genes(paper.table.space, 50_000, rng))
 
     assert mean == pytest.approx(sum(link.mean() for link in paper.table.links) / 1e6, abs=0.1)
     assert mean == pytest.approx(738, abs=0.5)
@@ -132,7 +132,7 @@ def test_moments_of_the_paper_space(paper, rng):
 def test_prior_of_the_paper_space_agrees_with_uniform_draws(paper, rng):
     """Chi-square of 100,000 uniform architectures' buckets, rare ones left out."""
     prior = paper.prior()
-    buckets = paper.buckets.of(paper.table.costs(encoding.random_rows(paper.table.space, 100_000, rng)))
+    buckets = paper.buckets.of(paper.table.costs(encoding.random_genes(paper.table.space, 100_000, rng)))
     times = np.array([(buckets == paper.buckets.number(t)).sum() for t in prior.targets])
     common = prior.probabilities > 1e-4
     expected = prior.probabilities[common] * times[common].sum() / prior.probabilities[common].sum()
@@ -230,7 +230,7 @@ def test_a_target_off_the_step_is_refused(paper, rng):
 
 def test_a_hopeless_interval_gives_up(paper, rng):
     """Bounds that hold next to nothing of what the bins cannot tell apart end in an error, not in a search for ever."""
-    at = paper.table.cost(published.published("AttentiveNAS-A4"))
+    at = paper.table.cost(published.find("AttentiveNAS-A4").arch)
     with pytest.raises(RuntimeError, match=r"of 1000 architectures"):
         reject(lambda m: paper.draw(450, m, rng).rows, lambda rows: paper.table.costs(rows) == at + 1e-9, 1000, 16, 5000, "nothing")
 

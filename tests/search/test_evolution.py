@@ -55,7 +55,7 @@ class Oracle:
 
     def __call__(self, archs: list[Arch]) -> list[float]:
         self.asked += archs
-        return top1(encoding.to_rows(archs)).tolist()
+        return top1(encoding.to_genes(archs)).tolist()
 
 
 def run(oracle=None, *, seed=0, population=60, mutations=40, crossovers=40, rounds=9, bucket=0.5, **more) -> Archive:
@@ -127,7 +127,7 @@ def test_bounds_hold():
     """Nothing outside 10 to 14 is evaluated, in any round."""
     oracle = Oracle()
     found, drawn = run(oracle, low=10, high=14, rounds=4), run_random(oracle, low=10, high=14, seed=1)
-    costs = cost(encoding.to_rows(oracle.asked))
+    costs = cost(encoding.to_genes(oracle.asked))
     assert len(costs) == len(found) + len(drawn) and costs.min() >= 10 and costs.max() <= 14
 
 

@@ -33,7 +33,7 @@ class Oracle:
         return 60 + unit**0.7 @ gains - 3 * unit[:, 6] * (1 - unit[:, 3])
 
     def __call__(self, archs: list[Arch]):
-        for arch, score in zip(archs, self.top1(encoding.to_rows(archs))):
+        for arch, score in zip(archs, self.top1(encoding.to_genes(archs))):
             if len(self.asked) == self.patience:
                 raise KeyboardInterrupt
             self.asked.append(arch)
@@ -133,7 +133,7 @@ def test_bounds_on_costs_hold(name, tiny_space, table, spread, tiny_rows):
     bounded = Problem(tiny_space, objectives, constraints=(cost_objective("parameters", sizes, high=most),))
     oracle = Oracle(tiny_space)
     search(method(name, bounded, spread, 160), bounded, score=oracle, seed=0)
-    rows = encoding.to_rows(oracle.asked)
+    rows = encoding.to_genes(oracle.asked)
     assert table.costs(rows).min() >= low and table.costs(rows).max() <= high and sizes.costs(rows).max() <= most
 
 
@@ -238,9 +238,9 @@ def test_the_best_come_by_front_then_by_distance():
 def test_the_most_promising_by_hand(tiny_space, problem):
     """Sure predictions: the one that raises the best within its cost by most, over most budgets, and nothing twice."""
     cheap, dear = tiny_space.smallest(), tiny_space.largest()
-    so_far = Archive(encoding.to_rows([cheap]), problem.cost(encoding.to_rows([cheap])), np.array([60.0]), np.zeros(1, int))
+    so_far = Archive(encoding.to_genes([cheap]), problem.cost(encoding.to_genes([cheap])), np.array([60.0]), np.zeros(1, int))
     little_more = Arch.from_genes([*cheap.genes[:-1], cheap.genes[-1] + 1])  # the second stage's expansion, 3 instead of 2
-    rows = encoding.to_rows([cheap, dear, little_more])
+    rows = encoding.to_genes([cheap, dear, little_more])
     # nothing to gain at 59; 70 at the greatest budget only; 70 at nearly every budget, after which the second adds nothing
     order = bayesian.most_promising(problem, so_far, rows, np.array([59.0, 70.0, 70.0]), np.zeros(3), 2)
     assert order[0] == 2
@@ -251,9 +251,9 @@ def test_the_most_promising_by_hand(tiny_space, problem):
 
 def test_uncertainty_promises(tiny_space, problem):
     """Of two equal predictions no better than what is known, the less certain one is evaluated first."""
-    rows = encoding.to_rows([tiny_space.largest(), tiny_space.largest()])
+    rows = encoding.to_genes([tiny_space.largest(), tiny_space.largest()])
     so_far = Archive(rows[:1], problem.cost(rows[:1]), np.array([80.0]), np.zeros(1, int))
-    cheap = encoding.to_rows([tiny_space.smallest()])
+    cheap = encoding.to_genes([tiny_space.smallest()])
     so_far = so_far + Archive(cheap, problem.cost(cheap), np.array([60.0]), np.zeros(1, int))
     order = bayesian.most_promising(problem, so_far, rows, np.array([79.0, 79.0]), np.array([0.1, 2.0]), 2)
     assert order.tolist() == [1, 0]

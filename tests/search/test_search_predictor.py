@@ -24,7 +24,7 @@ def top1_of(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 @pytest.fixture(scope="module")
 def measured() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    rows = encoding.random_rows(PAPER, 256, rng)
+    rows = encoding.random_genes(PAPER, 256, rng)
     return rows, top1_of(rows, rng)
 
 
@@ -35,7 +35,7 @@ def forest(measured) -> Forest:
 
 def test_predictions_equal_scikit_learns(measured, forest):
     """Compiled trees give the mean that RandomForestRegressor gives, on rows it has not seen."""
-    rows = encoding.random_rows(PAPER, 1500, np.random.default_rng(1))
+    rows = encoding.random_genes(PAPER, 1500, np.random.default_rng(1))
     theirs = RandomForestRegressor(30, max_depth=15, random_state=3).fit(*measured)
     np.testing.assert_allclose(forest.predict(rows), theirs.predict(rows), atol=1e-9)
 
@@ -88,7 +88,7 @@ def test_a_single_tree_done_by_hand():
 
 def test_rows_are_independent_of_their_company(forest):
     """A row's prediction does not depend on the chunk that it is in."""
-    rows = encoding.random_rows(PAPER, 1100, np.random.default_rng(2))
+    rows = encoding.random_genes(PAPER, 1100, np.random.default_rng(2))
     alone = np.concatenate([forest.predict(rows[i : i + 7]) for i in range(0, len(rows), 7)])
     assert np.array_equal(forest.predict(rows), alone)
 
@@ -100,7 +100,7 @@ def test_no_rows_give_no_predictions(forest):
 
 def test_save_and_load_keep_every_prediction(forest, tmp_path):
     """What is loaded predicts bit for bit what was saved."""
-    rows = encoding.random_rows(PAPER, 100, np.random.default_rng(4))
+    rows = encoding.random_genes(PAPER, 100, np.random.default_rng(4))
     forest.save(tmp_path / "forest.npz")
     assert np.array_equal(Forest.load(tmp_path / "forest.npz").predict(rows), forest.predict(rows))
 

@@ -127,7 +127,7 @@ def test_targets_on_several_costs(tiny_space, tiny_rows):
     best = {score[(everything.cost <= t["mflops"]) & (sizes.costs(tiny_rows) <= t["parameters"])].max() for t in targets}
     models = family_for_targets(problem, everything, "toy", targets)
     assert {m.score for m in models} == best and [m.name for m in models] == [f"toy-a{i}" for i in range(len(best))]
-    assert all(everything.score[(tiny_rows == encoding.to_rows([m.arch])).all(axis=1)] == m.score for m in models)
+    assert all(everything.score[(tiny_rows == encoding.to_genes([m.arch])).all(axis=1)] == m.score for m in models)
 
 
 def test_targets_on_one_cost_give_the_most_accurate_within_each(tiny_space, evaluated):

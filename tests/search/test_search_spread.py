@@ -26,7 +26,7 @@ def spread(sampler: ExactSampler, strata: int) -> StratifiedDraw:
 def test_strata_get_the_same_number_of_architectures(n, sampler, rng):
     """Five strata, of which each gets n / 5, or one more or less."""
     archs = spread(sampler, 5)(n, rng)
-    costs = sampler.table.costs(encoding.to_rows(archs))
+    costs = sampler.table.costs(encoding.to_genes(archs))
     counts = np.histogram(costs, bins=5, range=(sampler.table.smallest, sampler.table.largest))[0]
     assert len(archs) == n and counts.max() - counts.min() <= 1
 

@@ -103,7 +103,7 @@ def test_it_knows_what_it_does_not_know(tiny_space, tiny_rows, additive):
     small = np.argsort(unit(tiny_space, tiny_rows).sum(axis=1), kind="stable")[:100]
     model = Surrogate.fit(tiny_space, tiny_rows[small], additive[small], np.random.default_rng(0))
     _, seen = model.predict_with_std(tiny_rows[small])
-    _, unknown = model.predict_with_std(encoding.to_rows([tiny_space.largest()]))
+    _, unknown = model.predict_with_std(encoding.to_genes([tiny_space.largest()]))
     assert unknown[0] > 10 * seen.max()
 
 

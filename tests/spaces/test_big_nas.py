@@ -9,10 +9,10 @@ from nas.cost import flops
 from nas.models.extract import Network, extract
 from nas.models.supernet import Supernet
 from nas.sampling.exact import ExactSampler
-from nas.spaces import published
+from nas.spaces import FOLDER
 from nas.spaces.mbconv import load
 
-BIG = load(published.FOLDER / "big_nas.yaml")
+BIG = load(FOLDER / "big_nas.yaml")
 TABLE = flops.table(BIG, classes=1000)
 PUBLISHED = {"BigNASModel-S": 242, "BigNASModel-M": 418, "BigNASModel-L": 586, "BigNASModel-XL": 1040}  # MFLOPs
 
@@ -101,7 +101,7 @@ def test_extracted_big_nas_networks_cost_what_torch_counts(end):
 
 def test_big_nas_is_wider_and_shallower():
     """Appendix D: AttentiveNAS's networks are deeper and narrower, at both ends and in the mean of the choices."""
-    paper = load(published.FOLDER / "attentive_nas.yaml")
+    paper = load(FOLDER / "attentive_nas.yaml")
     for of in (min, max, np.mean):
         assert sum(of(s.depths) for s in BIG.stages) < sum(of(s.depths) for s in paper.stages)
         assert sum(of(s.widths) for s in BIG.stages) > sum(of(s.widths) for s in paper.stages)

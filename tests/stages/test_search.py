@@ -82,7 +82,7 @@ def test_first_draws_keep_the_tightest_bound(first, known):
     p = section(first=first, bounds={"mflops": (None, known["mflops"].largest), "parameters": (None, 1.2 * known["parameters"].smallest)})
     problem = stated(p, known)
     for draw in draws(p, problem, known):
-        rows = encoding.to_rows(draw(50, np.random.default_rng(0)))
+        rows = encoding.to_genes(draw(50, np.random.default_rng(0)))
         assert problem.allowed(rows).all()
 
 
@@ -92,7 +92,7 @@ def test_a_spread_first_draw_reaches_the_ends_more_often(known):
     edge = known["mflops"].largest - (known["mflops"].largest - known["mflops"].smallest) / 8
     for first in ("spread", "uniform"):
         draw, _ = draws(section(first=first), stated(section(), known), known)
-        rows = encoding.to_rows(draw(800, np.random.default_rng(0)))
+        rows = encoding.to_genes(draw(800, np.random.default_rng(0)))
         shares.append((known["mflops"].costs(rows) >= edge).mean())
     assert shares[0] == pytest.approx(1 / 8, abs=0.03) and shares[1] < shares[0] / 2
 

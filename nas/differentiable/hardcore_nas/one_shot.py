@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.models.blocks import ACTIVATIONS, GATES, HeadLayer, InvertedResidual, RowNetwork, StemLayer, start_weights
+from nas.models.blocks import ACTIVATIONS, GATES, HeadLayer, InvertedResidual, RowNetwork, StemLayer, init_weights
 from nas.models.layers import BN_EPS, resize
 from nas.spaces.hardcore_nas import SQUEEZE, Arch, Configuration, Space
 from nas.spaces.mbconv import make_divisible
@@ -127,7 +127,7 @@ class OneShot(nn.Module):
         self.head = HeadLayer(plan.c_last, plan.head)
         self.dropout = nn.Dropout(0.0)  # training sets its probability
         self.classifier = nn.Linear(plan.head.features, classes)
-        self.apply(start_weights)
+        self.apply(init_weights)
 
     def forward(self, images: Tensor, paths: Paths) -> Tensor:
         """(B, 3, H, W) normalised images -> (B, classes) logits, each image by its own network."""

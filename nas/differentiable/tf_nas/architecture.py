@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.spaces.tf_nas import Choice, Space
+from nas.spaces.tf_nas import Arch, Space
 
 
 class Strengths(nn.Module):
@@ -41,7 +41,7 @@ class Strengths(nn.Module):
         for beta in self.beta:
             beta.copy_(beta.log_softmax(0))
 
-    def strongest(self, widths: np.ndarray) -> Choice:
+    def strongest(self, widths: np.ndarray) -> Arch:
         """The network of the strongest operations and depths (supplement, equations 1 and 2).
 
         Args:
@@ -49,7 +49,7 @@ class Strengths(nn.Module):
         """
         ops = self.alpha.argmax(1).tolist()
         depths = tuple(int(beta.argmax()) + 1 for beta in self.beta)
-        return Choice(tuple(ops), depths, tuple(int(widths[i, o]) for i, o in enumerate(ops)))
+        return Arch(tuple(ops), depths, tuple(int(widths[i, o]) for i, o in enumerate(ops)))
 
 
 def expected_latency_ms(operations: Tensor, sinks: Sequence[Tensor], latencies_ms: Tensor, given_latency_ms: float) -> Tensor:

@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import Literal
 
 from nas.cost.latency_tf_nas import LatencyTable
-from nas.spaces.tf_nas import Choice
+from nas.spaces.tf_nas import Arch
 
 Bound = Literal["least", "most"]
 
 
-def scale(table: LatencyTable, choice: Choice, target_ms: float) -> Choice:
+def scale(table: LatencyTable, choice: Arch, target_ms: float) -> Arch:
     """The same operations and depths with widths by which the network takes at most the target, and one step more would not.
 
     Where the bounds do not allow it, all widths are at their least, or at their most: `bound` tells. Widths of layers that
@@ -32,18 +32,18 @@ def scale(table: LatencyTable, choice: Choice, target_ms: float) -> Choice:
     return choice
 
 
-def bound(table: LatencyTable, choice: Choice, target_ms: float) -> Bound | None:
+def bound(table: LatencyTable, choice: Arch, target_ms: float) -> Bound | None:
     """Why a scaled network is off its target: all widths are at their least and it is too slow, or at their most; else None."""
     if table.latency_ms(choice) > target_ms:
         return "least"
     return "most" if step(table, choice, range(len(table.space.stages)), +1) == choice else None
 
 
-def step(table: LatencyTable, choice: Choice, stages: Sequence[int], sign: int) -> Choice:
+def step(table: LatencyTable, choice: Arch, stages: Sequence[int], sign: int) -> Arch:
     """One round: the layers of these stages wider (+1) or narrower (-1), within their bounds."""
     space = table.space
     low, high = space.bounds()
-    active = [i for i in space.used(choice.depths) if space.layers[i].stage in stages]
+    active = [i for i in space.active_layers(choice.depths) if space.layers[i].stage in stages]
     narrowest, widths = min(choice.widths[i] for i in active), list(choice.widths)
     for i in active:
         wanted = widths[i] + sign * round(widths[i] / narrowest)
@@ -51,7 +51,7 @@ def step(table: LatencyTable, choice: Choice, stages: Sequence[int], sign: int) 
     return replace(choice, widths=tuple(widths))
 
 
-def _expand(table: LatencyTable, choice: Choice, stages: Sequence[int], target_ms: float) -> Choice:
+def _expand(table: LatencyTable, choice: Arch, stages: Sequence[int], target_ms: float) -> Arch:
     while (wider := step(table, choice, stages, +1)) != choice and table.latency_ms(wider) <= target_ms:
         choice = wider
     return choice

@@ -28,7 +28,7 @@ from nas.differentiable.tf_nas.config import EarlyStopping, Method
 from nas.differentiable.tf_nas.scaling import scale
 from nas.differentiable.tf_nas.supernet import ChannelSGD, Supernet
 from nas.runtime import seeding
-from nas.spaces.tf_nas import Choice
+from nas.spaces.tf_nas import Arch
 from nas.training.recipe import Runtime, learning_rate
 
 
@@ -80,7 +80,7 @@ class Search:
         self.sinks: list[list[np.ndarray]] = []  # an epoch: softmax of beta, a stage (depth,)
 
     @property
-    def choice(self) -> Choice:
+    def choice(self) -> Arch:
         """The network that is strongest now."""
         return self.strengths.strongest(self.widths)
 
@@ -176,7 +176,7 @@ class Search:
             return
         before = self.widths.copy()
         found = scale(self.table, self.choice, target_ms)
-        for i in self.supernet.space.used(found.depths):
+        for i in self.supernet.space.active_layers(found.depths):
             self.widths[i, found.operations[i]] = found.widths[i]
         self._kept = self.supernet.choose(self.widths, self._kept, before)
 

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.differentiable.tf_nas.architecture import stage_slices
-from nas.models.blocks import ACTIVATIONS, GATES, HeadLayer, InvertedResidual, RowNetwork, StemLayer, start_weights
+from nas.models.blocks import ACTIVATIONS, GATES, HeadLayer, InvertedResidual, RowNetwork, StemLayer, init_weights
 from nas.models.layers import BN_EPS, resize
 from nas.spaces.rows import Row, Squeeze
-from nas.spaces.tf_nas import Choice, Space
+from nas.spaces.tf_nas import Arch, Space
 
 HIDDEN = {
     "expand": 0,
@@ -41,7 +41,7 @@ class ElasticOperation(nn.Module):
         super().__init__()
         self.row, self.act, self.gate = row, ACTIVATIONS[row.act], GATES[squeeze.gate]
         self.se_act = ACTIVATIONS[squeeze.act or row.act]
-        block = InvertedResidual(row, squeeze).apply(start_weights)
+        block = InvertedResidual(row, squeeze).apply(init_weights)
         self.expand, self.depthwise, self.project = block.expand.weight, block.depthwise.weight, block.project.weight
         if row.se:
             self.reduce, self.reduce_bias = block.se.reduce.weight, block.se.reduce.bias
@@ -73,17 +73,17 @@ class Supernet(nn.Module):
     def __init__(self, space: Space, classes: int) -> None:
         super().__init__()
         self.space, self.classes = space, classes
-        first, (_, high) = space.first, space.bounds()
-        self.stem = _plain(StemLayer(first.stem))
-        self.block = _plain(InvertedResidual(first.rows[0], first.squeeze))
+        fixed, (_, high) = space.fixed, space.bounds()
+        self.stem = _plain(StemLayer(fixed.stem))
+        self.block = _plain(InvertedResidual(fixed.rows[0], fixed.squeeze))
         self.layers = nn.ModuleList(
-            nn.ModuleList(ElasticOperation(space.row(i, o, int(high[i, o])), first.squeeze) for o in range(len(space.operations)))
+            nn.ModuleList(ElasticOperation(space.row(i, o, int(high[i, o])), fixed.squeeze) for o in range(len(space.operations)))
             for i in range(len(space.layers))
         )
-        self.head = _plain(HeadLayer(space.layers[-1].c_out, first.head))
-        self.classifier = nn.Linear(first.head.features, classes)
+        self.head = _plain(HeadLayer(space.layers[-1].c_out, fixed.head))
+        self.classifier = nn.Linear(fixed.head.features, classes)
         for part in (self.stem, self.block, self.head, self.classifier):
-            part.apply(start_weights)
+            part.apply(init_weights)
 
     def path(self, images: Tensor, operations: Sequence[int], sinks: Sequence[Tensor], kept: Kept) -> Tensor:
         """One operation a layer: (B, 3, H, W) normalised images -> (B, classes) logits.
@@ -145,11 +145,11 @@ class Supernet(nn.Module):
         return found
 
     @torch.no_grad()
-    def extract(self, choice: Choice, kept: Kept) -> RowNetwork:
+    def extract(self, choice: Arch, kept: Kept) -> RowNetwork:
         """One network with copies of its weights, in training mode; its widths are those of the channels that run."""
-        space, used = self.space, self.space.used(choice.depths)
+        space, used = self.space, self.space.active_layers(choice.depths)
         widths = tuple(len(kept[i][o]) for i, o in enumerate(choice.operations))
-        network = RowNetwork(space.plan(Choice(choice.operations, choice.depths, widths)), self.classes)
+        network = RowNetwork(space.plan(Arch(choice.operations, choice.depths, widths)), self.classes)
         for mine, theirs in ((network.stem, self.stem), (network.blocks[0], self.block), (network.head, self.head)):
             mine.load_state_dict(theirs.state_dict(), strict=False)  # no affine parts and statistics of batch norms
         network.classifier.load_state_dict(self.classifier.state_dict())

@@ -18,7 +18,8 @@ from torch import nn
 from nas.latency.backends.torch_backend import Backend, Call, processor, versions
 from nas.latency.modules import HeadModule, StemModule
 from nas.latency.timing import HostClock
-from nas.models.extract import MBConv, Network, SqueezeExcite
+from nas.models.blocks import SqueezeExcite
+from nas.models.extract import MBConv, Network
 
 OPSET = 18
 IR_VERSION = 10
@@ -147,6 +148,7 @@ class _Writer:
         return self.node("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2], pads=[self.side % 2] * 4, count_include_pad=1)
 
     def squeeze(self, x: str, module: SqueezeExcite) -> str:
+        """With ReLU and hard sigmoid, those of `MBConv`."""
         reduced = self.node("Relu", self.conv(self.mean(x), module.reduce))
         return self.node("Mul", x, self.node("HardSigmoid", self.conv(reduced, module.expand), alpha=1 / 6, beta=0.5))
 

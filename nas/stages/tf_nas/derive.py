@@ -16,7 +16,7 @@ from nas.differentiable.tf_nas.scaling import bound
 from nas.latency.tf_nas import Surveyed
 from nas.runtime.io import read_json
 from nas.spaces.rows import Plan
-from nas.spaces.tf_nas import Choice, Space
+from nas.spaces.tf_nas import Arch, Space
 from nas.stages import latency as main_pipeline
 from nas.stages.derived import derive
 from nas.stages.errors import user_errors
@@ -39,14 +39,14 @@ def main() -> None:
         derive(found, s.latency, surveyed, table, s.seed, config.PIPELINE, run, checkpoint, out)
 
 
-def chosen(entry: dict) -> Choice:
+def chosen(entry: dict) -> Arch:
     """The network of an entry of searched.json.
 
     Raises:
         DocumentError: if the entry is none.
     """
     try:
-        return Choice(*(tuple(entry[key]) for key in ("operations", "depths", "widths")))
+        return Arch(*(tuple(entry[key]) for key in ("operations", "depths", "widths")))
     except (TypeError, KeyError) as error:
         raise config.PIPELINE.damaged(SEARCHED, error, "search") from None
 
@@ -57,7 +57,7 @@ def family(space: Space) -> list[tuple[dict[str, Any], Plan]]:
     Raises:
         DocumentError: if the file holds something else.
     """
-    return config.PIPELINE.networks(FAMILY, space.first, "derive")
+    return config.PIPELINE.networks(FAMILY, space.fixed, "derive")
 
 
 if __name__ == "__main__":

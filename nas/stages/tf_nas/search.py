@@ -81,7 +81,7 @@ def heat_maps(title: str, space: Space, operations: Sequence[np.ndarray], sinks:
     """
     names = [operation.name for operation in space.operations]
     layers = [
-        heatmap.Heatmap(f"stage {place.stage + 1}, layer {place.number + 1}", names, weights)
+        heatmap.Heatmap(f"stage {place.stage + 1}, layer {place.index + 1}", names, weights)
         for place, weights in zip(space.layers, np.stack(operations).swapaxes(0, 1))
     ]
     depths = [

@@ -16,10 +16,10 @@ from nas.differentiable.hardcore_nas.one_shot import OneShot, extract, sort_chan
 from nas.differentiable.hardcore_nas.start import balanced
 from nas.evaluation.evaluate import calibrate
 from nas.runtime import seeding
-from nas.spaces import hardcore_nas
+from nas.spaces import FOLDER, hardcore_nas
 from nas.training.recipe import Runtime
 
-GLYPHS = hardcore_nas.load(hardcore_nas.FOLDER / "hardcore_nas_glyphs.yaml")
+GLYPHS = hardcore_nas.load(FOLDER / "hardcore_nas_glyphs.yaml")
 SMALL = hardcore_nas.Space.model_validate(
     {**GLYPHS.model_dump(), "name": "small", "resolution": 12, "stages": GLYPHS.model_dump()["stages"][:2]}
 )

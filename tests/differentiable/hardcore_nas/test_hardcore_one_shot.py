@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from nas.differentiable.hardcore_nas.one_shot import OneShot, Paths, extract, sort_channels
-from nas.spaces import hardcore_nas
+from nas.spaces import FOLDER, hardcore_nas
 
-SPACE = hardcore_nas.load(hardcore_nas.FOLDER / "hardcore_nas_glyphs.yaml")
+SPACE = hardcore_nas.load(FOLDER / "hardcore_nas_glyphs.yaml")
 PICTURES = 12
 
 

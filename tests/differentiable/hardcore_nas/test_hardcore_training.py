@@ -14,10 +14,10 @@ from nas.differentiable.hardcore_nas.gradients import DrawnGradients, draw
 from nas.differentiable.hardcore_nas.one_shot import OneShot, Paths, extract
 from nas.differentiable.hardcore_nas.relaxed import Point, one_hot
 from nas.runtime import seeding
-from nas.spaces import hardcore_nas
+from nas.spaces import FOLDER, hardcore_nas
 from nas.training.recipe import Runtime
 
-SPACE = hardcore_nas.load(hardcore_nas.FOLDER / "hardcore_nas_glyphs.yaml")
+SPACE = hardcore_nas.load(FOLDER / "hardcore_nas_glyphs.yaml")
 RUNTIME = Runtime(device="cpu", threads=1, evaluators=1, workers=0, precision="fp32", channels_last=False)
 HOW = training.Optimisation(
     epochs=3, learning_rate=0.05, warmup_epochs=1, momentum=0.9, weight_decay=1e-5, label_smoothing=0.0, clip_value=1.0

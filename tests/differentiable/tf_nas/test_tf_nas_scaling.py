@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from nas.cost.latency_tf_nas import Curve, LatencyTable, operators
 from nas.differentiable.tf_nas.scaling import bound, scale, step
-from nas.spaces import tf_nas
-from nas.spaces.tf_nas import Choice, Space
+from nas.spaces import FOLDER, tf_nas
+from nas.spaces.tf_nas import Arch, Space
 from tests.differentiable.tf_nas.tiny import TINY, random_choice
 
 
@@ -21,10 +21,10 @@ def rising(seed: int, of: Space = TINY) -> LatencyTable:
     return LatencyTable(of, 5, curves, 1.0)
 
 
-def with_widths(choice: Choice, which: int, of: Space = TINY) -> Choice:
+def with_widths(choice: Arch, which: int, of: Space = TINY) -> Arch:
     """The same operations with their least (0) or most (1) hidden channels."""
     bound = of.bounds()[which]
-    return Choice(choice.operations, choice.depths, tuple(int(bound[i, o]) for i, o in enumerate(choice.operations)))
+    return Arch(choice.operations, choice.depths, tuple(int(bound[i, o]) for i, o in enumerate(choice.operations)))
 
 
 @settings(max_examples=200, deadline=None)
@@ -44,9 +44,9 @@ def test_the_target_is_met_to_a_channel(seed, share):
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_one_channel_more_in_the_last_stage_crosses_the_target(name, share):
     """In spaces whose last stage has one layer, as the paper's; unless that layer is as wide as it may be."""
-    searched = tf_nas.load(tf_nas.FOLDER / name)
+    searched = tf_nas.load(FOLDER / name)
     last, most, tested = len(searched.layers) - 1, searched.bounds()[1], 0
-    assert searched.layers[last].number == 0
+    assert searched.layers[last].index == 0
     for seed in range(5):
         table, (choice, _) = rising(seed, searched), random_choice(searched, np.random.default_rng(seed))
         cheapest, most_expensive = (table.latency_ms(with_widths(choice, which, searched)) for which in (0, 1))
@@ -66,7 +66,7 @@ def test_bounds_are_told(seed, fast):
     table, (choice, _) = rising(seed), random_choice(TINY, np.random.default_rng(seed))
     ends = [with_widths(choice, which) for which in (0, 1)]
     target = table.latency_ms(ends[0]) * 0.9 if fast else table.latency_ms(ends[1]) * 1.1
-    found, used = scale(table, choice, target), TINY.used(choice.depths)
+    found, used = scale(table, choice, target), TINY.active_layers(choice.depths)
     assert bound(table, found, target) == ("least" if fast else "most")
     assert [found.widths[i] for i in used] == [ends[0 if fast else 1].widths[i] for i in used]
 
@@ -84,7 +84,7 @@ def test_scaling_again_changes_nothing_more(seed):
 
 def test_one_round_by_hand():
     """The narrowest layer by a channel, one of 2.6 times its width by three; at their bounds not at all; unused ones never."""
-    choice = Choice((0, 1, 0, 0, 0), (2, 1), (10, 26, 16, 12, 12))
+    choice = Arch((0, 1, 0, 0, 0), (2, 1), (10, 26, 16, 12, 12))
     table = rising(0)
     assert step(table, choice, [0, 1], +1).widths == (11, 29, 16, 12, 12)
     assert step(table, choice, [0, 1], -1).widths == (9, 23, 14, 12, 12)
@@ -93,7 +93,7 @@ def test_one_round_by_hand():
 
 def test_operations_and_depths_stay():
     """Only widths of used layers change."""
-    choice = Choice((0, 1, 2, 0, 1), (1, 2), (12, 20, 20, 20, 30))
+    choice = Arch((0, 1, 2, 0, 1), (1, 2), (12, 20, 20, 20, 30))
     found = scale(rising(1), choice, 2.5)
     assert (found.operations, found.depths) == (choice.operations, choice.depths)
     assert (found.widths[1], found.widths[4]) == (20, 30)

@@ -4,7 +4,7 @@ import torch
 
 from nas.differentiable.tf_nas.architecture import Strengths
 from nas.differentiable.tf_nas.supernet import ChannelSGD, Supernet, important
-from nas.spaces.tf_nas import Choice
+from nas.spaces.tf_nas import Arch
 from tests.differentiable.tf_nas.tiny import TINY, random_choice
 
 
@@ -19,7 +19,7 @@ def images() -> torch.Tensor:
     return torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def one_hot_sinks(choice: Choice) -> list[torch.Tensor]:
+def one_hot_sinks(choice: Arch) -> list[torch.Tensor]:
     return [torch.eye(stage.depth)[depth - 1] for stage, depth in zip(TINY.stages, choice.depths)]
 
 
@@ -81,7 +81,7 @@ def training_step(supernet, optimizer, images, choice, kept):
 def test_dropped_channels_come_back_as_they_were(supernet, images):
     """After steps at a smaller width, weights and momentum of dropped channels are bit for bit what they were."""
     low, high = TINY.bounds()
-    choice = Choice((2,) * 5, (2, 3), tuple(high[:, 2].tolist()))
+    choice = Arch((2,) * 5, (2, 3), tuple(high[:, 2].tolist()))
     optimizer = ChannelSGD(supernet.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     wide = supernet.choose(high)
     training_step(supernet, optimizer, images, choice, wide)

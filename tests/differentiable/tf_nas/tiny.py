@@ -3,7 +3,7 @@
 import numpy as np
 
 from nas.cost.latency_tf_nas import Curve, LatencyTable, operators
-from nas.spaces.tf_nas import Choice, Head, Operation, Space, Stage, Stem
+from nas.spaces.tf_nas import Arch, Head, Operation, Space, Stage, Stem
 
 TINY = Space(
     name="tiny",
@@ -30,10 +30,10 @@ def made_up(of: Space, seed: int = 0, points: int = 3) -> LatencyTable:
     return LatencyTable(of, 5, curves, 1.5, {"device": "made up", "batch": 2})
 
 
-def random_choice(of: Space, rng: np.random.Generator) -> tuple[Choice, np.ndarray]:
+def random_choice(of: Space, rng: np.random.Generator) -> tuple[Arch, np.ndarray]:
     """A network, and hidden channels (layers, operations) that it has been drawn with."""
     low, high = of.bounds()
     widths = rng.integers(low, high + 1)
     ops = rng.integers(len(of.operations), size=len(of.layers)).tolist()
     depths = tuple(int(rng.integers(1, stage.depth + 1)) for stage in of.stages)
-    return Choice(tuple(ops), depths, tuple(int(widths[i, o]) for i, o in enumerate(ops))), widths
+    return Arch(tuple(ops), depths, tuple(int(widths[i, o]) for i, o in enumerate(ops))), widths

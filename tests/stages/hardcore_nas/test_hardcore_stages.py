@@ -19,7 +19,7 @@ from nas.runtime import presets
 from nas.runtime.checkpoint import Checkpoint
 from nas.runtime.io import DocumentError
 from nas.runtime.params import ParamsError
-from nas.spaces import hardcore_nas
+from nas.spaces import FOLDER, hardcore_nas
 from nas.spaces.hardcore_nas import Arch
 from nas.stages.hardcore_nas import config, derive
 from nas.stages.hardcore_nas.search import Search, Searcher, heat_maps, outcome, seconds
@@ -30,7 +30,7 @@ from tests.stages.differentiable_runs import change
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
-GLYPHS = hardcore_nas.load(hardcore_nas.FOLDER / "hardcore_nas_glyphs.yaml")
+GLYPHS = hardcore_nas.load(FOLDER / "hardcore_nas_glyphs.yaml")
 SMALL = hardcore_nas.Space.model_validate(
     {**GLYPHS.model_dump(), "name": "small", "resolution": 8, "stages": GLYPHS.model_dump()["stages"][:2]}
 )

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from nas.cost import latency_tf_nas
 from nas.spaces import tf_nas
-from nas.spaces.tf_nas import Choice
+from nas.spaces.tf_nas import Arch
 from tests.stages.differentiable_runs import again, hidden_channels, small_run
 from tests.stages.test_pipeline import dvc
 from tests.studies.strategies.test_comparison import ran
@@ -45,7 +45,7 @@ def test_targets_are_met(finished):
     searched, summary = read(folder, "search/searched.json"), read(folder, "summary.json")
     assert len(summary) == 2
     for found, entry in zip(searched, summary):
-        choice = Choice(*(tuple(found[key]) for key in ("operations", "depths", "widths")))
+        choice = Arch(*(tuple(found[key]) for key in ("operations", "depths", "widths")))
         assert entry["table_latency_ms"] == pytest.approx(table.latency_ms(choice), rel=1e-5)
         assert entry["table_latency_ms"] <= entry["target_latency_ms"] + 1e-6 or entry["bounds_reached"] == "least"
         assert entry["measured_latency_ms"] > 0 and 0 <= entry["top1"] <= 100

@@ -97,7 +97,7 @@ def test_chosen_classes_are_numbered_anew(easy_set):
 def test_the_network_in_the_middle_is_in_the_space():
     """All layers, the widths that a search starts with."""
     plan = TINY.middle()
-    assert len(plan.rows) == 1 + len(TINY.layers) and TINY.plan(TINY.choice(plan)) == plan
+    assert len(plan.rows) == 1 + len(TINY.layers) and TINY.plan(TINY.arch(plan)) == plan
 
 
 def test_heat_maps_are_drawn(tmp_path):

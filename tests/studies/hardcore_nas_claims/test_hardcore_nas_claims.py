@@ -20,7 +20,7 @@ from nas.models.blocks import RowNetwork
 from nas.runtime import presets
 from nas.runtime.checkpoint import Checkpoint, save_weights
 from nas.runtime.params import ParamsError
-from nas.spaces import hardcore_nas
+from nas.spaces import FOLDER, hardcore_nas
 from nas.spaces.hardcore_nas import Arch
 from nas.tracking.session import SilentRun
 from studies.claims import claim_rows
@@ -29,7 +29,7 @@ from studies.hardcore_nas_claims.claims import Results, judge
 from studies.strategies.claims import FAILS, HOLDS, NOT_RUN, OPEN
 from tests.stages.test_pipeline import ROOT
 
-GLYPHS = hardcore_nas.load(hardcore_nas.FOLDER / "hardcore_nas_glyphs.yaml")
+GLYPHS = hardcore_nas.load(FOLDER / "hardcore_nas_glyphs.yaml")
 SMALL = hardcore_nas.Space.model_validate(
     {**GLYPHS.model_dump(), "name": "small", "resolution": 8, "stages": GLYPHS.model_dump()["stages"][:2]}
 )

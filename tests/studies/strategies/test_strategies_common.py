@@ -164,7 +164,7 @@ def test_partitions_belong_to_their_seeds(divided):
 def torchs_mflops(space: SearchSpace, rows: np.ndarray) -> np.ndarray:
     """(n,) MFLOPs as torch counts them in networks that run: two a multiply-accumulate."""
     found = []
-    for arch in encoding.from_rows(rows):
+    for arch in encoding.from_genes(rows):
         network = Network(space, arch, 3, device="meta").eval()
         with FlopCounterMode(display=False) as counter:
             network(torch.empty(1, 3, arch.resolution, arch.resolution, device="meta"))
@@ -175,7 +175,7 @@ def torchs_mflops(space: SearchSpace, rows: np.ndarray) -> np.ndarray:
 def test_architectures_are_distinct_and_in_their_buckets(tiny_space, table):
     """4 in each third of the range of cost by torch's count, after the smallest and the largest; all alike in the next call."""
     rows = config.architectures(table, MEASURE)
-    assert encoding.from_rows(rows[:2]) == [tiny_space.smallest(), tiny_space.largest()]
+    assert encoding.from_genes(rows[:2]) == [tiny_space.smallest(), tiny_space.largest()]
     assert len({tuple(row) for row in rows.tolist()}) == len(rows) == 14
     cost = torchs_mflops(tiny_space, rows)
     low, high = cost[:2]  # in this space also the cheapest and the most expensive
@@ -228,7 +228,7 @@ def test_measuring_takes_the_budget(undisturbed, score, table):
     assert np.bincount(found.round).tolist() == [14, 6, 6]
     np.testing.assert_array_equal(found.rows[:14], config.architectures(table, MEASURE))
     assert len({tuple(row) for row in found.rows.tolist()}) == 26
-    assert found.score[[0, 20]].tolist() == [score.top1(arch) for arch in encoding.from_rows(found.rows[[0, 20]])]
+    assert found.score[[0, 20]].tolist() == [score.top1(arch) for arch in encoding.from_genes(found.rows[[0, 20]])]
     final = search_metrics(found.cost, found.score, (table.smallest, table.largest), 100 / 3)
     assert sorted(run.steps) == [0, 1, 2] and run.steps[2] == {f"search/{key}": value for key, value in final.items()}
 

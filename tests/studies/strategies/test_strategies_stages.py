@@ -60,7 +60,7 @@ def test_by_the_loss(table, monkeypatch, tmp_path, name, kind):
     monkeypatch.setattr(config, "OUTPUTS", tmp_path)
     found = train.sampling(name, table, TRAIN, 0)
     assert type(found) is kind and found.k == 3 and found.predictor is None
-    drawn = [encoding.to_rows(found.candidates(np.random.default_rng(i))) for i in range(9)]
+    drawn = [encoding.to_genes(found.candidates(np.random.default_rng(i))) for i in range(9)]
     targets = [np.unique(np.floor(table.costs(rows) / 0.05 + 0.5)) for rows in drawn]
     assert all(len(rows) == 3 and len(t) == 1 for rows, t in zip(drawn, targets)) and len(np.unique(targets)) > 1
 
@@ -72,7 +72,7 @@ def test_by_the_predictor_of_its_seed(table, forests, name, kind, pick, seed):
     found = train.sampling(name, table, TRAIN, seed)
     assert type(found) is kind and found.k == 50
     drawn = found.propose(50, np.random.default_rng(3))
-    predicted = forests[seed].predict(encoding.to_rows(drawn))
+    predicted = forests[seed].predict(encoding.to_genes(drawn))
     assert found.candidates(np.random.default_rng(3)) == [drawn[predicted.tolist().index(pick(predicted))]]
 
 
@@ -88,7 +88,7 @@ def test_from_an_offline_set(table, forests, tiny_rows, name, front):
     cost, predicted = points(tiny_rows)
     chosen = front(cost, predicted)
     expected = set(zip(cost[chosen].tolist(), predicted[chosen].tolist()))
-    cost, predicted = points(encoding.to_rows(list(found.propose.models)))
+    cost, predicted = points(encoding.to_genes(list(found.propose.models)))
     assert set(zip(cost.tolist(), predicted.tolist())) == expected
     assert train.sampling(name, table, TRAIN, 0).propose == found.propose  # a resumed run draws the same set
 

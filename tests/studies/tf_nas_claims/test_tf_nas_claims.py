@@ -14,7 +14,7 @@ from nas.differentiable.tf_nas.scaling import scale
 from nas.runtime import presets
 from nas.runtime.io import DocumentError
 from nas.runtime.params import ParamsError
-from nas.spaces.tf_nas import Choice
+from nas.spaces.tf_nas import Arch
 from nas.stages.pipelines import Target
 from studies.claims import Check, claim_rows
 from studies.strategies.claims import FAILS, HOLDS, OPEN
@@ -141,7 +141,7 @@ def test_a_scaled_network_is_within_a_step(seed):
 
 def test_agreement_by_hand():
     """Two of four layers, one of two stages; widths do not count."""
-    a, b = Choice((0, 1, 2, 0), (1, 2), (8, 8, 8, 8)), Choice((0, 1, 0, 1), (1, 3), (9, 9, 9, 9))
+    a, b = Arch((0, 1, 2, 0), (1, 2), (8, 8, 8, 8)), Arch((0, 1, 0, 1), (1, 3), (9, 9, 9, 9))
     assert config.agreement(a, b) == (0.5, 0.5)
 
 
