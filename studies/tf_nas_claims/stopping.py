@@ -18,7 +18,7 @@ import pandas as pd
 from nas.data import loader
 from nas.models.blocks import RowNetwork
 from nas.runtime.progress import progress
-from nas.spaces.tf_nas import Choice
+from nas.spaces.tf_nas import Arch
 from nas.stages.errors import user_errors
 from nas.stages.scratch import Alone
 from nas.stages.tf_nas import config as tf_nas
@@ -63,7 +63,7 @@ def variants(s: config.Settings, seed: int) -> dict[str, tf_nas.Settings]:
     }
 
 
-def top1(alone: Alone, s: tf_nas.Settings, choice: Choice, data: loader.ImageDataset) -> float:
+def top1(alone: Alone, s: tf_nas.Settings, choice: Arch, data: loader.ImageDataset) -> float:
     """Percent of the test images that the network, trained by itself, names rightly."""
     network = alone.trained("network", RowNetwork(s.space.plan(choice), len(data.classes)), data, data.indices("train"))
     test = data.indices("test")
