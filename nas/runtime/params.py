@@ -1,13 +1,14 @@
-"""A section of params.yaml as a frozen object: unknown, missing and impossible values stop the run.
+"""Sections of params.yaml as frozen objects; unknown, missing and impossible values stop the run.
 
-Sections are pydantic models that derive from `Section`. Each message names the file, the key with
-its section, what was found and, where there is one, the nearest right key.
+Sections are pydantic models that derive from `Section`. Each error names the file, the key with its section, the value
+and, if there is one, the closest known key or the new name of a renamed one.
 """
 
 import difflib
 import json
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -15,35 +16,38 @@ from pydantic.fields import FieldInfo
 from nas.runtime.io import is_file, read_yaml, short
 
 FILE = Path("params.yaml")
-RENAMED = {  # former keys, with their section
+RENAMED = {  # former keys, with their section, of all parameter files -> new keys
     "split.monitor": "split.val",
     "search.members": "search.models",
     "search.guided": "search.bayesian",
     "search.evolution.mutants": "search.evolution.mutations",
     "measure.mutants": "measure.mutations",
     "oneshot.evolution.mutants": "oneshot.evolution.mutations",
+    "oneshot.pictures": "oneshot.images",
     "export.calibration_pictures": "export.calibration_images",
     "export.checked_pictures": "export.checked_images",
     "transfer.members": "transfer.models",
     "scratch.members": "scratch.models",
+    "pictures": "images",
+    "train.heaviest": "train.largest",
 }
 
 
 class Section(BaseModel):
-    """Base of every section: frozen, no unknown keys, no silent conversions of text to numbers, only finite numbers."""
+    """Base of all sections: frozen, no unknown keys, no silent conversion of text to numbers, finite numbers only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ParamsError(ValueError):
-    """params.yaml does not say what a stage needs."""
+    """A parameter file lacks a key, or has an unknown or impossible one."""
 
 
 S = TypeVar("S", bound=Section)
 
 
 def read(section: str, model: type[S], file: Path = FILE) -> S:
-    """The section of the parameter file, checked.
+    """One section of the parameter file, checked.
 
     Raises:
         ParamsError: for a missing file or section, and for unknown, missing or impossible values.
@@ -51,31 +55,52 @@ def read(section: str, model: type[S], file: Path = FILE) -> S:
     return check(read_all(file), section, model, file)
 
 
-def check(found: dict, section: str, model: type[S], file: Path = FILE) -> S:
-    """`read` on parameters that are in memory already."""
-    if section not in found:
-        raise ParamsError(f"{file}: the section {section!r} is missing; found {sorted(found)}")
+def check(values: Mapping[str, Any], section: str, model: type[S], file: Path = FILE) -> S:
+    """`read` for parameters in memory."""
+    if section not in values:
+        raise ParamsError(f"{file}: the section {section!r} is missing; found {sorted(values)}")
     try:
         # JSON has lists only, so lists become tuples here while numbers stay strict
-        return model.model_validate_json(json.dumps(found[section], default=str))
+        return model.model_validate_json(json.dumps(values[section], default=str))
     except ValidationError as error:
         lines = [_explain(file, section, model, e) for e in error.errors()]
         raise ParamsError("\n".join(lines)) from None
 
 
+def check_keys(values: Iterable[str], known: Collection[str], file: Path = FILE) -> None:
+    """Check that the top-level keys of a parameter file are exactly the known ones.
+
+    Raises:
+        ParamsError: for the first unknown key, with its new name or the closest known one; else for the first missing key.
+    """
+    for key in sorted(set(values) - set(known)):
+        raise ParamsError(f"{file}: {_unknown(key, key, known)}")
+    for key in sorted(set(known) - set(values)):
+        raise ParamsError(f"{file}: the key {key!r} is missing; found {sorted(values)}")
+
+
+def check_seed(values: Mapping[str, Any], file: Path = FILE) -> int:
+    """The top-level key `seed`.
+
+    Raises:
+        ParamsError: if it is missing or not a whole number from 0 on.
+    """
+    seed = _top_level(values, "seed", file)
+    if type(seed) is not int or seed < 0:
+        raise ParamsError(f"{file}: seed: a whole number from 0 on is needed; found {seed!r}")
+    return seed
+
+
 def value(key: str, file: Path = FILE) -> str | int | float | bool | None:
-    """A single top-level entry that is not a section, e.g. `space` or `seed`.
+    """A top-level key that is not a section, e.g. `space`.
 
     Raises:
         ParamsError: if it is missing.
     """
-    found = read_all(file)
-    if key not in found:
-        raise ParamsError(f"{file}: the key {key!r} is missing; found {sorted(found)}")
-    return found[key]
+    return _top_level(read_all(file), key, file)
 
 
-def read_all(file: Path = FILE) -> dict:
+def read_all(file: Path = FILE) -> dict[str, Any]:
     """The whole parameter file.
 
     Raises:
@@ -83,25 +108,35 @@ def read_all(file: Path = FILE) -> dict:
     """
     if not is_file(file):
         raise ParamsError(f"there is no {file} in {Path.cwd()}; run from the project's root folder")
-    found = read_yaml(file, ParamsError)
-    if not isinstance(found, dict):
-        raise ParamsError(f"{file}: expected sections, found {type(found).__name__}")
-    return found
+    values = read_yaml(file, ParamsError)
+    if not isinstance(values, dict):
+        raise ParamsError(f"{file}: expected sections, found {type(values).__name__}")
+    return values
+
+
+def _top_level(values: Mapping[str, Any], key: str, file: Path) -> Any:
+    if key not in values:
+        raise ParamsError(f"{file}: the key {key!r} is missing; found {sorted(values)}")
+    return values[key]
+
+
+def _unknown(key: str, last: str, known: Collection[str], chosen: str = "") -> str:
+    """The message for an unknown key; `last` is its last part, to be compared with the known ones."""
+    if key in RENAMED:
+        return f"{key} is now called {RENAMED[key]}"
+    close = difflib.get_close_matches(last, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; allowed are {sorted(known)}"
+    return f"{key} is not a known key{chosen}{hint}"
 
 
 def _explain(file: Path, section: str, model: type[BaseModel], error: dict) -> str:
-    loc, inner, choice = _place(model, error["loc"])
+    loc, inner, choice = _locate(model, error["loc"])
     key = ".".join(str(part) for part in (section, *loc))
     chosen = f" beside {choice}" if choice else ""
     if error["type"] == "missing":
         return f"{file}: {key} is missing{chosen}"
-    if key in RENAMED:
-        return f"{file}: {key} is now called {RENAMED[key]}"
     if error["type"] == "extra_forbidden":
-        known = list(inner.model_fields)
-        near = difflib.get_close_matches(str(loc[-1]), known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; allowed are {sorted(known)}"
-        return f"{file}: {key} is not a known key{chosen}{hint}"
+        return f"{file}: {_unknown(key, str(loc[-1]), list(inner.model_fields), chosen)}"
     if error["type"] == "union_tag_not_found":
         return f"{file}: {key}.{_discriminator(error)} is missing"
     if error["type"] == "union_tag_invalid":
@@ -112,14 +147,14 @@ def _explain(file: Path, section: str, model: type[BaseModel], error: dict) -> s
 
 
 def _discriminator(error: dict) -> str:
-    """The key that says which of several sections is meant."""
+    """The key that selects one of several sections."""
     return error["ctx"]["discriminator"].strip("'")
 
 
-def _place(model: type[BaseModel], loc: tuple) -> tuple[list, type[BaseModel], str]:
-    """Where a mistake is: its keys as they stand in the file, the (nested) section around it, and `key: value` that chose this section.
+def _locate(model: type[BaseModel], loc: tuple) -> tuple[list, type[BaseModel], str]:
+    """The keys of an error as in the file, the (nested) section around it, and the `key: value` that selected this section.
 
-    pydantic puts the chosen value among the keys, where the file has none: (loss, kl, weight) is loss.weight.
+    pydantic puts the selecting value among the keys, the file does not: (loss, kl, weight) is loss.weight.
     """
     keys, choice, options = [], "", {}
     for i, part in enumerate(loc):
@@ -136,7 +171,7 @@ def _place(model: type[BaseModel], loc: tuple) -> tuple[list, type[BaseModel], s
 
 
 def _options(field: FieldInfo) -> dict[str, tuple[type[BaseModel], str]]:
-    """Of a field that one of several sections may stand in: value of the key that tells them apart -> section, `key: value`."""
+    """For a field that takes one of several sections: value of the selecting key -> (section, `key: value`)."""
     key = field.discriminator
     if not isinstance(key, str):
         return {}
@@ -144,6 +179,7 @@ def _options(field: FieldInfo) -> dict[str, tuple[type[BaseModel], str]]:
 
 
 def _sections(field: FieldInfo | None) -> list[type[BaseModel]]:
-    """The sections among the types that a field may have."""
-    found = field.annotation if field else None
-    return [a for a in (found, *getattr(found, "__args__", ())) if isinstance(a, type) and issubclass(a, BaseModel)]
+    """The sections among the types of a field."""
+    annotation = field.annotation if field else None
+    types = (annotation, *getattr(annotation, "__args__", ()))
+    return [a for a in types if isinstance(a, type) and issubclass(a, BaseModel)]

@@ -22,10 +22,8 @@ def check_all() -> None:
     space = common.search_space()
     recipe, _, _ = common.shared()
     sections = {name: section(name) for name in STAGES} | {"tracking": session.Settings, "launcher": distributed.Launcher}
-    known = {"seed", "space", "recipe", "runtime", "evaluation", *sections}
     found = params.read_all()
-    if unknown := sorted(set(found) - known):
-        raise params.ParamsError(f"{params.FILE}: there is no section {unknown[0]!r}; the sections are {sorted(known)}")
+    params.check_keys(found, {"seed", "space", "recipe", "runtime", "evaluation", *sections})
     checked = {name: params.check(found, name, model) for name, model in sections.items()}
     distributed.part(recipe.batch, checked["launcher"].processes * checked["launcher"].nodes)
     try:

@@ -62,14 +62,12 @@ class Pipeline:
             ParamsError: for the first mistake; names the key.
         """
         found = params.read_all(file)
-        known = {"seed", "space", *models}
-        if wrong := sorted(known ^ set(found)):
-            raise params.ParamsError(
-                f"{file}: {wrong[0]!r} is {'missing' if wrong[0] in known else 'not known'}; its keys are {sorted(known)}"
-            )
-        if type(found["seed"]) is not int or found["seed"] < 0:
-            raise params.ParamsError(f"{file}: seed: a whole number from 0 on is needed; found {found['seed']!r}")
-        return found["seed"], str(found["space"]), {name: params.check(found, name, model, file) for name, model in models.items()}
+        params.check_keys(found, {"seed", "space", *models}, file)
+        return (
+            params.check_seed(found, file),
+            str(found["space"]),
+            {name: params.check(found, name, model, file) for name, model in models.items()},
+        )
 
     @contextmanager
     def stage(self, name: str, parameters: dict[str, Any]) -> Iterator[tuple[StageRun, Checkpoint, Path]]:

@@ -44,10 +44,7 @@ def seed() -> int:
     Raises:
         ParamsError: if it is no whole number from 0 on.
     """
-    found = params.value("seed")
-    if type(found) is not int or found < 0:
-        raise params.ParamsError(f"{params.FILE}: seed: a whole number from 0 on is needed; found {found!r}")
-    return found
+    return params.check_seed(params.read_all())
 
 
 def search_space() -> SearchSpace:

@@ -69,9 +69,7 @@ def main() -> None:
 
 def prepare() -> dict[str, int]:
     """Divide as params.yaml in the current directory says; returns the metrics that it also wrote."""
-    p, seed = params.read("split", Split), params.value("seed")
-    if type(seed) is not int or seed < 0:
-        raise ParamsError(f"{params.FILE}: seed: a whole number from 0 on is needed; found {seed!r}")
+    p, seed = params.read("split", Split), params.check_seed(params.read_all())
     # Where the search images are trained on too, as in the paper, the search scores with early weights.
     return divide(p, seed, params.read("search", SearchWeights).weights == "early", OUT)
 

@@ -81,9 +81,7 @@ def read(file: Path = PIPELINE.parameters, of_hardcore_nas: Path = hardcore_nas.
         FileNotFoundError: for a search space that is missing.
     """
     found, s = params.read_all(file), hardcore_nas.read(of_hardcore_nas)
-    unknown = sorted(set(found) - {"tuning", "starts"})
-    if unknown:
-        raise params.ParamsError(f"{file}: {unknown[0]!r} is not known; its keys are starts and tuning")
+    params.check_keys(found, {"tuning", "starts"}, file)
     tuning, starts = params.check(found, "tuning", Tuning, file), params.check(found, "starts", Starts, file)
     known = NAMES[: len(s.search.targets)]
     if unknown := sorted(set(tuning.targets) - set(known)):

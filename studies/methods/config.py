@@ -76,7 +76,5 @@ def read(file: Path = PIPELINE.parameters) -> Settings:
         ParamsError: for the first mistake; names the key.
     """
     found = params.read_all(file)
-    settings = Settings(**{name: params.check(found, name, model, file) for name, model in SECTIONS.items()})
-    if unknown := sorted(set(found) - set(SECTIONS)):
-        raise params.ParamsError(f"{file}: {unknown[0]!r} is not known; its keys are {list(SECTIONS)}")
-    return settings
+    params.check_keys(found, SECTIONS, file)
+    return Settings(**{name: params.check(found, name, model, file) for name, model in SECTIONS.items()})

@@ -147,9 +147,7 @@ def read(file: Path = FILE) -> Settings:
         FileNotFoundError, ValueError: for a search space that is missing or wrong.
     """
     found = params.read_all(file)
-    known = {"strategies", "distillations", "seeds", "losses", "space", "wide_space", *SECTIONS}
-    if wrong := sorted(known ^ set(found)):
-        raise params.ParamsError(f"{file}: {wrong[0]!r} is {'missing' if wrong[0] in known else 'not known'}; its keys are {sorted(known)}")
+    params.check_keys(found, {"strategies", "distillations", "seeds", "losses", "space", "wide_space", *SECTIONS}, file)
     strategies, seeds = found["strategies"], found["seeds"]
     if not isinstance(strategies, list) or len(set(map(str, strategies))) != len(strategies) or not strategies:
         raise params.ParamsError(f"{file}: strategies: a list of different names is needed; found {strategies!r}")

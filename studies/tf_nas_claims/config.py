@@ -97,8 +97,7 @@ def read(file: Path = PIPELINE.parameters, of_tf_nas: Path = tf_nas.PIPELINE.par
         FileNotFoundError: for a search space that is missing.
     """
     found = params.read_all(file)
-    if unknown := sorted(set(found) - set(SECTIONS)):
-        raise params.ParamsError(f"{file}: {unknown[0]!r} is not known; its keys are {sorted(SECTIONS)}")
+    params.check_keys(found, SECTIONS, file)
     s = tf_nas.read(of_tf_nas)
     checked = {name: params.check(found, name, model, file) for name, model in SECTIONS.items()}
     if checked["devices"].threads == s.latency.backend.threads:

@@ -1,11 +1,11 @@
-"""params.yaml: what is wrong stops the run and is named."""
+"""params.yaml: any mistake stops the run with a message that names the key."""
 
 import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, create_model
 
 from nas.runtime import params
 from nas.runtime.params import ParamsError, Section
@@ -67,19 +67,19 @@ def read(tmp_path):
 
 
 def test_a_section_becomes_an_object(read):
-    """Lists become tuples, whole numbers may stand for fractions, null is None."""
+    """Lists become tuples, whole numbers are valid floats, null is None."""
     shape = Circle(form="circle", radius=2.0, crop=Crop(scale=(0.0, 1.0), flip=False))
     expected = Training(epochs=5, rate=1.0, sizes=(1, 2, 3), kind="a", crop=Crop(scale=(0.5, 1.0), flip=True), other=None, shape=shape)
     assert read() == expected
 
 
 def test_a_section_is_frozen(read):
-    """Neither it nor a section within it can be changed."""
-    found = read()
+    """Neither a section nor a nested one can be changed."""
+    section = read()
     with pytest.raises(ValidationError, match="frozen"):
-        found.epochs = 6
+        section.epochs = 6
     with pytest.raises(ValidationError, match="frozen"):
-        found.crop.flip = False
+        section.crop.flip = False
 
 
 @pytest.mark.parametrize(
@@ -110,30 +110,30 @@ def test_a_section_is_frozen(read):
         ("flip: false", "flip: false, flop: 1", "training.shape.crop.flop is not a known key; did you mean 'flip'?"),
     ],
 )
-def test_each_mistake_names_the_key(read, old, new, message):
-    """The file, the key with its section, what was found, and the nearest right key."""
+def test_a_mistake_names_the_key(read, old, new, message):
+    """The message has the file, the key with its section, the value and the closest known key."""
     with pytest.raises(ParamsError) as error:
         read(old, new)
     assert f"params.yaml: {message}" in str(error.value)
 
 
-def test_all_mistakes_are_told_at_once(read):
+def test_all_mistakes_are_reported_at_once(read):
     """Two wrong values give two lines."""
     with pytest.raises(ParamsError) as error:
         read("epochs: 5\n  rate: 1", "epochs: 0\n  rate: fast")
     assert len(str(error.value).splitlines()) == 2
 
 
-def test_a_missing_section_lists_those_there_are(tmp_path):
-    """The message has the name asked for and the ones found."""
+def test_a_missing_section_lists_the_others(tmp_path):
+    """The message has the missing section and the existing ones."""
     path = tmp_path / "params.yaml"
     path.write_text(GOOD)
     with pytest.raises(ParamsError, match=r"section 'train' is missing; found \['seed', 'training'\]"):
         params.read("train", Training, path)
 
 
-def test_an_empty_section_is_no_section(tmp_path):
-    """`training:` with nothing below names the section."""
+def test_an_empty_section_is_an_error(tmp_path):
+    """`training:` without keys names the section."""
     path = tmp_path / "params.yaml"
     path.write_text("training:\n")
     with pytest.raises(ParamsError, match=r"params\.yaml: training: .*found None"):
@@ -141,8 +141,8 @@ def test_an_empty_section_is_no_section(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "message"), [("a: [1", "is not valid YAML"), ("- 1", "expected sections, found list"), ("", "NoneType")])
-def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, message):
-    """Broken YAML, a list, nothing."""
+def test_a_file_that_is_not_a_mapping_is_an_error(tmp_path, text, message):
+    """Broken YAML, a list and an empty file raise."""
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(ParamsError, match=rf"params\.yaml.*{message}"):
@@ -150,14 +150,14 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, message):
 
 
 def test_a_missing_file_says_where_to_run(tmp_path, monkeypatch):
-    """From another folder than the project's root."""
+    """Outside the project's root the message says so."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ParamsError, match=r"there is no params\.yaml in .*; run from the project's root"):
         params.read("training", Training)
 
 
-def test_a_single_value_and_its_absence(tmp_path):
-    """`value` gives a top-level entry, or names the ones there are."""
+def test_a_top_level_value_is_read(tmp_path):
+    """`value` returns a top-level key; for a missing one it lists the others."""
     path = tmp_path / "params.yaml"
     path.write_text(GOOD)
     assert params.value("seed", path) == 3
@@ -166,12 +166,12 @@ def test_a_single_value_and_its_absence(tmp_path):
 
 
 def test_the_default_file_is_params_yaml():
-    """DVC tracks that name."""
+    """DVC tracks this name."""
     assert Path("params.yaml") == params.FILE
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("trial_samples: 50", "trial_sample: 50", "report.trial_sample is not a known key; did you mean 'trial_samples'"),
         ("strategy: bestup-3-loss", "strategy: bestest", "train.strategy: there is no strategy 'bestest'"),
@@ -186,16 +186,44 @@ def test_the_default_file_is_params_yaml():
         ),
         ("  costs: [mflops] ", "  costs: [mflops, mflops] ", "each can be named once"),
         ("  targets: null ", "  targets: [{flops: 3}] ", "search.targets.0.flops"),
-        ("report:\n", "reports:\n", "there is no section 'reports'"),
+        ("split:\n", "pictures: {a: 1}\nsplit:\n", "params.yaml: pictures is now called images"),
+        ("split:\n", "heuristics: {a: 1}\nsplit:\n", "params.yaml: heuristics is not a known key; allowed are ['evaluation', "),
+        ("\n  val: ", "\n  monitor: ", "params.yaml: split.monitor is now called split.val"),
+        ("\n  val: ", "\n  monitor: ", "params.yaml: split.val is missing"),
+        ("\nlauncher:", "\nlaunchers:", "params.yaml: launchers is not a known key; did you mean 'launcher'?"),
+        ("report:\n", "reports:\n", "params.yaml: reports is not a known key; did you mean 'report'?"),
         ("space: nas/spaces/glyphs.yaml", "space: nas/spaces/glyph.yaml", "there is no file nas/spaces/glyph.yaml"),
     ],
 )
-def test_a_mistake_in_a_later_section_is_told_by_the_first_stage(tmp_path, monkeypatch, old, new, told):
-    """All of params.yaml is checked before anything runs."""
+def test_a_mistake_in_any_section_stops_the_first_stage(tmp_path, monkeypatch, old, new, message):
+    """All sections of params.yaml are checked before a stage runs."""
     text = (ROOT / "params.yaml").read_text()
     assert old in text
     (tmp_path / "params.yaml").write_text(text.replace(old, new))
     (tmp_path / "nas").symlink_to(ROOT / "nas")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(told)):
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
         check_all()
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "3", True, None])
+def test_an_impossible_seed_is_an_error(seed):
+    """The seed is a whole number from 0 on."""
+    with pytest.raises(ParamsError, match=f"seed: a whole number from 0 on is needed; found {seed!r}"):
+        params.check_seed({"seed": seed})
+
+
+@pytest.mark.parametrize(("section", "key"), [name.split(".", 1) for name in params.RENAMED if "." in name])
+def test_a_renamed_key_is_refused_with_its_new_name(section, key):
+    """Every former key of a section has a message with the new one."""
+    outer, _, last = key.rpartition(".")
+    nested = {outer: (create_model("Nested", __base__=Section), ...)} if outer else {}
+    model, values = create_model("Outer", __base__=Section, **nested), {last: 1}
+    with pytest.raises(ParamsError, match=rf"{section}\.{key} is now called {params.RENAMED[f'{section}.{key}']}"):
+        params.check({section: {outer: values} if outer else values}, section, model)
+
+
+def test_a_missing_top_level_key_is_named():
+    """A file without a section lists the existing ones."""
+    with pytest.raises(ParamsError, match=r"the key 'space' is missing; found \['seed'\]"):
+        params.check_keys({"seed": 1}, {"seed", "space"})

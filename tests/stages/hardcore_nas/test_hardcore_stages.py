@@ -95,7 +95,7 @@ def test_the_papers_settings(file):
         (("search", "rate"), 1.5, r"search\.rate"),
         (("train", "largest", "epoch"), 3, r"train\.largest\.epoch is not a known key; did you mean 'epochs'"),
         (("tune", "tuning", "batch"), 1, r"tune\.tuning\.batch"),
-        (("sed",), 1, "'sed' is not known"),
+        (("sed",), 1, "sed is not a known key"),
     ],
 )
 def test_mistakes_are_told(file, keys, value, told):

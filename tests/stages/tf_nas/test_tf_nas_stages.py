@@ -50,7 +50,7 @@ def test_the_papers_settings(file):
         (("search", "targets"), [], "search.targets"),
         (("search", "method", "weight_epochs"), 20, "leave none for alpha and beta"),
         (("latency", "backend"), {"runtime": "onnxruntime", "threads": 1}, "latency.backend"),
-        (("sed",), 1, "'sed' is not known"),
+        (("sed",), 1, "sed is not a known key"),
         (("seed",), -1, "a whole number from 0 on"),
     ],
 )

@@ -70,7 +70,7 @@ def test_the_smoke_profile_fits_that_of_hardcore_nas(file, tmp_path):
         ("starts", {"seeds": [0], "shares": [0.5, 1]}, "starts.shares: 0, the fastest network, has to be among them"),
         ("starts", {"seeds": [0], "shares": [0, 0.25]}, r"and 0\.25, which they are compared with .*search\.start"),
         ("starts", {"seeds": [0], "shares": [0, 1.5]}, r"starts\.shares"),
-        ("start", {}, "'start' is not known"),
+        ("start", {}, "start is not a known key"),
     ],
 )
 def test_mistakes_in_the_claims_are_told(file, section, value, told):

@@ -64,7 +64,7 @@ SECTION = yaml.safe_load(TEXT)
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"measures": {}}, "'measures' is not known"),
+        ({"measures": {}}, "measures is not a known key"),
         ({"measure": None}, "'measure' is missing"),
         ({"seeds": None}, "'seeds' is missing"),
         ({"train": SECTION["train"] | {"epoch": 1}}, r"train\.epoch is not a known key; did you mean 'epochs'"),

@@ -54,7 +54,7 @@ def test_values_of_lambda_are_the_papers(file):
         ("collapse", {"seeds": [1, 1]}, "collapse: seeds: the same one stands twice"),
         ("devices", {"threads": 1}, "devices.threads: 1 is what the first device has"),
         ("stopping", {"seeds": [0]}, "stopping.early_stopping is missing"),
-        ("stoping", {}, "'stoping' is not known"),
+        ("stoping", {}, "stoping is not a known key"),
     ],
 )
 def test_mistakes_in_the_claims_are_told(file, section, value, told):
