@@ -1,4 +1,4 @@
-"""The pipeline under Prefect: when and where it runs. What runs is DVC's business."""
+"""Prefect flows: when and where stages run. DVC decides which stages run."""
 
 import os
 

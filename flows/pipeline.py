@@ -1,8 +1,8 @@
-"""A pipeline as a Prefect flow, the main one or one of pipelines/ or studies/: one task a stage, each a `dvc repro --single-item`.
+"""A pipeline as a Prefect flow: the main one, or one of pipelines/ or studies/. One task per stage.
 
-With overrides the whole pipeline is one `dvc exp run --temp`: it runs in a copy, so params.yaml and the outputs
-here stay as they are, and `dvc exp show` lists the result. With a DVC remote, a stage pulls what it needs and
-pushes what it made, so any machine's worker can run it.
+A task is one `dvc repro --single-item`. With overrides the whole pipeline is one `dvc exp run --temp`: it runs in a
+copy, so params.yaml and the outputs stay as they are, and `dvc exp show` lists the result. With a DVC remote, a stage
+pulls its inputs and pushes its outputs, so the worker of any machine can run it.
 
     python -m flows.pipeline [--name PIPELINE] [--target STAGE ...] [--set KEY=VALUE ...] [--force]
 """
@@ -15,21 +15,8 @@ from typing import Annotated
 import typer
 from prefect import flow
 
-from flows.stages import (
-    Commands,
-    Overrides,
-    Row,
-    Settings,
-    StageFailed,
-    addresses,
-    changes,
-    limits_set,
-    plan,
-    remote_set,
-    run_experiment,
-    run_stage,
-    table,
-)
+from flows.commands import Commands, Overrides, StageFailed, limits_set, parse_overrides, remote_set
+from flows.stages import RunOptions, StageResult, addresses, plan, result_table, run_experiment, run_stage
 from nas.runtime import processes
 
 MAIN = "main"
@@ -40,13 +27,13 @@ def dvc_file(name: str) -> str:
     """The dvc.yaml of a pipeline.
 
     Raises:
-        ValueError: for a name that there is not.
+        ValueError: for an unknown name.
     """
     files = {MAIN: Path("dvc.yaml")} | {
         file.parent.name: file for file in sorted(f for folder in FOLDERS for f in folder.glob("*/dvc.yaml"))
     }
     if name not in files:
-        raise ValueError(f"there is no pipeline {name!r}; there are {list(files)}")
+        raise ValueError(f"unknown pipeline {name!r}; the pipelines are {list(files)}")
     return str(files[name])
 
 
@@ -58,19 +45,19 @@ def pipeline(
     share: bool = True,
     name: str = MAIN,
 ) -> None:
-    """Build the stages of a pipeline that are out of date.
+    """Run the stages of a pipeline that are out of date.
 
     Args:
-        targets: stages to build, with those they depend on; none means all.
+        targets: stages to run, with their dependencies; none means all.
         overrides: parameters to change, e.g. {"train.epochs": 2}, or {"pipelines/tf_nas/params.yaml:train.learning_rate": 0.1};
-            runs as an experiment beside the workspace.
+            runs an experiment in a copy of the workspace.
         force: run the stages even if they are up to date.
-        share: pull from and push to the DVC remote, where one is configured (an experiment is not shared).
-        name: of the pipeline: "main", or a folder of pipelines/ or studies/, e.g. "tf_nas".
+        share: pull from and push to the DVC remote, if one is configured; experiments are not shared.
+        name: "main", or a folder of pipelines/ or studies/, e.g. "tf_nas" or "strategies".
 
     Raises:
-        ValueError: for a pipeline or a stage that there is not.
-        StageFailed: if a stage did.
+        ValueError: for an unknown pipeline or stage.
+        StageFailed: if a stage fails.
     """
     processes.require_git()
     targets = addresses(targets or [], dvc_file(name))
@@ -78,11 +65,11 @@ def pipeline(
         run_experiment(targets, overrides, force, key="pipeline")
         return
     stages = plan(targets)
-    rows = [Row(stage.address) for stage in stages]
-    settings = Settings(Commands(), force, share and remote_set(), limits_set())
-    with table(rows, key="pipeline"):
-        for stage, row in zip(stages, rows):
-            run_stage(stage, row, settings)
+    results = [StageResult(stage.address) for stage in stages]
+    options = RunOptions(Commands(), force, share and remote_set(), limits_set())
+    with result_table(results, key="pipeline"):
+        for stage, result in zip(stages, results):
+            run_stage(stage, result, options)
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -90,14 +77,14 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    target: Annotated[list[str] | None, typer.Option(help="Stage to build, with those it depends on; all if not given.")] = None,
-    change: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Parameter to change, in an experiment.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Stage to run, with its dependencies; repeatable; default: all.")] = None,
+    change: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Parameter to change; repeatable.")] = None,
     force: Annotated[bool, typer.Option(help="Run stages even if they are up to date.")] = False,
-    share: Annotated[bool, typer.Option(help="Pull from and push to the DVC remote, where one is configured.")] = True,
-    name: Annotated[str, typer.Option(help="Of the pipeline: main, or a folder of pipelines/ or studies/, e.g. tf_nas.")] = MAIN,
+    share: Annotated[bool, typer.Option(help="Pull from and push to the DVC remote, if one is configured.")] = True,
+    name: Annotated[str, typer.Option(help="Pipeline: main, or a folder of pipelines/ or studies/, e.g. tf_nas.")] = MAIN,
 ) -> None:
-    """Run a pipeline under Prefect; without a server one is started for as long as it takes."""
-    overrides = changes(change)
+    """Run a pipeline under Prefect; without a server, a temporary one is started."""
+    overrides = parse_overrides(change)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the stage and the server end with this
     try:
         pipeline(target, overrides, force, share, name)

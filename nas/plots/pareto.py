@@ -29,7 +29,7 @@ def chart(family: pd.DataFrame, ends: pd.DataFrame, evaluated: pd.DataFrame, cos
     series += [
         _front(title, searched, cost, GREEN, "dash"),
         Series("Pareto family (test split)", *_xy(family, cost, "top1_test"), BLUE, "circle", "solid", labels=short_names, aside=True),
-        Series("smallest, largest (test split)", *_xy(ends, cost, "top1_test"), INK, "square"),
+        Series("smallest, largest (test)", *_xy(ends, cost, "top1_test"), INK, "square"),
     ]
     log = wide(pd.concat([family[cost], ends[cost], evaluated[cost]]).to_numpy())
     key = "pareto" if cost == "mflops" else f"pareto-{cost}"

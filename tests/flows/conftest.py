@@ -1,4 +1,4 @@
-"""What the tests of the flows share: a Prefect server, and a project that flows can run in as processes."""
+"""Fixtures of the flow tests: a Prefect server, and projects that flows run in as processes."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from flows import stages
 
 @pytest.fixture(scope="session")
 def server():
-    """Prefect's own, with a database of its own; it takes seconds to start, so once for all."""
+    """A Prefect server with its own database; started once, because it takes seconds."""
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=180):
@@ -27,7 +27,7 @@ def server():
 
 @pytest.fixture
 def plain_environment(monkeypatch) -> None:
-    """Someone to commit as, and no DVC or pipeline above this process."""
+    """A git identity, and no variables of an enclosing DVC or flow run."""
     for who in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{who}_NAME", "t")
         monkeypatch.setenv(f"GIT_{who}_EMAIL", "t@example.org")
@@ -37,7 +37,7 @@ def plain_environment(monkeypatch) -> None:
 
 @pytest.fixture
 def install() -> Callable[[Path], dict[str, str]]:
-    """Puts flow code, deployments and settings into a project as they are in this repository; returns the environment to use them."""
+    """Copies flows, deployments and settings of this repository into a project; returns the environment to run them."""
 
     def install(project: Path) -> dict[str, str]:
         root = Path(stages.__file__).parents[1]
@@ -53,17 +53,17 @@ def install() -> Callable[[Path], dict[str, str]]:
 
 @dataclass
 class PrefectProcesses:
-    """Prefect's commands with one server, and those of them that go on beside the test."""
+    """Prefect commands with one server, and the background processes among them."""
 
     environment: dict[str, str]
     running: list[subprocess.Popen] = field(default_factory=list)
 
     def call(self, *args: str) -> str:
-        """What a command prints."""
+        """The output of a command."""
         return subprocess.run(self._command(args), check=True, env=self.environment, stdout=subprocess.PIPE, text=True).stdout
 
     def start(self, *args: str) -> None:
-        """A command that is ended with the test."""
+        """Start a command in the background; it is terminated with the test."""
         self.running.append(subprocess.Popen(self._command(args), env=self.environment))
 
     @staticmethod
@@ -73,7 +73,7 @@ class PrefectProcesses:
 
 @pytest.fixture
 def prefect_processes(install) -> Callable:
-    """A context for a project: flow code put into it, a server of its own, a work pool `local`."""
+    """A context for a project: it installs the flow code and starts a server with a work pool `local`."""
 
     @contextmanager
     def opened(project: Path) -> Iterator[PrefectProcesses]:
@@ -92,7 +92,7 @@ def prefect_processes(install) -> Callable:
                 process.terminate()
                 try:
                     process.wait(20)
-                except subprocess.TimeoutExpired:  # a worker that is polling may take no notice
+                except subprocess.TimeoutExpired:  # a polling worker may ignore the signal
                     process.kill()
                     process.wait()
 

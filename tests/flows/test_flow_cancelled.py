@@ -1,4 +1,4 @@
-"""A flow run that is cancelled while a stage trains, through server and worker: SIGTERM, and nothing is lost."""
+"""A flow run cancelled through server and worker while a stage trains: the next one resumes it."""
 
 import json
 import sqlite3
@@ -15,17 +15,17 @@ STEPS = 40
 STAGE = f"""
 import os, pathlib, time
 from nas.runtime import processes
-from nas import provenance, tracking
+from nas.tracking import provenance, session
 from nas.runtime.checkpoint import Checkpoint
 
 pathlib.Path("pid").write_text(str(os.getpid()))
-with tracking.stage_run("train", {{}}) as run, Checkpoint(processes.project_root(), "train", provenance.fingerprint("train")) as kept:
-    state = kept.load() or {{"done": 0, "number": 1}}
+with session.stage_run("train", {{}}) as run, Checkpoint(processes.project_root(), "train", provenance.fingerprint("train")) as checkpoint:
+    state = checkpoint.load() or {{"done": 0, "number": 1}}
     for step in range(state["done"], {STEPS}):
         time.sleep(0 if pathlib.Path("go").exists() else 0.5)
         state = {{"done": step + 1, "number": (31 * state["number"] + step) % 2**31}}
         run.log({{"number": state["number"]}}, step)
-        kept.save(state)
+        checkpoint.save(state)
     pathlib.Path("out.txt").write_text(str(state["number"]))
     run.close_pipeline()
 """
@@ -35,7 +35,7 @@ DVC = "stages:\n  train: {cmd: " + sys.executable + " stage.py, deps: [stage.py]
 
 @pytest.fixture
 def project(tmp_path, monkeypatch, plain_environment) -> Path:
-    """One stage that takes 20 s, or none once there is a file `go`."""
+    """A project with one stage, which takes 20 s, or none once there is a file `go`."""
     folder = tmp_path / "project"
     folder.mkdir()
     files = {
@@ -54,25 +54,25 @@ def project(tmp_path, monkeypatch, plain_environment) -> Path:
 
 
 def curve() -> list[int]:
-    """Steps of the stage that are in MLflow."""
+    """Steps of the stage in MLflow."""
     if not Path("mlflow.db").exists():
         return []
     try:
         return [step for (step,) in sqlite3.connect("mlflow.db").execute("SELECT step FROM metrics WHERE key = 'number' ORDER BY step")]
-    except sqlite3.OperationalError:  # the tables are being made
+    except sqlite3.OperationalError:  # the tables do not exist yet
         return []
 
 
-def wait_for(what: Callable[[], bool]) -> None:
+def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
-    while not what():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
 
 @pytest.mark.slow
-def test_a_cancelled_flow_run_goes_on_later(project, prefect_processes):
-    """The stage ends at once, its run says KILLED; the next flow run ends with the undisturbed result, every step once."""
+def test_a_cancelled_flow_run_is_resumed(project, prefect_processes):
+    """The stage ends at once and its MLflow run is KILLED; the next flow run gives the undisturbed result with every step once."""
     number = 1
     for step in range(STEPS):
         number = (31 * number + step) % 2**31

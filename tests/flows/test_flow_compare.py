@@ -1,4 +1,4 @@
-"""The comparison on a small DVC project with a matrix: when each stage began and ended is read from what it leaves."""
+"""The compare flow on a small DVC project with a matrix; a log shows when each stage began and ended."""
 
 import json
 import shutil
@@ -52,7 +52,7 @@ stages:
     outs: [out/other.txt]
     metrics: [out/other.json: {{cache: false}}]
 """
-# `report` comes last and is neither in the alphabet nor in the file.
+# `report` runs last, but is neither last in alphabetical nor in file order.
 MATRIX_STAGES = """
 vars: [params.yaml]
 stages:
@@ -106,42 +106,42 @@ def matrix(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def project(matrix, tmp_path, monkeypatch, plain_environment) -> Path:
-    """A copy of it, the current folder."""
+    """A copy of the matrix project as the current folder."""
     folder = shutil.copytree(matrix, tmp_path / "project")
     monkeypatch.chdir(folder)
     return folder
 
 
 def events() -> list[tuple[str, str]]:
-    """("begin" or "end", stage) of the stages that really ran, in order."""
+    """("begin" or "end", stage) of the stages that ran, in order."""
     log = Path("calls.log")
     return [tuple(line.split()[:2]) for line in log.read_text().splitlines()] if log.exists() else []
 
 
 def meet(monkeypatch, stage: str, seconds: float) -> None:
-    """Have a stage of the matrix wait until another one of it has begun, so that those that may run at once do."""
+    """Make stages of a matrix wait until two of them have begun, so that stages that may run at once do."""
     monkeypatch.setenv("MEET", stage)
     monkeypatch.setenv("MEET_S", str(seconds))
 
 
 def ran() -> list[str]:
-    """Stages in the order of their ends; the log starts anew."""
-    found = [name for what, name in events() if what == "end"]
+    """Stages in the order of their ends; clears the log."""
+    ended = [name for what, name in events() if what == "end"]
     Path("calls.log").unlink(missing_ok=True)
-    return found
+    return ended
 
 
-def most_at_once(found: Iterable[tuple[str, str]]) -> int:
+def most_at_once(events: Iterable[tuple[str, str]]) -> int:
     running, most = 0, 0
-    for what, _ in found:
+    for what, _ in events:
         running += 1 if what == "begin" else -1
         most = max(most, running)
     return most
 
 
-def in_order(found: list[tuple[str, str]]) -> bool:
-    """Whether every stage began after the ends of all that it needs."""
-    return all(("end", need) in found[:i] for i, (what, name) in enumerate(found) if what == "begin" for need in NEEDS[name])
+def in_order(events: list[tuple[str, str]]) -> bool:
+    """Whether every stage began after the ends of its dependencies."""
+    return all(("end", need) in events[:i] for i, (what, name) in enumerate(events) if what == "begin" for need in NEEDS[name])
 
 
 def name(address: str) -> str:
@@ -150,7 +150,7 @@ def name(address: str) -> str:
 
 
 def table() -> dict[str, dict]:
-    """The rows of the table that the last flow run left."""
+    """The rows of the last flow run's table."""
     from prefect.artifacts import Artifact
 
     return {name(row["stage"]): row for row in json.loads(Artifact.get("compare").data)}
@@ -161,7 +161,7 @@ def results() -> dict[str, str]:
 
 
 def test_a_matrix_is_planned_with_its_edges(project):
-    """Stages of two files come after what they need, and nothing that isn't needed comes with them."""
+    """Stages of two files come after their dependencies; stages that are not needed are left out."""
     planned = stages.plan(stages.addresses([], FILE))
 
     assert {name(s.address): {name(need) for need in s.needs} for s in planned} == NEEDS
@@ -170,7 +170,7 @@ def test_a_matrix_is_planned_with_its_edges(project):
 
 
 def test_a_target_is_a_stage_or_a_whole_matrix(project):
-    """A bare name is looked for in the comparison, one with a colon anywhere."""
+    """A bare name is a target of the study, a name with a colon a target of any dvc.yaml."""
     assert [name(s.address) for s in stages.plan(stages.addresses(["train@b-50-1"], FILE))] == ["split", "early-1", "train-b-50-1"]
     assert [name(s.address) for s in stages.plan(stages.addresses(["early"], FILE))] == ["split", "early-0", "early-1"]
     assert [name(s.address) for s in stages.plan(stages.addresses(["dvc.yaml:other"], FILE))] == ["other"]
@@ -179,12 +179,12 @@ def test_a_target_is_a_stage_or_a_whole_matrix(project):
 
 
 def test_flow_and_dvc_agree_two_at_a_time(server, project, monkeypatch):
-    """In topological order, two at once and never more; then `dvc repro` has nothing to do."""
+    """Stages run in topological order, at most two at once; then `dvc repro` has nothing to do."""
     meet(monkeypatch, "early", seconds=60)
     flow.compare(at_once=2, pipeline=FILE)
 
-    found = events()
-    assert in_order(found) and most_at_once(found) == 2
+    log = events()
+    assert in_order(log) and most_at_once(log) == 2
     assert sorted(ran()) == sorted(NEEDS) and set(results().values()) == {"ran"} and results().keys() == NEEDS.keys()
     assert table()["train-a-3-0"]["metrics"] == "total 112" and table()["report"]["metrics"] == "total 448"
     entries = yaml.safe_load(Path("pipelines/cmp/dvc.lock").read_text())["stages"].keys()
@@ -194,22 +194,22 @@ def test_flow_and_dvc_agree_two_at_a_time(server, project, monkeypatch):
     assert ran() == []
 
 
-def test_one_at_a_time_unless_told(server, project, monkeypatch):
-    """What dvc made is not made again; the rest runs one by one, all with the flow's id as the parent's key."""
+def test_one_at_a_time_by_default(server, project, monkeypatch):
+    """Stages that dvc has run are cached; the rest runs one by one, with the flow run's id in the environment."""
     meet(monkeypatch, "train", seconds=2)
     dvc("repro", f"{FILE}:early@0")
     assert ran() == ["split", "early-0"]
 
     flow.compare(pipeline=FILE)
 
-    found = events()
-    assert most_at_once(found) == 1 and sorted(n for what, n in found if what == "end") == sorted(NEEDS.keys() - {"split", "early-0"})
+    log = events()
+    assert most_at_once(log) == 1 and sorted(n for what, n in log if what == "end") == sorted(NEEDS.keys() - {"split", "early-0"})
     assert len({line.split()[3] for line in Path("calls.log").read_text().splitlines()} - {"None"}) == 1
     assert {stage for stage, result in results().items() if result == "cached"} == {"split", "early-0"}
 
 
-def test_a_failure_takes_with_it_what_depends_on_it_alone(server, project):
-    """The flow fails and names it; the rest is finished and kept, and the next run does what is missing."""
+def test_a_failure_stops_only_dependent_stages(server, project):
+    """The flow fails and names the stage; all others complete, and the next run does what is missing."""
     Path("bad-early-0").touch()
 
     with pytest.raises(stages.StageFailed, match=r"(?s)1 of 8 stages failed, 3 that.*early@0: .*early-0 is broken"):
@@ -224,45 +224,45 @@ def test_a_failure_takes_with_it_what_depends_on_it_alone(server, project):
     assert {stage for stage, result in results().items() if result == "cached"} == {"split", "early-1", "train-a-3-1", "train-b-50-1"}
 
 
-def test_the_limit_of_all_workers_counts(server, project, monkeypatch):
-    """With a limit `trainings` of 1 in Prefect, stages run one at a time whatever `at_once` says; its place is free again afterwards."""
+def test_the_limit_of_all_workers_applies(server, project, monkeypatch):
+    """With a Prefect limit `trainings` of 1, stages run one at a time whatever `at_once` is; afterwards its slot is free again."""
     from prefect.client.orchestration import get_client
 
     meet(monkeypatch, "early", seconds=4)
     with get_client(sync_client=True) as client:
-        client.upsert_global_concurrency_limit_by_name(stages.LIMIT, 1)
+        client.upsert_global_concurrency_limit_by_name(stages.TRAININGS, 1)
         try:
             flow.compare(targets=["early"], at_once=3, pipeline=FILE)
-            assert client.read_global_concurrency_limit_by_name(stages.LIMIT).active_slots == 0
+            assert client.read_global_concurrency_limit_by_name(stages.TRAININGS).active_slots == 0
         finally:
-            client.delete_global_concurrency_limit_by_name(stages.LIMIT)
+            client.delete_global_concurrency_limit_by_name(stages.TRAININGS)
 
     assert most_at_once(events()) == 1 and set(ran()) == {"split", "early-0", "early-1"}
 
 
 @pytest.mark.filterwarnings("ignore:Logger")  # a task without a flow
-def test_waiting_for_a_place_ends_with_the_run(server, project):
-    """A run that is cancelled while others hold every place neither starts its stages nor waits any longer."""
+def test_waiting_for_a_slot_ends_with_the_run(server, project):
+    """A run that is cancelled while all slots are held stops waiting and starts no stage."""
     from prefect.client.orchestration import get_client
 
-    settings = stages.Settings(stages.Commands(), force=False, shared=False, limits=frozenset({stages.LIMIT}))
+    options = stages.RunOptions(stages.Commands(), force=False, shared=False, limits=frozenset({stages.TRAININGS}))
     (split,) = stages.plan(["split"])
-    row = stages.Row("split")
+    result = stages.StageResult("split")
     with get_client(sync_client=True) as client:
-        client.upsert_global_concurrency_limit_by_name(stages.LIMIT, 1)
+        client.upsert_global_concurrency_limit_by_name(stages.TRAININGS, 1)
         try:
-            with concurrency(stages.LIMIT):
-                settings.commands.end()
-                with pytest.raises(stages.StageFailed, match="no place under the limit"):
-                    stages.run_stage(split, row, settings)
+            with concurrency(stages.TRAININGS):
+                options.commands.end()
+                with pytest.raises(stages.StageFailed, match="no slot of the limit"):
+                    stages.run_stage(split, result, options)
         finally:
-            client.delete_global_concurrency_limit_by_name(stages.LIMIT)
+            client.delete_global_concurrency_limit_by_name(stages.TRAININGS)
 
-    assert row.result == "not run" and ran() == []
+    assert result.result == "not run" and ran() == []
 
 
 def test_less_than_one_at_a_time_is_refused(project):
-    """Before anything starts."""
+    """`--at-once 0` is refused before anything starts."""
     from typer.testing import CliRunner
 
     result = CliRunner().invoke(flow.app, ["--at-once", "0"])
@@ -271,8 +271,8 @@ def test_less_than_one_at_a_time_is_refused(project):
 
 
 @pytest.mark.slow
-def test_overrides_of_the_comparison_run_beside_it(server, project):
-    """Parameters of the comparison's own file are changed in an experiment; the workspace stays as it was."""
+def test_overrides_of_another_parameter_file(server, project):
+    """Parameters of the study's own file are changed in an experiment; the workspace stays as it was."""
     dvc("repro", FILE)
     git("add", "-A")
     git("commit", "-q", "-m", "done")
@@ -288,7 +288,7 @@ def test_overrides_of_the_comparison_run_beside_it(server, project):
 @pytest.mark.slow
 @pytest.mark.parametrize("round", range(3))
 def test_parallel_dvc_keeps_every_entry_of_the_lock(project, round):
-    """Six `dvc repro` of one dvc.yaml at once, ending together: dvc.lock has them all (DVC's own lock is what the flow relies on)."""
+    """Concurrent `dvc repro` of one dvc.yaml, ending together, all get their entry in dvc.lock: the flow relies on DVC's lock."""
     dvc("repro", "--single-item", "split")
     for names in (["early@0", "early@1"], ["train@a-3-0", "train@a-3-1", "train@b-50-0", "train@b-50-1"]):
         command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item"]
@@ -300,7 +300,7 @@ def test_parallel_dvc_keeps_every_entry_of_the_lock(project, round):
 
 
 def running(pid: int) -> bool:
-    """Whether a process does anything yet; one that has ended stays a zombie until its parent, here init, takes notice."""
+    """Whether a process still runs; an ended one stays a zombie until its parent, init in this case, reaps it."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -308,10 +308,10 @@ def running(pid: int) -> bool:
 
 
 def until(condition: Callable[[], bool], seconds: float) -> None:
-    """Wait until it holds.
+    """Wait until the condition is true.
 
     Raises:
-        AssertionError: if it does not in time.
+        AssertionError: after the time limit.
     """
     deadline = time.monotonic() + seconds
     while not condition():
@@ -321,9 +321,9 @@ def until(condition: Callable[[], bool], seconds: float) -> None:
 
 @pytest.mark.slow
 def test_cancelled_with_two_running(project, install):
-    """SIGTERM to `python -m flows.compare` ends both stages that run and starts no other; the next call does what is missing."""
+    """SIGTERM to `python -m flows.compare` ends both running stages and starts no other; the next call does what is missing."""
     environment = install(project)
-    wait = "from nas import provenance\nprovenance.die_with_parent()\n"
+    wait = "from nas.runtime import processes\nprocesses.die_with_parent()\n"
     wait += "if name.startswith('early') and not pathlib.Path('go').exists():\n"
     wait += "    pathlib.Path('pids').mkdir(exist_ok=True)\n    pathlib.Path('pids', str(os.getpid())).touch()\n    time.sleep(60)\n"
     Path("work.py").write_text(CODE.replace("total =", wait + "total ="))

@@ -1,4 +1,4 @@
-"""Measuring another machine: on a small DVC project whose stage `latency` writes what it was told."""
+"""Latency tables of other machines, on a small DVC project whose stage `latency` writes its parameters."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ def git(*args: str) -> str:
 
 @pytest.fixture
 def project(tmp_path, monkeypatch, plain_environment) -> Path:
-    """Under git and DVC, the current folder; its own latency is measured already."""
+    """A project under git and DVC as the current folder; its own latency is already measured."""
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -60,48 +60,48 @@ def project(tmp_path, monkeypatch, plain_environment) -> Path:
 
 
 @pytest.mark.parametrize("name", ["Pi4", "pi_4", "-pi", "", "a/b"])
-def test_names_that_no_artifact_can_have_are_refused(name):
-    """Before anything is run."""
-    with pytest.raises(ValueError, match="cannot name a device"):
-        devices.check(name)
+def test_invalid_device_names_are_refused(name):
+    """A name that an artifact cannot have raises."""
+    with pytest.raises(ValueError, match="invalid device name"):
+        devices.check_name(name)
 
 
-def test_the_table_comes_out_of_the_artifact_as_it_went_in():
-    """Byte for byte, whatever is told above it."""
+def test_the_table_survives_the_artifact():
+    """The artifact returns the table byte for byte, below its summary."""
     table = json.dumps({"device": "Pi ```", "batch": 1, "entries": [1, 2]}, indent=2) + "\n"
-    told = devices.told("pi4", table, {"kendall_tau_latency": 0.961, "networks": 48})
-    assert devices.table_of(told) == table
-    assert "| device | Pi ``` |" in told and "| kendall_tau_latency | 0.961 |" in told
+    text = devices.to_markdown("pi4", table, {"kendall_tau_latency": 0.961, "networks": 48})
+    assert devices.from_markdown(text) == table
+    assert "| device | Pi ``` |" in text and "| kendall_tau_latency | 0.961 |" in text
 
 
 def test_a_table_of_this_machine(server, project):
-    """With a parameter changed; it is under DVC, the artifact has it, and the project's own table is as it was."""
+    """A table with a changed parameter is under DVC and in the artifact; the project's own table stays."""
     from prefect.artifacts import Artifact
 
     own = Path(devices.TABLE).read_text()
 
-    path = devices.keep("pi4", devices.measure("pi4", {"latency.threads": 4}))
+    path = devices.store("pi4", devices.measure("pi4", {"latency.threads": 4}))
 
     assert path == Path("devices/pi4.json") and json.loads(path.read_text())["threads"] == 4
     assert yaml.safe_load(Path("devices/pi4.json.dvc").read_text())["outs"][0]["path"] == "pi4.json"
-    assert json.loads(devices.table_of(Artifact.get("latency-pi4").data)) == json.loads(path.read_text())
+    assert json.loads(devices.from_markdown(Artifact.get("latency-pi4").data)) == json.loads(path.read_text())
     assert Path(devices.TABLE).read_text() == own
     assert git("status", "--porcelain").split() == ["??", "devices/"]
 
 
-def test_a_failure_there_is_told(server, project):
-    """With the last words of the stage; nothing is written."""
+def test_a_failed_measurement_raises(server, project):
+    """The error has the last output of the stage; nothing is written."""
     with pytest.raises(devices.StageFailed, match="threads: at least 1"):
         devices.measure("pi4", {"latency.threads": 0})
     assert not Path("devices").exists()
 
 
 def test_another_version_replaces_the_first(project):
-    """Both are in DVC's cache: what git remembers of the first brings it back."""
-    devices.keep("pi4", "one\n")
+    """Both versions are in DVC's cache: the .dvc file of the first one in git restores it."""
+    devices.store("pi4", "one\n")
     git("add", "-A")
     git("commit", "-qm", "one")
-    devices.keep("pi4", "two\n")
+    devices.store("pi4", "two\n")
     assert Path("devices/pi4.json").read_text() == "two\n"
     git("checkout", "-q", "devices/pi4.json.dvc")
     dvc("checkout", "-q")
@@ -109,8 +109,8 @@ def test_another_version_replaces_the_first(project):
 
 
 @pytest.mark.slow
-def test_a_worker_measures_and_the_table_comes_back(project, prefect_processes):
-    """Server, deployment and worker of the device's queue as processes; the command here writes the worker's table."""
+def test_a_worker_measures_and_returns_the_table(project, prefect_processes):
+    """With server, deployment and a worker of the device's queue, the command writes the worker's table."""
     with prefect_processes(project) as prefect:
         git("add", "-A")
         git("commit", "-qm", "flows")

@@ -1,4 +1,4 @@
-"""The flow on a small DVC project: what it ran is read from the files that the stages leave, and asked of `dvc`."""
+"""The pipeline flow on a small DVC project; files that the stages write show which of them ran."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def git(*args: str) -> str:
 
 
 def under_git_and_dvc(folder: Path) -> Path:
-    """The folder, as a DVC project with all its files in a first commit."""
+    """The folder as a DVC project with all files in a first commit."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         git("init", "-q")
@@ -66,7 +66,7 @@ def calls() -> list[str]:
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory) -> Path:
-    """Stages m <- z and k <- z, named so that neither the alphabet nor the file gives the order away."""
+    """Stages m <- z and k <- z; neither alphabetical nor file order is topological."""
     folder = tmp_path_factory.mktemp("template") / "project"
     folder.mkdir()
     (folder / "work.py").write_text(CODE)
@@ -81,14 +81,14 @@ def template(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def project(template, tmp_path, monkeypatch, plain_environment) -> Path:
-    """A copy of it, the current folder."""
+    """A copy of the template as the current folder."""
     folder = shutil.copytree(template, tmp_path / "project")
     monkeypatch.chdir(folder)
     return folder
 
 
 def rows() -> list[dict]:
-    """The table that the last flow run left."""
+    """The table of the last flow run."""
     from prefect.artifacts import Artifact
 
     return json.loads(Artifact.get("pipeline").data)
@@ -99,29 +99,31 @@ def results() -> dict[str, str]:
 
 
 def test_the_plan_follows_the_edges(project):
-    """A stage comes after those it depends on; a target brings them along and nothing else."""
+    """A stage comes after its dependencies; a target adds its dependencies only."""
     assert [stage.address for stage in stages.plan([])] == ["z", "k", "m"]
     assert stages.plan(["m"]) == [stages.Stage("z", ("z.json",), ()), stages.Stage("m", ("m.json",), ("z",))]
 
 
-def test_an_unknown_target_is_named(project):
-    """With the stages that there are."""
+def test_an_unknown_target_is_refused(project):
+    """The error lists the stages."""
     with pytest.raises(ValueError, match=r"tarin.*\['k', 'm', 'z'\]"):
         stages.plan(["tarin"])
 
 
 def test_a_pipeline_is_found_by_its_name(monkeypatch):
-    """The main one and those of pipelines/; with a target, that stage and those before it, of other pipelines too."""
+    """Names select the main pipeline, those of pipelines/ and those of studies/; dependencies in other pipelines are included."""
     monkeypatch.chdir(Path(stages.__file__).parents[1])
     planned = stages.plan(stages.addresses(["derive"], flow.dvc_file("tf_nas")))
     assert [stage.address.removeprefix("pipelines/tf_nas/dvc.yaml:") for stage in planned] == ["split", "latency", "search", "derive"]
+    (address,) = stages.addresses([], flow.dvc_file("strategies"))
+    assert address == "studies/strategies/dvc.yaml" and stages.plan([address])
     assert stages.plan(stages.addresses([], flow.dvc_file("main"))) == stages.plan(["dvc.yaml"])
-    with pytest.raises(ValueError, match=r"no pipeline 'tfnas'; there are \['main',.*'tf_nas'"):
+    with pytest.raises(ValueError, match=r"unknown pipeline 'tfnas'; the pipelines are \['main',.*'tf_nas'"):
         flow.dvc_file("tfnas")
 
 
-def test_settings_need_a_value(project):
-    """`--set epochs` says what is missing, before anything starts."""
+def test_overrides_need_a_value(project):
+    """`--set epochs` is refused before anything starts."""
     from typer.testing import CliRunner
 
     result = CliRunner().invoke(flow.app, ["--set", "epochs"])
@@ -130,7 +132,7 @@ def test_settings_need_a_value(project):
 
 
 def test_flow_and_dvc_agree(server, project):
-    """After the flow `dvc repro` has nothing to do, after `dvc repro` the flow; a target's siblings are left alone."""
+    """After the flow `dvc repro` has nothing to do, and vice versa; a target's siblings do not run."""
     flow.pipeline(targets=["m"])
     assert calls() == ["z", "m"] and results() == {"z": "ran", "m": "ran"}
 
@@ -142,8 +144,8 @@ def test_flow_and_dvc_agree(server, project):
     assert {row["stage"]: row["metrics"] for row in rows()} == {"z": "total 101", "k": "total 1101", "m": "total 111"}
 
 
-def test_force_and_the_run_that_stages_belong_to(server, project):
-    """`force` runs what is up to date; all stages of a run learn its id, for MLflow."""
+def test_force_runs_stages_that_are_up_to_date(server, project):
+    """`force` runs them; all stages of a flow run get its id, for MLflow."""
     dvc("repro", "z")
 
     flow.pipeline(targets=["m"], force=True)
@@ -155,7 +157,7 @@ def test_force_and_the_run_that_stages_belong_to(server, project):
 
 
 def test_a_failed_stage_fails_the_flow(server, project, caplog):
-    """With the stage's last words; its lines are in the log, the table shows what didn't run, and a fixed stage goes on."""
+    """The error has the stage's last output, the log all of it; the table shows what did not run; a fixed stage runs again."""
     Path("start.txt").write_text("-1")
 
     with pytest.raises(stages.StageFailed, match=r"z: -1 is negative; change start\.txt"):
@@ -168,29 +170,29 @@ def test_a_failed_stage_fails_the_flow(server, project, caplog):
     assert results() == {"z": "ran"}
 
 
-def test_overrides_run_beside_the_workspace(server, project):
-    """An experiment with its figures in the table; parameters and outputs here stay as they were."""
+def test_overrides_leave_the_workspace_unchanged(server, project):
+    """Overrides run an experiment with its metrics in the table; parameters and outputs of the workspace stay."""
     dvc("repro")
     git("add", "-A")
     git("commit", "-q", "-m", "done")
 
     flow.pipeline(targets=["m"], overrides={"m.add": 20})
 
-    whole, *stages = rows()
-    assert (whole["result"], whole["seconds"] > 0) == ("ran", True)
+    experiment, *stages = rows()
+    assert (experiment["result"], experiment["seconds"] > 0) == ("ran", True)
     assert [(row["stage"], row["result"], row["metrics"]) for row in stages] == [("z", "cached", "total 101"), ("m", "ran", "total 121")]
     assert calls() == ["z", "m", "k", "m"] and json.loads(Path("m.json").read_text())["total"] == 111
-    assert git("status", "--porcelain") == "" and whole["stage"].split()[1] in dvc("exp", "list", "--name-only")
+    assert git("status", "--porcelain") == "" and experiment["stage"].split()[1] in dvc("exp", "list", "--name-only")
 
 
-def at_once(monkeypatch) -> None:
-    """Try again without waiting."""
+def without_delay(monkeypatch) -> None:
+    """Retry immediately."""
     monkeypatch.setattr(flow, "run_stage", stages.run_stage.with_options(retry_delay_seconds=0))
 
 
-def test_a_stage_that_fails_is_not_tried_again(server, project, monkeypatch, caplog):
-    """With a remote or without: it would only fail once more."""
-    at_once(monkeypatch)
+def test_a_failed_stage_is_not_retried(server, project, monkeypatch, caplog):
+    """A failed stage runs once, with a remote or without."""
+    without_delay(monkeypatch)
     Path("start.txt").write_text("-1")
     for shared in (False, True):
         if shared:
@@ -201,21 +203,21 @@ def test_a_stage_that_fails_is_not_tried_again(server, project, monkeypatch, cap
         assert error.type is stages.StageFailed and caplog.messages.count("working on z") == 1
 
 
-def test_a_remote_that_is_gone_is_tried_again(server, project, monkeypatch):
-    """The stage runs once, its outputs are offered four times; then the run fails and says that the stage is done."""
-    at_once(monkeypatch)
+def test_an_unavailable_remote_is_retried(server, project, monkeypatch):
+    """The stage runs once, its outputs are pushed four times; then the run fails and says that the stage is done."""
+    without_delay(monkeypatch)
     Path("a file").touch()
     dvc("remote", "add", "-d", "store", str(Path("a file/store").absolute()))
     tried, push = [], stages._push
     monkeypatch.setattr(stages, "_push", lambda *words: (tried.append(1), push(*words)))
     with pytest.raises(stages.RemoteFailed, match="z is done, but could not be pushed"):
         flow.pipeline(targets=["z"])
-    assert len(tried) == 1 + len(stages.DELAYS) and calls() == ["z"] and results() == {"z": "failed"}
+    assert len(tried) == 1 + len(stages.RETRY_DELAYS_S) and calls() == ["z"] and results() == {"z": "failed"}
 
 
-def test_a_remote_that_comes_back_is_used(server, project, monkeypatch):
-    """The third try succeeds; the stage ran once, and the table says so."""
-    at_once(monkeypatch)
+def test_a_remote_that_recovers_is_used(server, project, monkeypatch):
+    """The third attempt succeeds; the stage ran once, and the table says so."""
+    without_delay(monkeypatch)
     dvc("remote", "add", "-d", "store", "store")
     tried, push = [], stages._push
 
@@ -230,18 +232,18 @@ def test_a_remote_that_comes_back_is_used(server, project, monkeypatch):
     assert len(tried) == 3 and calls() == ["z"] and results() == {"z": "ran"}
 
 
-def test_stages_that_run_networks_are_known(monkeypatch):
-    """By the sections of params.yaml that they read; drawing images and fitting the predictor need no GPU."""
+def test_stages_that_run_networks_are_recognised(monkeypatch):
+    """Stages that read the section runtime or latency run networks; split and fit_predictor do not."""
     monkeypatch.chdir(Path(stages.__file__).parents[1])
-    plain = {stage.address for stage in stages.plan([]) if not stage.computes}
+    plain = {stage.address for stage in stages.plan([]) if not stage.runs_networks}
     assert plain == {"split", "fit_predictor"}
     compared = stages.plan(["studies/strategies/dvc.yaml"])
-    assert all(stage.computes for stage in compared if ":train@" in stage.address or ":pretrain@" in stage.address)
+    assert all(stage.runs_networks for stage in compared if ":train@" in stage.address or ":pretrain@" in stage.address)
 
 
 @pytest.mark.filterwarnings("ignore:Logger")  # a task without a flow
 def test_the_gpu_limit_holds_for_stages_that_run_networks(server, project):
-    """While others hold every GPU such a stage waits, and one that needs none goes on; afterwards the place is free again."""
+    """While every GPU slot is held such a stage waits and others run; afterwards the slot is free again."""
     from prefect.client.orchestration import get_client
     from prefect.concurrency.sync import concurrency
 
@@ -250,15 +252,15 @@ def test_the_gpu_limit_holds_for_stages_that_run_networks(server, project):
         client.upsert_global_concurrency_limit_by_name(stages.GPU, 1)
         try:
             assert stages.limits_set() == {stages.GPU}
-            settings = stages.Settings(stages.Commands(), force=False, shared=False, limits=stages.limits_set())
+            options = stages.RunOptions(stages.Commands(), force=False, shared=False, limits=stages.limits_set())
             with concurrency(stages.GPU):
-                stages.run_stage(stage, stages.Row("z"), settings)
+                stages.run_stage(stage, stages.StageResult("z"), options)
                 assert calls() == ["z"]
-                waiting = stages.Settings(stages.Commands(), force=True, shared=False, limits=stages.limits_set())
+                waiting = stages.RunOptions(stages.Commands(), force=True, shared=False, limits=stages.limits_set())
                 waiting.commands.ended.set()
-                with pytest.raises(stages.StageFailed, match="no place under the limit 'gpu'"):
-                    stages.run_stage(replace(stage, computes=True), stages.Row("z"), waiting)
-            stages.run_stage(replace(stage, computes=True), stages.Row("z"), settings)
+                with pytest.raises(stages.StageFailed, match="no slot of the limit 'gpu'"):
+                    stages.run_stage(replace(stage, runs_networks=True), stages.StageResult("z"), waiting)
+            stages.run_stage(replace(stage, runs_networks=True), stages.StageResult("z"), options)
             assert client.read_global_concurrency_limit_by_name(stages.GPU).active_slots == 0
         finally:
             client.delete_global_concurrency_limit_by_name(stages.GPU)
@@ -266,7 +268,7 @@ def test_the_gpu_limit_holds_for_stages_that_run_networks(server, project):
 
 @pytest.mark.slow
 def test_another_machine_takes_over_through_the_remote(server, project, tmp_path, monkeypatch):
-    """What one machine ran, a fresh clone without dvc.lock gets from the remote; a changed stage runs there on fetched inputs."""
+    """A fresh clone without dvc.lock fetches what another machine ran; a changed stage runs there on fetched inputs."""
     dvc("remote", "add", "-d", "store", str(tmp_path / "store"))
     git("commit", "-qam", "remote")
     git("clone", "-q", ".", str(tmp_path / "clone"))
@@ -286,7 +288,7 @@ def test_another_machine_takes_over_through_the_remote(server, project, tmp_path
 
 @pytest.mark.slow
 def test_server_deployment_and_worker(project, prefect_processes):
-    """The commands of prefect.yaml, each as a process: the deployed flows complete, unscheduled, and `dvc repro` has nothing left."""
+    """With the commands of prefect.yaml the deployed flows complete, their schedules are inactive, and `dvc repro` has nothing to do."""
     with prefect_processes(project) as prefect:
         call = prefect.call
         call("deploy", "--all")
@@ -308,9 +310,9 @@ def test_server_deployment_and_worker(project, prefect_processes):
 
 @pytest.mark.slow
 def test_without_a_server_and_cancelled(project, install):
-    """`python -m flows.pipeline` needs no set-up; SIGTERM to it ends the stage too, and the next call finishes."""
+    """`python -m flows.pipeline` needs no set-up; SIGTERM ends the stage too, and the next call completes it."""
     environment = install(project)
-    wait = "from nas import provenance\nprovenance.die_with_parent()\npathlib.Path('pid').write_text(str(os.getpid()))\n"
+    wait = "from nas.runtime import processes\nprocesses.die_with_parent()\npathlib.Path('pid').write_text(str(os.getpid()))\n"
     wait += "if not pathlib.Path('go').exists():\n    print('waiting', flush=True)\n    __import__('time').sleep(60)\n"
     Path("work.py").write_text(CODE.replace("number = int(", wait + "number = int("))
     command = [sys.executable, "-m", "flows.pipeline", "--target", "m"]
@@ -335,13 +337,13 @@ POOLS = Path(stages.__file__).parent / "pools"
 
 @pytest.mark.parametrize("path", [*POOLS.iterdir(), POOLS.parents[1] / "prefect.yaml"], ids=lambda path: path.name)
 def test_no_secret_is_in_a_deployment(path):
-    """No key that names one has a value."""
+    """No key that names a secret has a value."""
     assert not [found[0] for found in SECRETS.finditer(path.read_text()) if "automountServiceAccountToken" not in found[0]]
 
 
 @pytest.mark.slow
 def test_docker_and_kubernetes_deploy(project, prefect_processes):
-    """The commands at the top of each file: pools are made, both flows deployed with the variables that the pool knows."""
+    """The commands at the top of each file create the pools and deploy both flows with variables that the pool knows."""
     with prefect_processes(project) as prefect:
         for pool in ("docker", "kubernetes"):
             file = f"flows/pools/{pool}.yaml"
