@@ -4,7 +4,8 @@ import numpy as np
 
 from benchmarks.timing import best_of, machine, show
 from nas.cost import flops
-from nas.sampling.exact import ExactSampler, FactorisedSampler
+from nas.sampling.exact import ExactSampler
+from nas.sampling.factorised import FactorisedSampler
 from nas.sampling.uniform import uniform_trials
 from nas.spaces import FOLDER
 from nas.spaces.mbconv import load

@@ -141,7 +141,7 @@ def test_every_module_that_decides_results_is_a_dependency(stage):
 @pytest.mark.parametrize(
     ("stage", "included", "excluded"),
     [
-        ("train", {"nas.sampling.attentive", "nas.models.layers", "nas.sampling.count", "nas.stages.runner"}, {"nas.stages.split"}),
+        ("train", {"nas.sampling.attentive", "nas.models.layers", "nas.sampling.exact", "nas.stages.runner"}, {"nas.stages.split"}),
         (
             "fit_predictor",
             {"nas.search.predictor", "nas.spaces.mbconv", "nas.runtime.seeding"},

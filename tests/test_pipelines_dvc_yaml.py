@@ -158,7 +158,7 @@ def test_every_module_that_decides_results_is_a_dependency(pipeline, stage):
         ("scratch", {"nas.training.finetune", "nas.models.extract"}, {"studies.strategies.claims", "nas.stages.pretrain"}),
         (
             "report",
-            {"studies.strategies.claims", "nas.sampling.trials", "nas.spaces"},
+            {"studies.strategies.claims", "nas.sampling.factorised", "nas.spaces"},
             {"nas.training.finetune", "studies.strategies.train"},
         ),
     ],

@@ -1,9 +1,8 @@
 """Attentive sampling: which of several candidates a training step trains.
 
-AttentiveNAS (arXiv:2011.09011), Algorithm 1 and section 4.4. A strategy does two things apart:
-`candidates` draws architectures and may run ahead of training; `choose` picks the one to train
-with a score that only the training step has, its mini-batch loss. With a predictor as the score
-the choice is made among the candidates already, and one is left.
+AttentiveNAS (arXiv:2011.09011), Algorithm 1 and section 4.4. A strategy has two steps: `candidates` draws architectures and
+may run ahead of training; `choose` selects the one to train by a score that only the training step has, its mini-batch
+loss. With a predictor as the score, `candidates` already selects and returns a single architecture.
 """
 
 import re
@@ -29,10 +28,10 @@ FORMS = (
 
 
 class Strategy(Protocol):
-    """What the training step needs."""
+    """A sampling strategy, as the training step uses it."""
 
     def candidates(self, rng: np.random.Generator) -> list[Arch]:
-        """The architectures to choose from; one, where no score of the training step is needed."""
+        """The architectures to choose from; a single one if the training step's score is not needed."""
 
     def choose(self, candidates: list[Arch], score: Score) -> Arch:
         """The architecture to train; `score` is called only if there are several candidates."""
@@ -40,7 +39,7 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True)
 class Uniform:
-    """One architecture as proposed."""
+    """The proposed architecture, without a choice."""
 
     propose: Propose
 
@@ -77,7 +76,7 @@ class WorstUp(BestUp):
 
 @dataclass(frozen=True)
 class FromSet:
-    """k models of a fixed set, uniformly, with replacement: what the offline variants propose."""
+    """Draws k architectures of a fixed set uniformly, with replacement: the proposal of the offline variants."""
 
     models: tuple[Arch, ...]
 
@@ -89,7 +88,7 @@ def best(candidates: list[Arch], score: Score) -> Arch:
     """The candidate with the highest score, the first of equals; a single one is not scored.
 
     Raises:
-        ValueError: for no candidates, a number of scores that differs, or a score that is not a number.
+        ValueError: for no candidates, a different number of scores, or a NaN score.
     """
     if len(candidates) == 1:
         return candidates[0]
@@ -102,28 +101,28 @@ def best(candidates: list[Arch], score: Score) -> Arch:
 def pareto_set(table: CostTable, predict: Predict, front: Literal["best", "worst"], m: int, rng: np.random.Generator) -> FromSet:
     """The best or worst Pareto set of m uniformly drawn architectures under a predictor (section 4.4, BestUp-1M).
 
-    Drawn in parts: the front of a part and the front so far is the front of all so far.
+    Architectures are drawn in batches; each batch is merged into the front of the previous ones.
 
     Raises:
-        ValueError: if m is less than 1 or a prediction is not a number.
+        ValueError: if m is less than 1 or a prediction is NaN.
     """
     if m < 1:
         raise ValueError(f"a Pareto set of {m} architectures: at least 1 is needed")
-    pick = {"best": best_front, "worst": worst_front}[front]
+    select = {"best": best_front, "worst": worst_front}[front]
     rows, costs, values = np.empty((0, len(table.space.genes)), dtype=np.int64), np.empty(0), np.empty(0)
     for start in range(0, m, 50_000):
         drawn = encoding.random_genes(table.space, min(50_000, m - start), rng)
         rows = np.concatenate([rows, drawn])
         costs = np.append(costs, table.costs(drawn))
         values = np.append(values, predict(drawn))
-        kept = pick(costs, values)
-        rows, costs, values = rows[kept], costs[kept], values[kept]
+        front_rows = select(costs, values)
+        rows, costs, values = rows[front_rows], costs[front_rows], values[front_rows]
     return FromSet(tuple(encoding.from_genes(rows)))
 
 
 @dataclass(frozen=True)
-class Name:
-    """What a strategy's name says."""
+class StrategyName:
+    """A parsed strategy name."""
 
     rule: Literal["uniform", "bestup", "worstup"]
     k: int  # candidates, or the number of architectures behind an offline set
@@ -135,41 +134,41 @@ class Name:
         return self.by == "acc"
 
 
-def parse(name: str) -> Name:
-    """Read a strategy's name as in params.yaml.
+def parse_strategy(name: str) -> StrategyName:
+    """Parse a strategy's name as in params.yaml.
 
     Raises:
-        ValueError: for a name that is none; states the forms.
+        ValueError: for an unknown name; states the forms.
     """
     if name == "uniform":
-        return Name("uniform", 1, "", offline=False)
-    found = re.fullmatch(r"(bestup|worstup)-([1-9]\d*)(?:-(loss|acc)|([km])-(acc))", name)
-    if not found:
-        raise ValueError(f"params.yaml: train.strategy: there is no strategy {name!r}; the forms are {FORMS}")
-    rule, number, by, unit, offline_by = found.groups()
-    return Name(rule, int(number) * {None: 1, "k": 1_000, "m": 1_000_000}[unit], by or offline_by, offline=unit is not None)
+        return StrategyName("uniform", 1, "", offline=False)
+    match = re.fullmatch(r"(bestup|worstup)-([1-9]\d*)(?:-(loss|acc)|([km])-(acc))", name)
+    if not match:
+        raise ValueError(f"params.yaml: train.strategy: unknown strategy {name!r}; the forms are {FORMS}")
+    rule, number, by, unit, offline_by = match.groups()
+    return StrategyName(rule, int(number) * {None: 1, "k": 1_000, "m": 1_000_000}[unit], by or offline_by, offline=unit is not None)
 
 
-def strategy(
+def build_strategy(
     name: str, propose: Propose, *, table: CostTable | None = None, predict: Predict | None = None, rng: np.random.Generator | None = None
 ) -> Strategy:
-    """The strategy of that name.
+    """Build the strategy of a name.
 
     Args:
-        name: see `parse`.
-        propose: draws the candidates; the offline variants do not use it.
+        name: see `parse_strategy`.
+        propose: draws the candidates; unused by the offline variants.
         table: the cost, for the offline variants.
         predict: predicted accuracy, for the names that end in -acc.
         rng: draws the offline variants' architectures.
 
     Raises:
-        ValueError: for an unknown name, or if what the name needs was not given.
+        ValueError: for an unknown name, or a missing table, predictor or generator that the name needs.
     """
-    form = parse(name)
+    form = parse_strategy(name)
     if form.rule == "uniform":
         return Uniform(propose)
     if form.needs_predictor and predict is None:
-        raise ValueError(f"params.yaml: train.strategy: {name!r} needs an accuracy predictor and none was given")
+        raise ValueError(f"params.yaml: train.strategy: {name!r} needs an accuracy predictor")
     if form.offline:
         if table is None or rng is None:
             raise ValueError(f"strategy {name!r} draws architectures offline and needs a cost table and a generator")

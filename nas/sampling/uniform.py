@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nas.cost.infeasible import InfeasibleTarget
 from nas.cost.table import CostTable
-from nas.sampling.target import AT_ONCE, Buckets, Drawn, Prior, reject
+from nas.sampling.target import MAX_BATCH, Buckets, Drawn, Prior, reject
 from nas.spaces import encoding
 from nas.spaces.mbconv import Arch, SearchSpace
 
 
 @dataclass(frozen=True)
 class Unconstrained:
-    """k architectures, uniform over the space."""
+    """Draws k architectures uniformly from the space."""
 
     space: SearchSpace
 
@@ -26,18 +27,19 @@ class Unconstrained:
 
 @dataclass(frozen=True)
 class RejectionSampler:
-    """Uniform in a target's bucket by drawing from the whole space until it fits: the naive way, for comparison."""
+    """Uniform in a target's bucket by rejecting draws from the whole space: the baseline of the other samplers."""
 
     table: CostTable
     step: float  # width of a bucket, in the table's unit
-    limit: int = 1_000_000  # trials a sample
+    limit: int = 1_000_000  # trials per sample
 
     def draw(self, target: float, n: int, rng: np.random.Generator) -> Drawn:
         """n architectures in the target's bucket.
 
         Raises:
-            ValueError: if the target lies outside the achievable range or between two buckets.
-            RuntimeError: if `limit` trials a sample did not find them.
+            InfeasibleTarget: if the target is outside the achievable range.
+            ValueError: if the target is not a multiple of the step.
+            RuntimeError: if `limit` trials per sample are used up.
         """
         buckets = Buckets(self.step)
         number = buckets.number(target)
@@ -46,7 +48,7 @@ class RejectionSampler:
             lambda m: encoding.random_genes(self.table.space, m, rng),
             lambda rows: buckets.of(self.table.costs(rows)) == number,
             n,
-            batch=AT_ONCE,
+            batch=MAX_BATCH,
             limit=self.limit,
             what=f"target {target:g} {self.table.unit} by uniform rejection",
         )
@@ -61,7 +63,7 @@ class StratifiedDraw:
 
     Args:
         between: draws n architectures that cost low to high, e.g. with `nas.sampling.exact.ExactSampler.draw_between`;
-            raises ValueError if there are none.
+            raises InfeasibleTarget if there are none.
         low: the smallest cost.
         high: the largest cost.
         strata: intervals of equal width; empty ones are skipped.
@@ -76,7 +78,7 @@ class StratifiedDraw:
         """n architectures in a random order.
 
         Raises:
-            ValueError: if all strata are empty.
+            InfeasibleTarget: if all strata are empty.
         """
         edges = np.linspace(self.low, self.high, self.strata + 1)
         intervals = list(zip(edges[:-1].tolist(), edges[1:].tolist()))
@@ -88,7 +90,7 @@ class StratifiedDraw:
             intervals = [interval for interval, archs in strata if archs is not None]
             drawn += [arch for _, archs in strata for arch in archs or ()]
             if not intervals:
-                raise ValueError(f"no architecture costs between {self.low:g} and {self.high:g}")
+                return self.between(self.low, self.high, n, rng)  # raises, with the achievable range
         return [drawn[i] for i in rng.permutation(n)]
 
     def _draw(self, low: float, high: float, n: int, rng: np.random.Generator) -> list[Arch] | None:
@@ -97,7 +99,7 @@ class StratifiedDraw:
             return []
         try:
             return self.between(low, high, n, rng)
-        except ValueError:
+        except InfeasibleTarget:
             return None
 
 

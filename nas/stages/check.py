@@ -4,7 +4,7 @@ from importlib import import_module
 from pathlib import Path
 
 from nas.runtime import params
-from nas.sampling.attentive import parse
+from nas.sampling.attentive import parse_strategy
 from nas.tracking import session
 
 STAGES = ("split", "pretrain", "fit_predictor", "train", "latency", "search", "export", "transfer", "report")
@@ -27,7 +27,7 @@ def check_all() -> None:
     checked = {name: params.check(found, name, model) for name, model in sections.items()}
     distributed.part(recipe.batch, checked["launcher"].processes * checked["launcher"].nodes)
     try:
-        parse(checked["train"].strategy)
+        parse_strategy(checked["train"].strategy)
     except ValueError as error:
         raise params.ParamsError(str(error)) from None
     split = checked["split"]

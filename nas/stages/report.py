@@ -24,7 +24,7 @@ from nas.plots import page, style
 from nas.runtime import params, seeding
 from nas.runtime.checkpoint import load_weights
 from nas.runtime.io import read_table
-from nas.sampling.trials import trials_study
+from nas.sampling.factorised import trials_study
 from nas.spaces import encoding
 from nas.stages import fit_predictor, runner, search, split
 from nas.stages import transfer as transfer_stage

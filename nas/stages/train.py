@@ -20,8 +20,9 @@ from nas.cost.table import CostTable
 from nas.data.dataset import open_dataset
 from nas.runtime import distributed, params, seeding
 from nas.runtime.checkpoint import need_space, save_weights
-from nas.sampling.attentive import Strategy, Uniform, parse, strategy
-from nas.sampling.exact import ExactSampler, FactorisedSampler
+from nas.sampling.attentive import Strategy, Uniform, build_strategy, parse_strategy
+from nas.sampling.exact import ExactSampler
+from nas.sampling.factorised import FactorisedSampler
 from nas.sampling.target import UnderTarget
 from nas.sampling.uniform import Unconstrained
 from nas.search.predictor import Forest
@@ -95,7 +96,7 @@ def main() -> None:
 
 def sampling(p: Train, table: CostTable, seed: int) -> Strategy:
     """The strategy of the parameters, with its proposal and, where it needs one, its predictor."""
-    form = parse(p.strategy)
+    form = parse_strategy(p.strategy)
     if form.rule == "uniform":
         return Uniform(Unconstrained(table.space))
     rng = seeding.generator(seed, "train", "pool")
@@ -104,7 +105,7 @@ def sampling(p: Train, table: CostTable, seed: int) -> Strategy:
     prior = sampler.prior() if p.targets == "prior" else sampler.prior().flat()
     predict = Forest.load(FOREST).predict if form.needs_predictor else None
     offline = seeding.generator(seed, "train", "offline set")
-    return strategy(p.strategy, UnderTarget(sampler, prior), table=table, predict=predict, rng=offline)
+    return build_strategy(p.strategy, UnderTarget(sampler, prior), table=table, predict=predict, rng=offline)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from nas.data.dataset import ImageDataset
 from nas.differentiable.hardcore_nas.one_shot import OneShot, Paths
 from nas.differentiable.tf_nas.supernet import Supernet
 from nas.runtime import seeding
-from nas.sampling.attentive import Strategy, parse
+from nas.sampling.attentive import Strategy, parse_strategy
 from nas.stages.hardcore_nas import config as hardcore_nas
 from nas.stages.tf_nas import config as tf_nas
 from nas.stages.train import Train
@@ -75,7 +75,7 @@ def sandwich(p: Train, recipe: Recipe, table: CostTable, strategy: Strategy, ima
     """A supernet by the sandwich rule: the largest, the chosen and the smallest sub-network learn, candidates are looked at."""
     rng = seeding.generator(seed, "cost")
     drawn = float(np.mean([table.cost(arch) for _ in range(DRAWN) for arch in strategy.candidates(rng)]))
-    seen, form = p.epochs * images, parse(p.strategy)
+    seen, form = p.epochs * images, parse_strategy(p.strategy)
     works = [
         Work("largest sub-network", seen, table.cost(table.space.largest()), WEIGHTS),
         Work("chosen sub-networks", seen * recipe.sampled, drawn, WEIGHTS),

@@ -28,7 +28,7 @@ from nas.models.supernet import Supernet
 from nas.runtime import params, processes, seeding
 from nas.runtime.checkpoint import Checkpoint
 from nas.runtime.progress import progress
-from nas.sampling.attentive import FORMS, Name, Strategy, parse
+from nas.sampling.attentive import FORMS, Strategy, StrategyName, parse_strategy
 from nas.sampling.exact import ExactSampler
 from nas.sampling.uniform import Unconstrained
 from nas.search import evolution
@@ -201,7 +201,7 @@ def differences(a: DistillationLoss, b: DistillationLoss) -> dict[str, Any]:
     return {key: second.get(key) for key in {**first, **second} if first.get(key) != second.get(key)}
 
 
-def form(name: str, file: Path = FILE) -> tuple[Name, str, bool]:
+def form(name: str, file: Path = FILE) -> tuple[StrategyName, str, bool]:
     """What a strategy's name says, the name without its ending, and whether its cost targets are uniform over the buckets.
 
     Raises:
@@ -210,7 +210,7 @@ def form(name: str, file: Path = FILE) -> tuple[Name, str, bool]:
     base = str(name).removesuffix(FLAT)
     flat = base != name
     try:
-        found = parse(base)
+        found = parse_strategy(base)
     except ValueError:
         raise params.ParamsError(
             f"{file}: strategies: there is no strategy {name!r}; the forms are {FORMS}; those with K candidates also with the ending {FLAT}"

@@ -26,8 +26,8 @@ from nas.plots import style
 from nas.runtime import seeding
 from nas.runtime.io import read_json, read_table
 from nas.sampling.exact import ExactSampler
+from nas.sampling.factorised import trials_study
 from nas.sampling.target import Prior
-from nas.sampling.trials import trials_study
 from nas.spaces import FOLDER, mbconv
 from nas.stages import runner as main_pipeline
 from nas.stages import split

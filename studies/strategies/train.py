@@ -75,7 +75,7 @@ def sampling(name: str, table: CostTable, p: config.Train, seed: int) -> attenti
     prior = sampler.prior().flat() if flat else sampler.prior()
     predict = Forest.load(config.OUTPUTS / "pretrain" / str(seed) / "forest.npz").predict if form.needs_predictor else None
     offline = seeding.generator(seed, "train", "offline set")
-    return attentive.strategy(base, UnderTarget(sampler, prior), table=table, predict=predict, rng=offline)
+    return attentive.build_strategy(base, UnderTarget(sampler, prior), table=table, predict=predict, rng=offline)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.cost.table import CostTable
-from nas.sampling.count import Counter
+from nas.sampling.exact import Counter
 from nas.spaces import encoding
 
 

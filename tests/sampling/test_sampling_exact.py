@@ -7,10 +7,9 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from nas.cost import flops
-from nas.sampling.count import Counter
-from nas.sampling.exact import ExactSampler, FactorisedSampler
+from nas.sampling.exact import Counter, ExactSampler
+from nas.sampling.factorised import FactorisedSampler, trials_study
 from nas.sampling.target import Buckets, UnderTarget, reject
-from nas.sampling.trials import trials_study
 from nas.sampling.uniform import RejectionSampler, uniform_trials
 from nas.spaces import FOLDER, encoding, published
 from nas.spaces.mbconv import load
