@@ -1,8 +1,8 @@
 """Latency on this device, the family beside well-known networks (AttentiveNAS, arXiv:2011.09011, Table 4): `python -m benchmarks.devices`.
 
-Every network takes images of its own resolution; batch norm is folded in all; measured in turns, in rounds, each
-round in another order. The paper sets A1 against EfficientNet-B0 and A6 against B1 on GPUs at batch 128. Top-1 is
-shown only of what was trained here: the models of outputs/search/family.json, on the test images.
+Every network takes images of its own resolution, with batch norm folded; measurements are interleaved in rounds, each in
+another order. The paper compares A1 with EfficientNet-B0 and A6 with B1 on GPUs at batch 128. Top-1 is shown only for
+networks trained here: the models of outputs/search/family.json, on the test images.
 """
 
 import json
@@ -21,12 +21,14 @@ from torch.fx.experimental.optimization import fuse
 from nas.cost import flops, parameters
 from nas.data.vision import models
 from nas.latency.backends.config import Torch
-from nas.latency.modules import network
+from nas.latency.mbconv import ProfiledMBConv
 from nas.latency.timing import Program, measure
 from nas.runtime import params
 from nas.runtime.progress import progress
 from nas.spaces import encoding, mbconv, published
 from nas.spaces.mbconv import Arch, SearchSpace
+from nas.spaces.published import FOLDER
+from nas.spaces.published import networks as published
 
 FAMILY, TESTED = Path("outputs/search/family.json"), Path("outputs/report/family.csv")
 CLASSES = Path("outputs/split/metrics.json")
@@ -56,18 +58,18 @@ def main(
     """Print the table."""
     backend = Torch(runtime="torch", device=device, threads=threads, channels_last=True).start()
     with backend.running():
-        rows = [*family(), *of_the_paper(), *of_torchvision()]
+        rows = [*family(), *paper_rows(), *torchvision_rows()]
         programs = []
         for row in rows:
             images = backend.random(batch, 3, row.side)
             programs.append(Program((backend.prepare(row.module, images),), images))
         turns = measure(programs, programs[0], backend.clock, rounds, limit_s, lambda i: np.random.default_rng(i).permutation(len(rows)))
-        *_, found = progress(turns, "rounds", rounds)
-    low, middle, high = np.percentile(1000 * found.normalised([1] * len(rows)), (25, 50, 75), axis=0)
+        *_, measured = progress(turns, "rounds", rounds)
+    low, middle, high = np.percentile(1000 * measured.normalised([1] * len(rows)), (25, 50, 75), axis=0)
     facts = backend.facts()
     print(
         f"\n{facts['device']}, torch {torch.__version__}, torchvision {version('torchvision')}, {threads} threads, "
-        f"batch {batch}, channels_last, medians of {len(found)} rounds"
+        f"batch {batch}, channels_last, medians of {len(measured)} rounds"
     )
     frame = pd.DataFrame(
         {
@@ -84,32 +86,32 @@ def main(
 
 
 def family() -> list[Row]:
-    """The models that the search found, if it has run."""
+    """The models of the search, if it has run."""
     if not FAMILY.is_file():
         print(f"no {FAMILY}: `dvc repro search` makes it; the others follow")
         return []
-    classes, searched = json.loads(CLASSES.read_text())["classes"], mbconv.load(str(params.value("space")))
+    classes, space = json.loads(CLASSES.read_text())["classes"], mbconv.load(str(params.value("space")))
     tested = pd.read_csv(TESTED).set_index("name")["top1_test"].to_dict() if TESTED.is_file() else {}
     return [
-        ours(entry["name"], searched, encoding.from_json(entry["arch"]), classes, tested.get(entry["name"]))
+        ours(entry["name"], space, encoding.from_json(entry["arch"]), classes, tested.get(entry["name"]))
         for entry in encoding.read_family(FAMILY)
     ]
 
 
-def of_the_paper() -> list[Row]:
+def paper_rows() -> list[Row]:
     """Published architectures, with 1000 classes."""
-    paper = mbconv.load(Path(mbconv.__file__).parent / "spaces" / "attentive_nas.yaml")
-    return [ours(n.name, paper, n.arch, 1000) for n in published.networks("attentive_nas") if n.name in PUBLISHED]
+    paper = mbconv.load(FOLDER / "attentive_nas.yaml")
+    return [ours(n.name, paper, n.arch, 1000) for n in published() if n.name in PUBLISHED]
 
 
-def ours(name: str, searched: SearchSpace, arch: Arch, classes: int, top1_test: float | None = None) -> Row:
-    """An architecture of this project; random weights, which take as long as others."""
-    costs = [table(searched, classes).cost(arch) for table in (flops.table, parameters.table)]
-    return Row(name, arch.resolution, costs[0], int(costs[1]), network(searched, arch, classes), top1_test)
+def ours(name: str, space: SearchSpace, arch: Arch, classes: int, top1_test: float | None = None) -> Row:
+    """An architecture of this project with random weights, which do not affect latency."""
+    costs = [table(space, classes).cost(arch) for table in (flops.table, parameters.table)]
+    return Row(name, arch.resolution, costs[0], int(costs[1]), ProfiledMBConv(space).network(arch, classes), top1_test)
 
 
-def of_torchvision() -> list[Row]:
-    """Without weights; FLOPs and parameters as torchvision states them."""
+def torchvision_rows() -> list[Row]:
+    """torchvision's networks, without weights; FLOPs and parameters by torchvision."""
     rows = []
     for name, side in TORCHVISION.items():
         meta = models.get_model_weights(name).DEFAULT.meta

@@ -1,7 +1,7 @@
-"""Latency table of a space: `python -m benchmarks.latency [space] [torch|onnxruntime] [seconds]`; one thread, one image a call.
+"""Latency table of a space: `python -m benchmarks.latency [space] [torch|onnxruntime] [seconds]`; one thread, one image per call.
 
-How well the table tells networks that nothing was fitted on; see `nas.latency.validation.figures`. The default is AttentiveNAS's own
-space, for which the paper's 1,000 classes are taken, in four minutes.
+Prints how well the table predicts its validation networks (`nas.latency.validation.metrics`). The default is AttentiveNAS's
+space with the paper's 1,000 classes, in four minutes.
 """
 
 import sys
@@ -10,9 +10,8 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
-from nas.cost import flops
-from nas.latency import validation as judge
-from nas.latency.profiler import Settings, judged_on, survey, validation
+from nas.latency.mbconv import ProfiledMBConv
+from nas.latency.profiler import LatencyConfig, profile
 from nas.runtime import params
 from nas.runtime.checkpoint import Checkpoint
 from nas.spaces import mbconv
@@ -30,15 +29,13 @@ def main(name: str = "attentive_nas", backend: str = "torch", seconds: str = "24
         "batch": 1,
         "limit_s": float(seconds),
     }
-    p, searched = params.check({"latency": section}, "latency", Settings), mbconv.load(f"nas/spaces/{name}.yaml")
+    cfg, space = params.check({"latency": section}, "latency", LatencyConfig), ProfiledMBConv(mbconv.load(f"nas/spaces/{name}.yaml"))
     with TemporaryDirectory() as folder, Checkpoint(Path(folder), "latency", "0" * 16) as checkpoint:
-        found = survey(p, searched, CLASSES, 0, p.backend.start(), checkpoint)
-    judged = judged_on(validation(found, flops.table(searched, CLASSES)))
-    measured = judged[["predicted_latency_ms", "first_latency_ms", "second_latency_ms", "mflops"]].to_numpy().T
-    setting = found.table.setting
-    took = f"{setting['repetitions']} rounds over the pieces, {setting['seconds']} s"
-    print(f"{name}, {backend}, {setting['device']}: {took}, fitted {setting['fitted']}")
-    for key, value in judge.figures(*measured).items():
+        profiled = profile(cfg, space, CLASSES, 0, cfg.backend.start(), checkpoint)
+    setting = profiled.table.setting
+    effort = f"{setting['repetitions']} rounds over the blocks, {setting['seconds']} s"
+    print(f"{name}, {backend}, {setting['device']}: {effort}, fitted {setting['fitted']}")
+    for key, value in profiled.metrics().items():
         print(f"  {key:24} {value:.4f}")
 
 

@@ -9,22 +9,22 @@ import numpy as np
 
 
 def best_of(work: Callable[[], object], times: int) -> float:
-    """The shortest of several runs, in seconds: the one least disturbed by others."""
-    found = []
+    """The shortest of several runs, in seconds: the least disturbed one."""
+    seconds = []
     for _ in range(times):
         start = perf_counter()
         work()
-        found.append(perf_counter() - start)
-    return min(found)
+        seconds.append(perf_counter() - start)
+    return min(seconds)
 
 
-def show(title: str, figures: dict[str, str]) -> None:
-    """A title and one aligned line a figure."""
+def show(title: str, results: dict[str, str]) -> None:
+    """Print a title and one aligned line per result."""
     print(title)
-    for name, figure in figures.items():
-        print(f"  {name:<44} {figure}")
+    for name, result in results.items():
+        print(f"  {name:<44} {result}")
 
 
 def machine() -> None:
-    """What the figures were taken on."""
+    """Print the machine and versions."""
     print(f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}, NumPy {np.__version__}")

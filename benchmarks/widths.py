@@ -18,7 +18,7 @@ ROUNDS = 200
 
 @torch.inference_mode()
 def medians_ms() -> dict[int, float]:
-    """By the number of hidden channels; all take turns, each after a call to warm up."""
+    """By the number of hidden channels; interleaved, each after a warm-up call."""
     images = torch.randn(BATCH, CHANNELS, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
     blocks = {}
     for hidden in HIDDEN:
@@ -26,15 +26,15 @@ def medians_ms() -> dict[int, float]:
         blocks[hidden] = fold(InvertedResidual(row, Squeeze(None, "Sigmoid")).apply(init_weights).eval()).to(
             memory_format=torch.channels_last
         )
-    taken: dict[int, list[float]] = {hidden: [] for hidden in HIDDEN}
+    seconds: dict[int, list[float]] = {hidden: [] for hidden in HIDDEN}
     rng = np.random.default_rng(0)
     for _ in range(ROUNDS):
         for hidden in rng.permutation(HIDDEN).tolist():
             blocks[hidden](images)
             start = perf_counter()
             blocks[hidden](images)
-            taken[hidden].append(perf_counter() - start)
-    return {hidden: 1000 * float(np.median(times)) for hidden, times in taken.items()}
+            seconds[hidden].append(perf_counter() - start)
+    return {hidden: 1000 * float(np.median(times)) for hidden, times in seconds.items()}
 
 
 def main() -> None:

@@ -24,11 +24,10 @@ import pytest
 import torch
 
 import nas
-from nas.cost import latency
-from nas.cost.latency import Entry, LatencyTable, LatencyTableError, distinct
-from nas.data import sources
-from nas.data.dataset import open_dataset
-from nas.data.sources import ImageError, Source
+from nas.cost.latency import Entry, LatencyTableError
+from nas.cost.latency_mbconv import LatencyTable, distinct_blocks
+from nas.data import loader, sets
+from nas.data.sets import ImageError, Source
 from nas.export.bundle import BundleError
 from nas.export.import_checkpoint import find_images
 from nas.models.published import WeightsError, read_weights
@@ -238,8 +237,8 @@ def places(tiny_space, bundled, divided, tmp_path) -> dict[str, tuple[Path, type
         "metrics": (folder / "metrics.json", DocumentError, lambda: latency_stage.counted(folder / "metrics.json")),
         "table": (folder / "measured.parquet", DocumentError, lambda: read_table(folder / "measured.parquet", "again")),
         "family": (folder / "family.json", ArchitectureError, lambda: encoding.read_family(folder / "family.json")),
-        "latency table": (folder / "table.json", LatencyTableError, lambda: latency.load(folder / "table.json", tiny_space, 5)),
-        "scores": (folder / "scores.jsonl", DocumentError, lambda: ScoreCache("w", folder / "scores.jsonl")),
+        "latency table": (folder / "table.json", LatencyTableError, lambda: LatencyTable.load(folder / "table.json", tiny_space, 5)),
+        "scores": (folder / "scores.jsonl", DocumentError, lambda: Cache("w", folder / "scores.jsonl")),
         "bundle's description": (folder / "description" / "bundle.json", BundleError, lambda: nas.load(folder / "description")),
         "bundle's weights": (folder / "weights" / "weights.safetensors", BundleError, lambda: nas.load(folder / "weights")),
         "bundle": (folder / "model.pt", BundleError, lambda: nas.load(folder / "model.pt")),
@@ -335,15 +334,15 @@ def test_a_family_cannot_lead_elsewhere(tmp_path):
 
 
 def test_a_number_in_quotes_is_no_latency(tiny_space, tmp_path):
-    """Text is not turned into numbers, and a piece cannot be told twice."""
-    found = json.loads(LatencyTable(tiny_space, 5, {p: Entry(1.0, 0.0, 1) for p in distinct(tiny_space)}, 0.0).to_json())
+    """Text is not converted to numbers, and a block cannot be listed twice."""
+    found = json.loads(LatencyTable(tiny_space, 5, dict.fromkeys(distinct_blocks(tiny_space), Entry(1.0, 0.0)), 0.0).to_json())
     for change, told in [
-        (found["entries"][0] | {"latency_ms": "1.5"}, r"entries\[0\]\.latency_ms: a number"),
+        (found["entries"][0] | {"latency_ms": "1.5"}, r"entries\.0\.\w+\.latency_ms: Input should be a valid number"),
         (found["entries"][1], "twice"),
     ]:
         (tmp_path / "table.json").write_text(json.dumps(found | {"entries": [change, *found["entries"][1:]]}))
         with pytest.raises(LatencyTableError, match=told):
-            latency.load(tmp_path / "table.json", tiny_space, 5)
+            LatencyTable.load(tmp_path / "table.json", tiny_space, 5)
 
 
 TEXTS = [ROOT / "Makefile", ROOT / "README.md", ROOT / "pyproject.toml", *ROOT.glob("prefect*.yaml"), *(ROOT / "docs").rglob("*.md")]

@@ -1,10 +1,11 @@
-"""FLOPs of every choice in a search space, from shapes alone.
+"""FLOPs from shapes alone: of every choice in an MBConv space, and of networks of rows.
 
-AttentiveNAS (arXiv:2011.09011), Table 2. FLOPs are multiply-accumulates of convolutions,
-squeeze-and-excitation, shortcut convolutions and classifier; biases, batch norm, activations
-and pooling are not counted. With 1000 classes this gives the published networks' figures.
+AttentiveNAS (arXiv:2011.09011), Table 2. FLOPs are multiply-accumulates of convolutions, squeeze-and-excitation, shortcut
+convolutions and classifier; biases, batch norm, activations and pooling are not counted. With 1000 classes this gives the
+published networks' FLOPs. TF-NAS (arXiv:2008.05314) counts additions of biases and of the last pool too: `MultiplyAdds.total`.
 """
 
+from dataclasses import dataclass
 from itertools import product
 from math import ceil
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from nas.cost.table import CostTable
 from nas.spaces.mbconv import SearchSpace, StageArch, StageSpace, hidden_width, make_divisible
+from nas.spaces.rows import Plan, Row
 
 MFLOP = 1_000_000  # multiply-accumulates
 
@@ -86,3 +88,36 @@ def head_macs(c_in: int, expansion: int, width: int, side: int, classes: int) ->
 def conv_macs(c_in: int, c_out: int, kernel: int, side_out: int, groups: int = 1) -> int:
     """Multiply-accumulates of a convolution with a square kernel and (c_out, side_out, side_out) outputs."""
     return c_in // groups * c_out * kernel**2 * side_out**2
+
+
+@dataclass(frozen=True)
+class MultiplyAdds:
+    """Operations of one image, separated by what papers count."""
+
+    products: int  # multiply-accumulates of convolutions and classifier; torch's FlopCounterMode counts two each
+    biases: int  # additions of the biases: squeeze-and-excitation, the convolution after the pool, classifier
+    pool: int  # additions of the average pool before the classifier
+
+    @property
+    def total(self) -> int:
+        """The multiply-adds of TF-NAS."""
+        return self.products + self.biases + self.pool
+
+
+def multiply_adds(plan: Plan, classes: int) -> MultiplyAdds:
+    """Multiply-adds of a network of rows on one image; batch norm, activations and pools of squeeze-and-excitation are not counted."""
+    sides = plan.sides
+    products = conv_macs(3, plan.stem.width, 3, sides[0])
+    products += sum(row_macs(row, side) for row, side in zip(plan.rows, sides))
+    head = plan.head
+    products += conv_macs(plan.c_last, head.width, 1, sides[-1]) + head.width * head.mix + head.features * classes
+    biases = sum(row.se + row.hidden for row in plan.rows if row.se) + head.mix + classes
+    return MultiplyAdds(products, biases, head.width * sides[-1] ** 2)
+
+
+def row_macs(row: Row, side: int) -> int:
+    """Multiply-accumulates of an inverted residual block on (c_in, side, side) inputs."""
+    after = ceil(side / row.stride)
+    macs = conv_macs(row.c_in, row.hidden, 1, side) if row.hidden != row.c_in else 0
+    macs += conv_macs(row.hidden, row.hidden, row.kernel, after, groups=row.hidden) + 2 * row.hidden * row.se
+    return macs + conv_macs(row.hidden, row.c_out, 1, after)

@@ -1,174 +1,147 @@
-"""Latency of every architecture on the device that a table was measured on: one JSON file, summed along the chain like FLOPs.
+"""Latency lookup tables: per-block latencies of one device for one search space, as a JSON file.
 
-HardCoRe-NAS (arXiv:2102.11646), section 3.1: a network takes a fixed part plus the time of each of its blocks. A
-table holds each distinct piece (stem, block, head) once; `nas.latency` measures it. Every number in milliseconds
-has `latency_ms` in its name: users of other releases asked for 25 ms of a table in seconds and got 62.
+HardCoRe-NAS (arXiv:2102.11646), section 3.1: the latency of a network is a fixed overhead plus the latency of each of its
+blocks. `nas.latency` measures tables; each kind of space has a subclass: `latency_mbconv`, `latency_tf_nas`,
+`latency_hardcore_nas`. Every number in milliseconds has `latency_ms` in its name: users of HardCoRe-NAS's release had a table
+in seconds and a target in milliseconds, and a constraint that never bound.
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from itertools import product
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
-import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from nas.cost.flops import stage_sides
-from nas.cost.table import CostTable
 from nas.runtime.io import is_file, read_json, short
-from nas.spaces.mbconv import Arch, SearchSpace
+from nas.spaces.rows import Row
 
-FORMAT = "latency table 1"
-LONGEST_MS = 1e9  # eleven days: a sum of such is finite
+MAX_MS = 1e9  # eleven days; sums of such are finite
+Ms = Annotated[float, Field(gt=0, le=MAX_MS)]
 
 
 class LatencyTableError(ValueError):
-    """A latency table is damaged, incomplete or of something else."""
-
-
-@dataclass(frozen=True, order=True)
-class Stem:
-    """The convolution that a network starts with."""
-
-    side: int  # of the images, pixels
-    width: int  # channels
-
-
-@dataclass(frozen=True, order=True)
-class Block:
-    """One MBConv block: the first of its stage, or a later one, of which all are alike."""
-
-    stage: str
-    first: bool
-    side: int  # of its input, pixels
-    c_in: int
-    width: int  # output channels
-    kernel: int
-    expansion: int
-
-
-@dataclass(frozen=True, order=True)
-class Head:
-    """What follows the last stage, the classifier included."""
-
-    side: int  # of its input, pixels
-    c_in: int
-    width: int  # channels before the classifier
-
-
-Piece = Stem | Block | Head
-PARTS = {"stem": Stem, "block": Block, "head": Head}
-
-
-def pieces(space: SearchSpace, arch: Arch) -> list[Piece]:
-    """What an architecture is made of, in order; pieces of the same shape are equal.
-
-    Raises:
-        ValueError: if the architecture is not in the space.
-    """
-    sides = stage_sides(space, space.check(arch).resolution)
-    found: list[Piece] = [Stem(arch.resolution, arch.stem)]
-    c_in = arch.stem
-    for stage, chosen, side, after in zip(space.stages, arch.stages, sides, sides[1:]):
-        found.append(Block(stage.name, True, side, c_in, chosen.width, chosen.kernel, chosen.expansion))
-        c_in = chosen.width
-        found += [Block(stage.name, False, after, c_in, c_in, chosen.kernel, chosen.expansion)] * (chosen.depth - 1)
-    return [*found, Head(sides[-1], c_in, arch.head)]
-
-
-def distinct(space: SearchSpace) -> list[Piece]:
-    """Every piece of any architecture of the space, each once, in the order of the chain."""
-    return list(dict.fromkeys(_all(space)))
-
-
-def _all(space: SearchSpace) -> Iterator[Piece]:
-    sides = [stage_sides(space, r) for r in space.resolutions]
-    yield from (Stem(*choice) for choice in product(space.resolutions, space.stem_widths))
-    before = space.stem_widths
-    for i, s in enumerate(space.stages):
-        yield from (Block(s.name, True, *c) for c in product([side[i] for side in sides], before, s.widths, s.kernels, s.expansions))
-        if s.depths[-1] > 1:
-            later = product([side[i + 1] for side in sides], s.widths, s.kernels, s.expansions)
-            yield from (Block(s.name, False, side, width, width, *c) for side, width, *c in later)
-        before = s.widths
-    yield from (Head(*choice) for choice in product([side[-1] for side in sides], before, space.head_widths))
+    """A latency table is damaged, incomplete, or of another space."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The latency of one piece within a network."""
+    """Measured latency of a block within a network."""
 
     latency_ms: float  # of a whole batch
-    spread: float  # of its measurements: interquartile range over median
-    times: int  # that it was measured
+    spread: float  # of the measurements: interquartile range over median
+    times: int = 1  # number of measurements
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """A searched block of a network of rows; equal blocks have equal latency."""
+
+    side: int  # of its input, pixels
+    row: Row
+
+
+class Line(BaseModel):
+    """A line of the file: a block and its latency."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class EntryLine(Line):
+    """A line with one measured latency."""
+
+    latency_ms: Ms
+    spread: float = 0.0
+    times: int = 1
+
+    @property
+    def entry(self) -> Entry:
+        return Entry(self.latency_ms, self.spread, self.times)
+
+
+LineOf = TypeVar("LineOf")
+
+
+class File(BaseModel, Generic[LineOf]):
+    """The keys that every file has; what else it holds is the setting of the measurement."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    format: str
+    classes: int
+    fixed_latency_ms: Annotated[float, Field(ge=0, le=MAX_MS)]
+    space: dict[str, Any]
+    entries: list[LineOf]
+
+
+Arch = TypeVar("Arch")
 
 
 @dataclass(frozen=True, eq=False)
-class LatencyTable:
-    """What was measured on a device, for one space and number of classes.
+class LatencyTable(ABC, Generic[Arch]):
+    """Per-block latencies of one device, for one search space and number of classes.
 
     Raises:
-        LatencyTableError: if a piece of the space is missing, or a latency is not a positive number.
+        LatencyTableError: if a block of the space is missing, or a latency is out of range.
     """
 
-    space: SearchSpace
+    NAME: ClassVar[str]  # of the file format, without its version
+    COMMAND: ClassVar[str]  # that measures a table
+    LINE: ClassVar[Any]  # type of a line of the file
+    VERSION_1: ClassVar[Mapping[str, str]]  # keys of version 1 that are called otherwise now
+
+    space: Any
     classes: int
-    entries: Mapping[Piece, Entry]
-    fixed_latency_ms: float  # paid once a network
+    entries: Mapping[Any, Any]
+    fixed_latency_ms: float  # fixed overhead: blocks that are not searched, and what is left when no block runs
     setting: Mapping[str, Any] = field(default_factory=dict)  # device, backend, versions, batch, threads, repetitions, ...
 
     def __post_init__(self) -> None:
-        if missing := [piece for piece in distinct(self.space) if piece not in self.entries]:
-            raise LatencyTableError(f"no latency of {missing[0]} ({len(missing)} of the pieces of space {self.space.name!r} are missing)")
-        for piece, entry in self.entries.items():
-            if not 0 < entry.latency_ms <= LONGEST_MS:
-                raise LatencyTableError(f"latency_ms {entry.latency_ms} of {piece}: a positive number is needed, at most {LONGEST_MS:g}")
-        if not 0 <= self.fixed_latency_ms <= LONGEST_MS:
-            raise LatencyTableError(f"fixed_latency_ms {self.fixed_latency_ms}: a number from 0 to {LONGEST_MS:g} is needed")
+        if not 0 <= self.fixed_latency_ms <= MAX_MS:
+            raise LatencyTableError(f"fixed_latency_ms {self.fixed_latency_ms}: a number from 0 to {MAX_MS:g} is needed")
+        self.check_entries()
 
-    def cost_table(self) -> CostTable:
-        """The latency of every architecture, in ms for a whole batch: the same interface as FLOPs."""
-        of, space = self._latency_ms, self.space
-        shapes = CostTable.shapes(space)
-        sides = [stage_sides(space, r) for r in space.resolutions]
-        stem = [self.fixed_latency_ms + of(Stem(*choice)) for choice in product(space.resolutions, space.stem_widths)]
-        stages, before = [], space.stem_widths
-        for i, s in enumerate(space.stages):
-            choices = product(sides, before, s.widths, s.depths, s.kernels, s.expansions)
-            found = [
-                of(Block(s.name, True, side[i], c_in, width, *shape))
-                + ((depth - 1) * of(Block(s.name, False, side[i + 1], width, width, *shape)) if depth > 1 else 0.0)
-                for side, c_in, width, depth, *shape in choices
-            ]
-            stages.append(np.array(found).reshape(shapes[1 + i]))
-            before = s.widths
-        head = [of(Head(side[-1], c_in, width)) for side, c_in, width in product(sides, before, space.head_widths)]
-        return CostTable(
-            space=space,
-            unit="ms",
-            per_unit=1,
-            stem=np.array(stem).reshape(shapes[0]),
-            stages=tuple(stages),
-            head=np.array(head).reshape(shapes[-1]),
-        )
+    @abstractmethod
+    def check_entries(self) -> None:
+        """
+        Raises:
+            LatencyTableError: if a block of the space is missing, or a latency is out of range.
+        """
+
+    @abstractmethod
+    def latency_ms(self, arch: Arch) -> float:
+        """Latency of a network and a whole batch: the fixed overhead plus the sum over its blocks.
+
+        Raises:
+            ValueError: if the architecture is not in the space.
+        """
+
+    @property
+    @abstractmethod
+    def range_ms(self) -> tuple[float, float]:
+        """Latencies of the fastest and of the slowest network of the space."""
+
+    @abstractmethod
+    def lines(self) -> Iterable[Mapping[str, Any]]:
+        """The entries as lines of the file."""
+
+    @classmethod
+    @abstractmethod
+    def item(cls, line: Any) -> tuple[Any, Any]:
+        """Key and value of `entries` from a line of the file."""
 
     def to_json(self) -> str:
-        """A text that a person can read: what it was measured with, then a line a piece."""
-        names = {kind: name for name, kind in PARTS.items()}
+        """A text that a person can read: the setting of the measurement, then one line per entry."""
         top = {
-            "format": FORMAT,
+            "format": f"{self.NAME} 2",
             **self.setting,
             "classes": self.classes,
-            "fixed_latency_ms": _round(self.fixed_latency_ms),
-            "space": asdict(self.space),
+            "fixed_latency_ms": _digits(self.fixed_latency_ms),
+            "space": _document(self.space),
         }
-        lines = [
-            json.dumps(
-                {"part": names[type(p)], **asdict(p), "latency_ms": _round(e.latency_ms), "spread": _round(e.spread), "times": e.times}
-            )
-            for p, e in self.entries.items()
-        ]
+        lines = (json.dumps({key: _digits(value) for key, value in line.items()}) for line in self.lines())
         head = json.dumps(top, indent=2, ensure_ascii=False).removesuffix("\n}")
         return head + ',\n  "entries": [\n    ' + ",\n    ".join(lines) + "\n  ]\n}\n"
 
@@ -176,85 +149,76 @@ class LatencyTable:
         """Write `to_json`."""
         Path(path).write_text(self.to_json())
 
-    def _latency_ms(self, piece: Piece) -> float:
-        return self.entries[piece].latency_ms
+    @classmethod
+    def load(cls, path: str | Path, space: Any, classes: int) -> Self:
+        """Read what `save` wrote, or a file of version 1.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            LatencyTableError: if it is damaged, incomplete, in another unit, or of another space or number of classes.
+        """
+        if not is_file(Path(path)):
+            raise FileNotFoundError(f"there is no latency table {path}; {cls.COMMAND} measures one of this device")
+        found = read_json(Path(path), lambda message: LatencyTableError(f"{message}; measure again: {cls.COMMAND}"))
+        try:
+            return cls._parse(found, space, classes)
+        except ValueError as error:
+            raise LatencyTableError(f"{path}: {error}; measure again: {cls.COMMAND}") from None
+
+    @classmethod
+    def _parse(cls, document: Any, space: Any, classes: int) -> Self:
+        kind = document.get("format") if isinstance(document, dict) else type(document).__name__
+        if kind not in (f"{cls.NAME} 1", f"{cls.NAME} 2"):
+            raise LatencyTableError(f"format {short(kind)} is not {cls.NAME + ' 2'!r}")
+        if kind == f"{cls.NAME} 1":
+            document = {cls.VERSION_1.get(key, key): value for key, value in document.items()}
+        try:
+            file = File[cls.LINE].model_validate_json(json.dumps(document))
+        except ValidationError as error:
+            raise LatencyTableError(_explain(error.errors()[0])) from None
+        _check_space(file, space, classes)
+        items = [cls.item(line) for line in file.entries]
+        if twice := len(items) - len(dict(items)):
+            raise LatencyTableError(f"{twice} of {len(items)} entries are listed twice")
+        setting = {key: value for key, value in document.items() if key not in File.model_fields}
+        return cls(space, classes, dict(items), file.fixed_latency_ms, setting)
 
 
-def load(path: str | Path, space: SearchSpace, classes: int) -> LatencyTable:
-    """Read what `LatencyTable.save` wrote.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        LatencyTableError: if it is damaged, in another unit, or of another space or number of classes.
-    """
-    path = Path(path)
-    if not is_file(path):
-        raise FileNotFoundError(f"there is no latency table {path}; `dvc repro latency` measures one of this device")
-    again = "measure again: dvc repro -f latency"
-    found = read_json(path, lambda message: LatencyTableError(f"{message}; {again}"))
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        kind = found.get("format") if isinstance(found, dict) else type(found).__name__
-        raise LatencyTableError(f"{path} is no latency table of this project: format {short(kind)}, expected {FORMAT!r}; {again}")
-    if missing := sorted({"space", "classes", "fixed_latency_ms", "entries"} - found.keys()):
-        raise LatencyTableError(f"{path} is damaged: the key {missing[0]!r} is missing; {again}")
-    _check_space(found, space, classes, path, again)
-    try:
-        pairs = [_entry(entry, i) for i, entry in enumerate(found["entries"])]
-        entries = dict(pairs)
-        if len(entries) < len(pairs):
-            raise LatencyTableError(f"{len(pairs) - len(entries)} of {len(pairs)} entries are there twice")
-        rest = {k: v for k, v in found.items() if k not in ("format", "space", "classes", "fixed_latency_ms", "entries")}
-        return LatencyTable(space, classes, entries, _number(found["fixed_latency_ms"], "fixed_latency_ms"), rest)
-    except (LatencyTableError, TypeError) as error:
-        raise LatencyTableError(f"{path} is damaged: {error}; {again}") from None
+def line_of(block: type, base: type[Line], **more: Any) -> type[Line]:
+    """The model of a line of the file: the fields of a block's dataclass beside those of its latency."""
+    return create_model(f"{block.__name__}Line", __base__=base, **more, **{f.name: (f.type, ...) for f in fields(block)})
 
 
-def load_cost_table(path: str | Path, space: SearchSpace, classes: int) -> CostTable:
-    """The latencies of a file as a cost in "ms", for sampling, search and bounds; errors as `load`."""
-    return load(path, space, classes).cost_table()
+def values(line: Line, block: type) -> dict[str, Any]:
+    """The fields of a block's dataclass in a line."""
+    return {f.name: getattr(line, f.name) for f in fields(block)}
 
 
-def _check_space(found: Mapping[str, Any], space: SearchSpace, classes: int, path: Path, again: str) -> None:
-    expected, there = json.loads(json.dumps(asdict(space))), found["space"]
-    if there != expected:
-        name = there.get("name") if isinstance(there, dict) else there
-        differing = sorted(k for k in expected if not isinstance(there, dict) or there.get(k) != expected[k])
+def _explain(error: Mapping[str, Any]) -> str:
+    where, value = ".".join(map(str, error["loc"])), error["input"]
+    units = sorted(key for key in value if "latency" in key) if isinstance(value, dict) else []
+    if error["type"] == "missing" and where.endswith(".latency_ms") and units:
+        return f"{where} is missing, but there is {units[0]}: another unit"
+    return f"{where}: {error['msg']}, found {short(value)}"
+
+
+def _check_space(file: File, space: Any, classes: int) -> None:
+    expected = json.loads(json.dumps(_document(space)))
+    if file.space != expected:
+        differing = sorted(key for key in expected | file.space if file.space.get(key) != expected.get(key))
         raise LatencyTableError(
-            f"{path} was measured for the space {short(name)}, not for {space.name!r} as params.yaml: space says now ("
-            f"they differ in {differing}); {again}"
+            f"measured for the space {short(file.space.get('name'))}, not for {space.name!r} as it is now (they differ in {differing})"
         )
-    if found["classes"] != classes:
-        raise LatencyTableError(f"{path} was measured with {short(found['classes'])} classes, not {classes}; {again}")
+    if file.classes != classes:
+        raise LatencyTableError(f"measured with {file.classes} classes, not {classes}")
 
 
-def _entry(found: Any, number: int) -> tuple[Piece, Entry]:
-    """
-    Raises:
-        LatencyTableError, TypeError: if it is none.
-    """
-    where = f"entries[{number}]"
-    if not isinstance(found, dict):
-        raise LatencyTableError(f"{where} is {short(found)}")
-    found = dict(found)
-    if "latency_ms" not in found:
-        others = sorted(k for k in found if "latency" in k)
-        raise LatencyTableError(f"{where} has no latency_ms{f', but {others[0]}: another unit' if others else ''}")
-    part = found.pop("part", None)
-    if part not in list(PARTS):
-        raise LatencyTableError(f"{where}.part is {short(part)}, expected one of {list(PARTS)}")
-    latency_ms, spread = (_number(found.pop(key, 0.0), f"{where}.{key}") for key in ("latency_ms", "spread"))
-    times = found.pop("times", 1)
-    if type(times) is not int:
-        raise LatencyTableError(f"{where}.times: a whole number is needed, found {short(times)}")
-    return PARTS[part](**found), Entry(latency_ms, spread, times)
+def _document(space: Any) -> dict[str, Any]:
+    return asdict(space) if is_dataclass(space) else space.model_dump(mode="json")
 
 
-def _number(found: Any, where: str) -> float:
-    if type(found) not in (int, float):
-        raise LatencyTableError(f"{where}: a number is needed, found {short(found)}")
-    return float(found)
-
-
-def _round(value: float) -> float:
-    """Six significant digits: more would be noise."""
-    return float(f"{value:.6g}")
+def _digits(value: Any) -> Any:
+    """Floats to six significant digits: more would be noise."""
+    if isinstance(value, list | tuple):
+        return [_digits(one) for one in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,23 +1,20 @@
-"""The latency table of a device for a HardCoRe-NAS space: milliseconds of every block in every configuration, as JSON.
+"""The latency table of a HardCoRe-NAS space: one entry per block and configuration, and the expected latency that searches use.
 
 HardCoRe-NAS (arXiv:2102.11646), section 3.2.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
+from nas.cost import latency
 from nas.cost.infeasible import InfeasibleTarget
-from nas.cost.latency_file import Block, File, LatencyTableError, Ms, digits, read, text
+from nas.cost.latency import Entry, EntryLine, LatencyTableError, RowBlock, line_of, values
 from nas.spaces.hardcore_nas import Arch, Space
 from nas.spaces.rows import Row
-
-FORMAT = "latency table of blocks 1"
-AGAIN = "dvc repro -f pipelines/hardcore_nas/dvc.yaml:latency"
 
 
 def running(beta: np.ndarray) -> np.ndarray:
@@ -78,107 +75,48 @@ class Latency:
         return target_ms
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What was found for a block."""
-
-    latency_ms: float  # within a network, of a whole batch
-    spread: float  # of the measurements: interquartile range over median
-
-
 @dataclass(frozen=True, eq=False)
-class LatencyTable:
-    """What was measured on a device, for one space and number of classes.
+class LatencyTable(latency.LatencyTable[Arch]):
+    """Per-block latencies of a HardCoRe-NAS space; `entries` by block."""
 
-    Raises:
-        LatencyTableError: if a block of the space is missing.
-    """
+    NAME: ClassVar = "latency table of blocks"
+    COMMAND: ClassVar = "dvc repro -f pipelines/hardcore_nas/dvc.yaml:latency"
+    LINE: ClassVar = line_of(Row, EntryLine, side=(int, ...))
+    VERSION_1: ClassVar = {"given_latency_ms": "fixed_latency_ms", "blocks": "entries"}
 
-    space: Space
-    classes: int
-    blocks: Mapping[Block, Measured]
-    given_latency_ms: float  # of what every network has: the parts that are not searched, and what is paid once a network
-    setting: Mapping[str, Any] = field(default_factory=dict)  # device, backend, versions, batch, threads, repetitions, ...
-
-    def __post_init__(self) -> None:
+    def check_entries(self) -> None:
         for block in all_blocks(self.space).values():
-            if block not in self.blocks:
+            if block not in self.entries:
                 raise LatencyTableError(f"no latency of {block}, which space {self.space.name!r} has")
 
-    def latency(self) -> Latency:
-        """As the search takes it."""
+    @cached_property
+    def expected(self) -> Latency:
+        """The table as arrays, for searches over relaxed architectures."""
         entries = np.zeros((len(self.space.stages), self.space.blocks, len(self.space.configurations)))
         for place, block in all_blocks(self.space).items():
-            entries[place] = self.blocks[block].latency_ms
-        return Latency(self.given_latency_ms, entries, self.space.offered)
+            entries[place] = self.entries[block].latency_ms
+        return Latency(self.fixed_latency_ms, entries, self.space.offered)
 
     def latency_ms(self, arch: Arch) -> float:
-        """Of a whole network and batch.
+        return self.expected.of(self.space.check(arch))
 
-        Raises:
-            ValueError: for a network that is not in the space.
-        """
-        return self.latency().of(self.space.check(arch))
+    @property
+    def range_ms(self) -> tuple[float, float]:
+        return self.expected.range_ms
 
-    def to_json(self) -> str:
-        """A text that a person can read: what it was measured with, then a line a block."""
-        entries = (
-            {"side": block.side, **asdict(block.row), "latency_ms": digits(found.latency_ms), "spread": digits(found.spread)}
-            for block, found in self.blocks.items()
-        )
-        return text(FORMAT, self.space, self.classes, self.given_latency_ms, self.setting, "blocks", entries)
+    def lines(self) -> Iterator[dict[str, Any]]:
+        return ({"side": block.side, **asdict(block.row), **asdict(entry)} for block, entry in self.entries.items())
 
-    def save(self, path: Path) -> None:
-        """Write `to_json`."""
-        path.write_text(self.to_json())
+    @classmethod
+    def item(cls, line: Any) -> tuple[RowBlock, Entry]:
+        return RowBlock(line.side, Row(**values(line, Row))), line.entry
 
 
-def all_blocks(space: Space) -> dict[tuple[int, int, int], Block]:
-    """By stage, block and configuration."""
-    found = {}
+def all_blocks(space: Space) -> dict[tuple[int, int, int], RowBlock]:
+    """Every block of the space, by (stage, block, configuration)."""
+    blocks = {}
     for s, (stage, side) in enumerate(zip(space.stages, space.sides())):
         for b in range(stage.depths[-1]):
             for c in range(len(space.configurations)):
-                found[s, b, c] = Block(-(-side // stage.stride) if b else side, space.row(s, b, c))
-    return found
-
-
-class _Entry(BaseModel):
-    """A line of the file."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-    side: int
-    c_in: int
-    hidden: int
-    se: int
-    c_out: int
-    kernel: int
-    stride: int
-    act: str
-    latency_ms: Ms
-    spread: float
-
-    @property
-    def block(self) -> Block:
-        return Block(self.side, Row(self.c_in, self.hidden, self.se, self.c_out, self.kernel, self.stride, self.act))
-
-
-class _File(File):
-    format: Literal["latency table of blocks 1"]
-    blocks: list[_Entry]
-
-
-def load(path: Path, space: Space, classes: int) -> LatencyTable:
-    """Read what `LatencyTable.save` wrote.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        LatencyTableError: if it is damaged, incomplete, in another unit, or of another space or number of classes.
-    """
-    file, setting = read(path, _File, space, classes, AGAIN)
-    try:
-        blocks = {entry.block: Measured(entry.latency_ms, entry.spread) for entry in file.blocks}
-        return LatencyTable(space, classes, blocks, file.given_latency_ms, setting)
-    except LatencyTableError as error:
-        raise LatencyTableError(f"{path}: {error}; measure again: {AGAIN}") from None
+                blocks[s, b, c] = RowBlock(-(-side // stage.stride) if b else side, space.row(s, b, c))
+    return blocks

@@ -1,8 +1,8 @@
-"""Parameters of every choice in a search space, from shapes alone.
+"""Parameters from shapes alone: of every choice in an MBConv space, and of networks of rows.
 
-What a sub-network that stands by itself has to learn and to store (AttentiveNAS, arXiv:2011.09011, Table 2): weights of
-convolutions, shortcut convolutions, squeeze-and-excitation and classifier, the biases of the last two, scale and
-shift of batch norms. Running statistics are not counted. The resolution makes no difference.
+AttentiveNAS (arXiv:2011.09011), Table 2: weights of convolutions, shortcut convolutions, squeeze-and-excitation and
+classifier, the biases of the last two, scale and shift of batch norms. Running statistics are not counted. The resolution
+makes no difference.
 """
 
 from itertools import product
@@ -12,6 +12,7 @@ import numpy as np
 from nas.cost.flops import conv_macs
 from nas.cost.table import CostTable
 from nas.spaces.mbconv import SearchSpace, StageArch, StageSpace, hidden_width, make_divisible
+from nas.spaces.rows import Plan, Row
 
 
 def table(space: SearchSpace, classes: int) -> CostTable:
@@ -71,3 +72,18 @@ def conv_weights(c_in: int, c_out: int, kernel: int, groups: int = 1) -> int:
 def norm_parameters(channels: int) -> int:
     """Scale and shift of a batch norm."""
     return 2 * channels
+
+
+def of_plan(plan: Plan, classes: int) -> int:
+    """Parameters of a network of rows: weights, biases, scale and shift of batch norms."""
+    head = plan.head
+    number = 27 * plan.stem.width + 2 * plan.stem.width + sum(row_parameters(row) for row in plan.rows)
+    number += plan.c_last * head.width + 2 * head.width + (head.width + 1) * head.mix
+    return number + (head.features + 1) * classes
+
+
+def row_parameters(row: Row) -> int:
+    """Parameters of an inverted residual block."""
+    number = (row.c_in + 2) * row.hidden if row.hidden != row.c_in else 0
+    number += (row.kernel**2 + 2) * row.hidden + (row.hidden + 2) * row.c_out
+    return number + (2 * row.hidden * row.se + row.se + row.hidden if row.se else 0)

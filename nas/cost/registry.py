@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from nas.cost import flops, latency, parameters
+from nas.cost import flops, latency_mbconv, parameters
 from nas.cost.table import CostTable
 from nas.spaces.mbconv import SearchSpace
 
@@ -24,19 +24,14 @@ class Cost:
     file_key: str | None = None  # key of section `search` that holds the path of the file it is read from
 
 
-def _latency(space: SearchSpace, classes: int, path: str) -> CostTable:
-    return latency.load_cost_table(path, space, classes)
-
-
 COSTS: dict[str, Cost] = {
     cost.name: cost
     for cost in (
         Cost("mflops", "MFLOPs", "cost, MFLOPs", flops.table),
         Cost("parameters", "parameters", "parameters", parameters.table),
-        Cost("latency_ms", "ms", "latency, ms", _latency, "latency_table"),
+        Cost("latency_ms", "ms", "latency, ms", latency_mbconv.cost_table, "latency_table"),
     )
 }
-
 
 CostName = Literal[*COSTS]  # for sections of params.yaml
 

@@ -1,1 +1,1 @@
-"""Measuring latency on the device at hand: pieces of networks, whole networks, and how far the one tells of the other."""
+"""Profiling: a per-block latency lookup table of this device, validated on whole networks."""

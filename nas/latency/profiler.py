@@ -1,15 +1,18 @@
-"""A table of this device from start to end: pieces measured in chains, the table fitted and judged on whole networks.
+"""The profiler: blocks of any space -> per-block latencies of this device -> a table, validated on whole networks.
 
-Both kinds of measurement are taken in rounds (`nas.latency.timing`) against the same reference block, within one
-time limit; what is measured is handed out after every round, so that it can be kept and gone on from.
+Blocks are measured in chains, whole networks by themselves; both in rounds (`nas.latency.timing`) beside the same reference
+block and within one time limit. Rounds are saved as they come, so that a stopped run goes on where it stopped. A kind of
+space is profiled by implementing `ProfiledSpace`: `nas.latency.mbconv`, `nas.latency.tf_nas`, `nas.latency.hardcore_nas`.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
-from typing import Annotated, Any, Protocol, TypeVar
+from itertools import chain
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,221 +20,308 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from nas.cost.latency import LatencyTable, Piece, Stem, distinct
-from nas.cost.table import CostTable
+from nas.cost.latency import Entry, LatencyTable
 from nas.latency import validation
 from nas.latency.backends.config import OnnxRuntime, Torch
 from nas.latency.backends.torch_backend import Backend, Call
-from nas.latency.chains import chains
-from nas.latency.modules import module, network
 from nas.latency.timing import Clock, Program, Rounds, measure
+from nas.latency.validation import Correction
 from nas.runtime import seeding
 from nas.runtime.params import Section
 from nas.runtime.progress import progress
-from nas.spaces import encoding
-from nas.spaces.mbconv import Arch, SearchSpace
 
-Measured = TypeVar("Measured")  # a piece; equal ones take equally long
-Images = Callable[[int, int], Any]  # channels, side in pixels -> a batch, as the backend takes it
+Arch = TypeVar("Arch", bound=Hashable)
+Block = TypeVar("Block", bound=Hashable)
 
+BLOCKS_SHARE = 0.5  # of the time limit; the rest is for whole networks
+SAVE_INTERVAL_S = 5.0
+# names of random streams and of saved rounds; other names would give other draws
+BLOCKS, NETWORKS, DERIVED = "pieces", "networks", "derived"
 _ARRAYS = ("laps", "references", "orders")
-SAVED_EVERY = 5.0  # seconds
-SHARE = 0.5  # of the time limit, for the pieces; the rest is for whole networks
 
 
-class Settings(Section):
+class LatencyConfig(Section):
     """Section `latency`."""
 
     backend: Annotated[Torch | OnnxRuntime, Field(discriminator="runtime")]
-    batch: Annotated[int, Field(ge=1)]  # images a call
-    repetitions: Annotated[int, Field(ge=4)]  # rounds over all pieces, then over all networks; fewer when time is up
+    batch: Annotated[int, Field(ge=1)]  # images per call
+    repetitions: Annotated[int, Field(ge=4)]  # rounds over all blocks, then over all networks; fewer when time is up
     limit_s: Annotated[float, Field(gt=0)]  # seconds for all of it
-    fitted: Annotated[int, Field(ge=4)]  # whole networks that the fixed part is fitted on
-    networks: Annotated[int, Field(ge=8)]  # other ones that the table is judged on
+    fitted: Annotated[int, Field(ge=4)]  # networks used to fit the fixed overhead
+    networks: Annotated[int, Field(ge=8)]  # other networks, used to validate the table
 
 
-class Kept(Protocol):
-    """Where rounds are kept, e.g. `nas.runtime.checkpoint.Checkpoint`."""
+class Store(Protocol):
+    """Where rounds are saved, e.g. `nas.runtime.checkpoint.Checkpoint`."""
 
     def save(self, state: dict[str, Any], name: str) -> None: ...
 
     def load(self, name: str) -> dict[str, Any] | None: ...
 
 
+class ProfiledSpace(ABC, Generic[Arch, Block]):
+    """A search space as the profiler sees it; equal blocks have equal latency."""
+
+    name: str
+
+    @abstractmethod
+    def chains(self) -> list[tuple[Block, ...]]:
+        """Runs of blocks that take each other's output, with every block in at least one.
+
+        A block that is measured by itself, over and over, has its input and its weights in the fastest cache. In a chain its
+        input is fresh and its weights have been away, as in a network; HardCoRe-NAS (arXiv:2102.11646) measures isolated blocks.
+        """
+
+    def blocks(self) -> list[Block]:
+        """Every block once, for backends that measure blocks one by one."""
+        return list(dict.fromkeys(chain.from_iterable(self.chains())))
+
+    @abstractmethod
+    def input_shape(self, block: Block) -> tuple[int, int]:
+        """Channels and side in pixels of the input of a block that starts a chain."""
+
+    @abstractmethod
+    def module(self, block: Block, classes: int) -> nn.Module:
+        """A block with random weights, batch norm folded, in eval mode."""
+
+    @abstractmethod
+    def resolution(self, arch: Arch) -> int:
+        """Side of a network's images, pixels."""
+
+    @abstractmethod
+    def network(self, arch: Arch, classes: int) -> nn.Module:
+        """A whole network with random weights, batch norm folded, in eval mode."""
+
+    @abstractmethod
+    def table(self, classes: int, entries: Mapping[Block, Entry], correction: Correction, setting: Mapping[str, Any]) -> LatencyTable[Arch]:
+        """The table of these latencies, which sums to whole networks."""
+
+    @abstractmethod
+    def select(self, table: LatencyTable[Arch], fitted: int, validated: int, rng: np.random.Generator) -> list[Arch]:
+        """Different networks over the range of latencies: `fitted`, then `validated` ones, each cheapest first.
+
+        Raises:
+            ValueError: if the space has fewer.
+        """
+
+    @abstractmethod
+    def mflops(self, archs: Sequence[Arch], classes: int) -> np.ndarray:
+        """(n,) millions of multiply-accumulates."""
+
+    def genes(self, arch: Arch) -> str:
+        """An architecture as text, for tables."""
+        return str(arch)
+
+
 @dataclass(frozen=True, eq=False)
-class Survey:
-    """What came out."""
+class Profile(Generic[Arch]):
+    """A profiled space: its table and the raw measurements of whole networks."""
 
-    table: LatencyTable
-    archs: tuple[Arch, ...]  # networks that were measured whole: first those fitted on, then those to judge on
-    fitted: int  # how many of them were fitted on
-    rounds: Rounds  # of the whole networks
+    space: ProfiledSpace[Arch, Any]
+    table: LatencyTable[Arch]
+    archs: tuple[Arch, ...]  # networks measured as a whole: first those of the fit, then those of the validation
+    fitted: int  # number of the former
+    rounds: Rounds  # of whole networks
+
+    def measurements(self) -> pd.DataFrame:
+        """The raw measurements of whole networks, one row per network and round.
+
+        Returns:
+            network (number), part ("fit" or "validation"), genes, mflops, predicted_latency_ms (by the table), round,
+            measurement (1 or 2: even and odd rounds are two measurements of the same network), raw_latency_ms, slowdown (of
+            the machine at that time), latency_ms (raw over slowdown).
+        """
+        raw, slowdown = 1000 * self.rounds.laps, self.rounds.slowdown()
+        rounds, n = raw.shape
+        networks = {
+            "network": np.arange(n),
+            "part": np.repeat(["fit", "validation"], [self.fitted, n - self.fitted]),
+            "genes": [self.space.genes(arch) for arch in self.archs],
+            "mflops": self.space.mflops(self.archs, self.table.classes),
+            "predicted_latency_ms": [self.table.latency_ms(arch) for arch in self.archs],
+        }
+        return pd.DataFrame(
+            {
+                **{name: np.tile(column, rounds) for name, column in networks.items()},
+                "round": np.repeat(np.arange(rounds), n),
+                "measurement": np.repeat(1 + np.arange(rounds) % 2, n),
+                "raw_latency_ms": raw.ravel(),
+                "slowdown": slowdown.ravel(),
+                "latency_ms": (raw / slowdown).ravel(),
+            }
+        )
+
+    def validation(self) -> pd.DataFrame:
+        """The networks that nothing was fitted on: `nas.latency.validation.summarise`."""
+        return validation.summarise(self.measurements())
+
+    def metrics(self) -> dict[str, float]:
+        """`nas.latency.validation.metrics`, the range of latencies, the number of validation networks, seconds."""
+        networks = self.validation()
+        low, high = self.table.range_ms
+        return {
+            **validation.metrics(networks),
+            "min_latency_ms": low,
+            "max_latency_ms": high,
+            "networks": len(networks),
+            "seconds": self.table.setting["seconds"],
+        }
 
 
-def survey(p: Settings, space: SearchSpace, classes: int, seed: int, backend: Backend, kept: Kept, clock: Clock | None = None) -> Survey:
-    """Measure, fit, and measure what to judge by.
+def profile(
+    cfg: LatencyConfig, space: ProfiledSpace[Arch, Any], classes: int, seed: int, backend: Backend, store: Store, clock: Clock | None = None
+) -> Profile[Arch]:
+    """Measure all blocks, fit the table on whole networks, and measure other networks to validate it.
 
     Args:
         clock: instead of the backend's own.
 
     Raises:
-        ValueError: if the time limit is too short for one round, or the space too small for so many networks.
+        ValueError: if the time limit is too short for two rounds, or the space too small for so many networks.
     """
-    found_chains = chains(space) if backend.in_chains else [(piece,) for piece in distinct(space)]
-    taking = Taking(clock or backend.clock, p.repetitions, seed, kept)
+    chains = space.chains() if backend.in_chains else [(block,) for block in space.blocks()]
+    runner = RoundRunner(clock or backend.clock, cfg.repetitions, seed, store)
     with torch.random.fork_rng(devices=[]), backend.running():
         torch.default_generator.manual_seed(seeding.key(seed, "latency"))
         began = time.monotonic()
-        images = cache(partial(backend.random, p.batch))  # one of each shape, for all that take it
-        programs = chain_programs(found_chains, partial(_input, images), lambda piece: module(space, piece, classes), backend)
-        reference = middle(programs[len(programs) // 2])
-        pieces = taking("pieces", programs, reference, SHARE * p.limit_s - (time.monotonic() - began))
+        bench = Bench(space, classes, cfg.batch, backend)
+        programs = bench.chains(chains)
+        reference = reference_block(programs)
+        blocks = runner.run(BLOCKS, programs, reference, BLOCKS_SHARE * cfg.limit_s - (time.monotonic() - began))
         began = time.monotonic()
-        entries, empty_ms = validation.entries(found_chains, 1000 * pieces.normalised([len(p.calls) for p in programs]))
-        archs = chosen(LatencyTable(space, classes, entries, 0.0), p.fitted, p.networks, seed)
-        wholes = [network_program(space, a, classes, images, backend) for a in progress(archs, "latency: networks built", len(archs))]
-        rounds = taking("networks", wholes, reference, (1 - SHARE) * p.limit_s - (time.monotonic() - began))
+        entries, empty_ms = validation.entries(chains, 1000 * blocks.normalised([len(p.calls) for p in programs]))
+        uncorrected = space.table(classes, entries, Correction(0.0, 1.0), {})
+        archs = space.select(uncorrected, cfg.fitted, cfg.networks, seeding.generator(seed, "latency", "networks"))
+        networks = [bench.network(arch) for arch in progress(archs, "latency: networks built", len(archs))]
+        rounds = runner.run(NETWORKS, networks, reference, (1 - BLOCKS_SHARE) * cfg.limit_s - (time.monotonic() - began))
     measured_ms = 1000 * np.median(rounds.normalised([1] * len(archs)), axis=0)
-    correction = validation.fit(validation.parts_of(space, entries, archs[: p.fitted]), measured_ms[: p.fitted])
-    setting = facts(backend, p, pieces, rounds, empty_ms, correction)
-    return Survey(validation.corrected(space, classes, entries, correction, setting), tuple(archs), p.fitted, rounds)
+    correction = validation.fit([uncorrected.latency_ms(arch) for arch in archs[: cfg.fitted]], measured_ms[: cfg.fitted])
+    setting = describe(backend, cfg, blocks, rounds, empty_ms, correction)
+    return Profile(space, space.table(classes, entries, correction, setting), tuple(archs), cfg.fitted, rounds)
 
 
-def chain_programs(
-    found: Sequence[Sequence[Measured]], start: Callable[[Measured], Any], build: Callable[[Measured], nn.Module], backend: Backend
-) -> list[Program]:
-    """A program a chain, with an empty call at its end; chains share the pieces that are equal.
+@dataclass(frozen=True, eq=False)
+class MeasuredNetworks:
+    """Latencies of whole networks."""
 
-    Args:
-        start: input of a chain, by its first piece.
-        build: a piece as a module.
+    latency_ms: np.ndarray  # (networks,) at the machine's speed when the table was profiled
+    noise: np.ndarray  # (networks,) difference of two measurements of each, even and odd rounds, as a fraction
+    slowdown: float  # of the machine, against when the table was profiled
+
+
+def measure_networks(
+    archs: Sequence[Arch],
+    cfg: LatencyConfig,
+    space: ProfiledSpace[Arch, Any],
+    table: LatencyTable[Arch],
+    seed: int,
+    backend: Backend,
+    store: Store,
+) -> MeasuredNetworks:
+    """Measure networks of a space beside the reference block that its table was profiled with.
+
+    Few networks get more rounds, so that it takes about as long as profiling: a second of a shared machine says little.
+
+    Raises:
+        ValueError: if the time limit is too short for two rounds.
     """
-    calls: dict[Measured, Call] = {}
-    programs, empty = [], backend.empty()
-    for chain in progress(found, "latency: chains built", len(found)):
-        x = first = start(chain[0])
-        for piece in chain:
-            if piece not in calls:
-                calls[piece] = backend.prepare(build(piece), x)
-            x = calls[piece](x)
-        programs.append(Program((*(calls[piece] for piece in chain), empty), first))
-    return programs
+    with torch.random.fork_rng(devices=[]), backend.running():
+        torch.default_generator.manual_seed(seeding.key(seed, "derived"))
+        bench, chains = Bench(space, table.classes, cfg.batch, backend), space.chains()
+        reference = reference_block(bench.chains([chains[len(chains) // 2]]))
+        programs = [bench.network(arch) for arch in archs]
+        repetitions = cfg.repetitions * max(1, (cfg.fitted + cfg.networks) // len(archs))
+        rounds = RoundRunner(backend.clock, repetitions, seed, store).run(DERIVED, programs, reference, (1 - BLOCKS_SHARE) * cfg.limit_s)
+    slowdown = 1000 * float(np.median(rounds.references)) / table.setting["reference_latency_ms"]
+    ms = 1000 * rounds.normalised([1] * len(programs)) / slowdown
+    first, second, both = (np.median(part, axis=0) for part in (ms[::2], ms[1::2], ms))
+    return MeasuredNetworks(both, np.abs(second - first) / both, slowdown)
 
 
-def _input(images: Images, piece: Piece) -> Any:
-    return images(3 if isinstance(piece, Stem) else piece.c_in, piece.side)
+class Bench(Generic[Arch, Block]):
+    """Builds programs to time, on random images of which there is one batch per shape."""
+
+    def __init__(self, space: ProfiledSpace[Arch, Block], classes: int, batch: int, backend: Backend) -> None:
+        self._space, self._classes, self._backend = space, classes, backend
+        self._images = cache(partial(backend.random, batch))  # (channels, side in pixels) -> a batch
+
+    def chains(self, chains: Sequence[Sequence[Block]]) -> list[Program]:
+        """One program per chain, with an empty call at its end; chains share equal blocks."""
+        calls: dict[Block, Call] = {}
+        programs, empty = [], self._backend.empty()
+        for blocks in progress(chains, "latency: chains built", len(chains)):
+            x = start = self._images(*self._space.input_shape(blocks[0]))
+            for block in blocks:
+                if block not in calls:
+                    calls[block] = self._backend.prepare(self._space.module(block, self._classes), x)
+                x = calls[block](x)
+            programs.append(Program((*(calls[block] for block in blocks), empty), start))
+        return programs
+
+    def network(self, arch: Arch) -> Program:
+        """A whole network on images of its own resolution."""
+        images = self._images(3, self._space.resolution(arch))
+        return Program((self._backend.prepare(self._space.network(arch, self._classes), images),), images)
 
 
-def middle(program: Program) -> Program:
-    """The call in the middle of a program by itself: something of usual size, to compare with."""
-    x, at = program.start, (len(program.calls) - 1) // 2  # the last one is empty
-    for call in program.calls[:at]:
+def reference_block(programs: Sequence[Program]) -> Program:
+    """The block in the middle of the middle chain: something of usual size, to compare with."""
+    program = programs[len(programs) // 2]
+    x, place = program.start, (len(program.calls) - 1) // 2  # the last call is empty
+    for call in program.calls[:place]:
         x = call(x)
-    return Program((program.calls[at],), x)
+    return Program((program.calls[place],), x)
 
 
-def network_program(space: SearchSpace, arch: Arch, classes: int, images: Images, backend: Backend) -> Program:
-    """A whole network on images of its own resolution."""
-    start = images(3, arch.resolution)
-    return Program((backend.prepare(network(space, arch, classes), start),), start)
-
-
-def chosen(table: LatencyTable, fitted: int, judged: int, seed: int) -> list[Arch]:
-    """Architectures to measure whole: `fitted`, then `judged` other ones; both uniform over the range of latencies."""
-    rng = seeding.generator(seed, "latency", "networks")
-    to_judge = validation.spread_over(table, judged, rng)
-    return [*validation.spread_over(table, fitted, rng, frozenset(to_judge)), *to_judge]
-
-
-def facts(backend: Backend, p: Settings, pieces: Rounds, networks: Rounds, empty_ms: float, found: validation.Correction) -> dict[str, Any]:
-    """What the file of a table says of how it was measured."""
+def describe(backend: Backend, cfg: LatencyConfig, blocks: Rounds, networks: Rounds, empty_ms: float, fit: Correction) -> dict[str, Any]:
+    """The setting of the measurement, for the table's file."""
+    low, middle, high = np.percentile(blocks.references, (25, 50, 75))
     return {
         **backend.facts(),
-        "batch": p.batch,
-        "repetitions": len(pieces),
+        "batch": cfg.batch,
+        "repetitions": len(blocks),
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(pieces.seconds + networks.seconds, 1),
-        "reference_latency_ms": round(1000 * float(np.median(pieces.references)), 6),
-        "reference_spread": round(spread(pieces.references), 6),
+        "seconds": round(blocks.seconds + networks.seconds, 1),
+        "reference_latency_ms": round(1000 * float(np.median(blocks.references)), 6),
+        "reference_spread": round(float((high - low) / middle), 6),
         "empty_call_latency_ms": round(empty_ms, 6),
-        "fitted": {**asdict(found), "networks": p.fitted, "repetitions": len(networks)},
+        "fitted": {**asdict(fit), "networks": cfg.fitted, "repetitions": len(networks)},
     }
 
 
-def spread(values: np.ndarray) -> float:
-    """Interquartile range over median."""
-    low, middle, high = np.percentile(values, (25, 50, 75))
-    return float((high - low) / middle)
+@dataclass(frozen=True)
+class RoundRunner:
+    """Measures in rounds, from the saved ones on, and saves every few seconds."""
 
+    clock: Clock
+    repetitions: int
+    seed: int
+    store: Store
 
-def validation(found: Survey, mflops: CostTable) -> pd.DataFrame:
-    """The raw measurements of whole networks, a row a network and round.
-
-    Returns:
-        network (number), part ("fit", or "judge" for those that nothing was fitted on), genes (`Arch.genes`), mflops,
-        predicted_latency_ms (the table's), round, measurement (1 or 2: even and odd rounds are two measurements of the
-        same network), raw_latency_ms, slowness (of the machine around it), latency_ms (raw over slowness).
-    """
-    raw, slowness = 1000 * found.rounds.laps, found.rounds.slowness()
-    rounds, n = raw.shape
-    rows = encoding.to_genes(found.archs)
-    of_network = {
-        "network": np.arange(n),
-        "part": np.repeat(["fit", "judge"], [found.fitted, n - found.fitted]),
-        "genes": [" ".join(map(str, row)) for row in rows],
-        "mflops": mflops.costs(rows),
-        "predicted_latency_ms": found.table.cost_table().costs(rows),
-    }
-    return pd.DataFrame(
-        {
-            **{name: np.tile(column, rounds) for name, column in of_network.items()},
-            "round": np.repeat(np.arange(rounds), n),
-            "measurement": np.repeat(1 + np.arange(rounds) % 2, n),
-            "raw_latency_ms": raw.ravel(),
-            "slowness": slowness.ravel(),
-            "latency_ms": (raw / slowness).ravel(),
-        }
-    )
-
-
-def judged_on(rows: pd.DataFrame) -> pd.DataFrame:
-    """The networks that nothing was fitted on: network, mflops, predicted_latency_ms, first_ and second_latency_ms (medians).
-
-    Args:
-        rows: of `validation`.
-    """
-    rows = rows[rows["part"] == "judge"]
-    medians = rows.groupby(["network", "measurement"])["latency_ms"].median().unstack()
-    found = rows.groupby("network")[["mflops", "predicted_latency_ms"]].first()
-    return found.assign(first_latency_ms=medians[1], second_latency_ms=medians[2]).reset_index()
-
-
-class Taking:
-    """Takes rounds, from those that are kept on, and keeps them every few seconds."""
-
-    def __init__(self, clock: Clock, repetitions: int, seed: int, kept: Kept) -> None:
-        self._clock, self._repetitions, self._seed, self._kept = clock, repetitions, seed, kept
-
-    def __call__(self, what: str, programs: list[Program], reference: Program, limit_s: float) -> Rounds:
+    def run(self, name: str, programs: list[Program], reference: Program, limit_s: float) -> Rounds:
         """
+        Args:
+            name: of the random stream that orders the programs, and of the saved rounds.
+            limit_s: seconds for all rounds.
+
         Raises:
-            ValueError: if two rounds do not fit into the limit, seconds.
+            ValueError: if two rounds do not fit into the limit.
         """
 
         def order(number: int) -> np.ndarray:
-            return seeding.generator(self._seed, "latency", what, number).permutation(len(programs))
+            return seeding.generator(self.seed, "latency", name, number).permutation(len(programs))
 
-        state = self._kept.load(f"{what}.pt")
+        state = self.store.load(f"{name}.pt")
         done = Rounds.none(programs) if state is None else Rounds(*(state[k].numpy() for k in _ARRAYS), state["seconds"])
-        found, saved = done, time.monotonic()
-        rounds = measure(programs, reference, self._clock, self._repetitions, limit_s, order, done)
-        for found in progress(rounds, f"latency: rounds over {len(programs)} {what}", self._repetitions, len(done)):
-            if time.monotonic() - saved > SAVED_EVERY:
-                self._save(what, found)
+        rounds, saved = done, time.monotonic()
+        measured = measure(programs, reference, self.clock, self.repetitions, limit_s, order, done)
+        for rounds in progress(measured, f"latency: rounds over {len(programs)} programs", self.repetitions, len(done)):
+            if time.monotonic() - saved > SAVE_INTERVAL_S:
+                self._save(name, rounds)
                 saved = time.monotonic()
-        self._save(what, found)
-        return found
+        self._save(name, rounds)
+        return rounds
 
-    def _save(self, what: str, found: Rounds) -> None:
-        arrays = {k: torch.from_numpy(getattr(found, k)) for k in _ARRAYS}
-        self._kept.save({**arrays, "seconds": found.seconds}, f"{what}.pt")
+    def _save(self, name: str, rounds: Rounds) -> None:
+        arrays = {k: torch.from_numpy(getattr(rounds, k)) for k in _ARRAYS}
+        self.store.save({**arrays, "seconds": rounds.seconds}, f"{name}.pt")

@@ -1,8 +1,8 @@
-"""Timing many programs on a machine that is never quite quiet: in turns, in rounds, each beside a reference.
+"""Timing of many programs on a machine with other load: interleaved, in rounds, each beside a reference.
 
-A round visits every program once, in an order of its own; a visit runs the reference, then the program until it is
-warm, then once more, which counts. What slows the whole machine for a while slows the reference as well and
-cancels; what hits a single visit is gone in the median over the rounds. The clock is an argument.
+A round visits every program once, in an order of its own. A visit runs the reference, then the program until it is warm,
+then once more, which counts. A slowdown of the whole machine affects the reference too and cancels; an interruption of a
+single visit is gone in the median over the rounds. The clock is an argument.
 """
 
 import gc
@@ -14,15 +14,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-LEAST = 2  # rounds: what is seen once has no spread
-WARM_S = 0.0005  # seconds that a program runs before the run that counts: short ones need more than one run
-MOST_WARM = 20  # runs
-NEIGHBOURS = 9  # visits whose references are taken together
-LOW = 10  # percentile of them
+MIN_ROUNDS = 2  # a single round has no spread
+WARM_UP_S = 0.0005  # seconds that a program runs before the run that counts: short ones need more than one run
+MAX_WARM_UP_RUNS = 20
+WINDOW_VISITS = 9  # visits whose references give the slowdown of one
+LOW_PERCENTILE = 10  # of these references
 
 
 class Clock(Protocol):
-    """Marks points in time without disturbing what is timed."""
+    """Marks points in time without disturbing the timed program."""
 
     def mark(self) -> Any:
         """This point in time."""
@@ -33,7 +33,7 @@ class Clock(Protocol):
 
 @dataclass(frozen=True)
 class HostClock:
-    """For work that is done when its call returns."""
+    """A clock for calls that return when their work is done."""
 
     now: Callable[[], float] = time.perf_counter  # seconds
 
@@ -46,17 +46,17 @@ class HostClock:
 
 @dataclass(frozen=True)
 class Program:
-    """Calls that run one after the other, each on what the one before returned."""
+    """Calls that run one after the other, each on the result of the one before."""
 
     calls: tuple[Callable[[Any], Any], ...]
     start: Any  # argument of the first
 
     def laps(self, clock: Clock) -> np.ndarray:
-        """(calls,) seconds of each call, after a run or more to warm up."""
+        """(calls,) seconds of each call, after at least one warm-up run."""
         warm_s = 0.0
-        for _ in range(MOST_WARM):
+        for _ in range(MAX_WARM_UP_RUNS):
             warm_s += self._run(clock).sum()
-            if warm_s >= WARM_S:
+            if warm_s >= WARM_UP_S:
                 break
         return self._run(clock)
 
@@ -70,12 +70,12 @@ class Program:
 
 @dataclass(frozen=True, eq=False)
 class Rounds:
-    """Raw measurements; the calls of all programs follow each other in one row."""
+    """Raw measurements; the calls of all programs are concatenated along the columns."""
 
     laps: np.ndarray  # (rounds, calls of all programs) seconds
-    references: np.ndarray  # (rounds, programs) seconds that the reference took just before
-    orders: np.ndarray  # (rounds, programs) the programs in the order they were visited
-    seconds: float  # that all of it took
+    references: np.ndarray  # (rounds, programs) seconds of the reference just before
+    orders: np.ndarray  # (rounds, programs) the programs in the order of the visits
+    seconds: float  # in total
 
     @classmethod
     def none(cls, programs: list[Program]) -> "Rounds":
@@ -87,19 +87,19 @@ class Rounds:
         return len(self.laps)
 
     def plus(self, laps: np.ndarray, references: np.ndarray, order: np.ndarray, seconds: float) -> "Rounds":
-        """With one round more, that took so many seconds."""
-        rows = ((self.laps, laps), (self.references, references), (self.orders, order))
-        return Rounds(*(np.concatenate([all_of, row[None]]) for all_of, row in rows), self.seconds + seconds)
+        """With one more round of this many seconds."""
+        arrays = ((self.laps, laps), (self.references, references), (self.orders, order))
+        return Rounds(*(np.concatenate([before, new[None]]) for before, new in arrays), self.seconds + seconds)
 
-    def slowness(self) -> np.ndarray:
-        """(rounds, programs) how much slower than usual the machine was at each visit: around 1.
+    def slowdown(self) -> np.ndarray:
+        """(rounds, programs) slowdown of the machine at each visit, around 1.
 
-        A low percentile of the references of the visits around it in its round, over the median of that: a reference
-        that was itself interrupted is too long, never too short.
+        A low percentile of the references of the visits around it in its round, over the median of all visits' percentiles: an
+        interrupted reference is too long, never too short.
         """
         out = np.empty_like(self.references)
-        for row, order, found in zip(self.references, self.orders, out):
-            found[order] = moving_percentile(row[order], NEIGHBOURS, LOW)
+        for row, order, slowdown in zip(self.references, self.orders, out):
+            slowdown[order] = moving_percentile(row[order], WINDOW_VISITS, LOW_PERCENTILE)
         return out / np.median(out)
 
     def normalised(self, calls: list[int]) -> np.ndarray:
@@ -108,11 +108,11 @@ class Rounds:
         Args:
             calls: (programs,) number of calls of each.
         """
-        return self.laps / np.repeat(self.slowness(), calls, axis=1)
+        return self.laps / np.repeat(self.slowdown(), calls, axis=1)
 
 
 def moving_percentile(values: np.ndarray, window: int, percent: float) -> np.ndarray:
-    """(n,) -> (n,) percentile of the window around each value, which is shorter at the ends.
+    """(n,) -> (n,) percentile of the window around each value; windows are shorter at the ends.
 
     Args:
         window: odd number of values.
@@ -132,41 +132,41 @@ def measure(
     done: Rounds | None = None,
     now: Callable[[], float] = time.monotonic,
 ) -> Iterator[Rounds]:
-    """Rounds so far, after each round; ends when there are enough or the next one would pass the limit.
+    """Yields all rounds so far after each round; ends with the last round or before the limit is passed.
 
     Args:
-        programs: to be timed.
-        reference: something short that stays the same, to tell how fast the machine is.
-        rounds: how many there are to be.
-        limit_s: seconds for all of them, those that are done included.
+        programs: to time.
+        reference: a short program that measures the speed of the machine.
+        rounds: their number.
+        limit_s: seconds for all rounds, including those already done.
         order: number of a round -> (programs,) permutation.
-        done: rounds of an earlier call, to be continued.
+        done: rounds of an earlier call, to continue.
         now: seconds, for the limit.
 
     Raises:
-        ValueError: if fewer than `LEAST` rounds fit into the limit.
+        ValueError: if fewer than `MIN_ROUNDS` rounds fit into the limit.
     """
-    found = done if done is not None else Rounds.none(programs)
+    measured = done if done is not None else Rounds.none(programs)
     starts = np.cumsum([0, *(len(p.calls) for p in programs)])
-    with _undisturbed():
-        while len(found) < rounds and (len(found) < LEAST or found.seconds * (1 + 1 / len(found)) <= limit_s):
-            began, sequence = now(), order(len(found))
+    with _without_gc():
+        while len(measured) < rounds and (len(measured) < MIN_ROUNDS or measured.seconds * (1 + 1 / len(measured)) <= limit_s):
+            began, sequence = now(), order(len(measured))
             laps, references = np.empty(starts[-1]), np.empty(len(programs))
             for i in sequence:
-                if len(found) < LEAST and found.seconds + now() - began > limit_s:
+                if len(measured) < MIN_ROUNDS and measured.seconds + now() - began > limit_s:
                     raise ValueError(
-                        f"{LEAST} rounds over {len(programs)} programs do not fit into {limit_s:.0f} s; raise params.yaml: "
+                        f"{MIN_ROUNDS} rounds over {len(programs)} programs do not fit into {limit_s:.0f} s; raise params.yaml: "
                         "latency.limit_s, or lower latency.batch"
                     )
                 references[i] = reference.laps(clock).sum()
                 laps[starts[i] : starts[i + 1]] = programs[i].laps(clock)
-            found = found.plus(laps, references, sequence, now() - began)
-            yield found
+            measured = measured.plus(laps, references, sequence, now() - began)
+            yield measured
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Without garbage collection in between."""
+def _without_gc() -> Iterator[None]:
+    """Without garbage collection."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()

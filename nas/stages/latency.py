@@ -1,4 +1,4 @@
-"""Stage latency: how long every architecture of the space takes on this device, from its pieces, judged on whole networks.
+"""Stage latency: a per-block latency lookup table of this device, validated on whole networks.
 
 HardCoRe-NAS (arXiv:2102.11646), section 3.1, for the sum; AttentiveNAS (arXiv:2011.09011), appendix F, names latency as
 another metric to sample and search by. Weights are random, so the stage waits for no training. Outputs are
@@ -6,19 +6,17 @@ measurements: no two runs give the same bytes, and a table of one device says no
 
 params   params.yaml: seed, space, latency
 reads    outputs/split/metrics.json       (the number of classes)
-writes   outputs/latency/table.json       `nas.cost.latency.load_cost_table` makes a cost of it, in ms
-         outputs/latency/validation.csv   raw measurements of whole networks: see `nas.latency.profiler.validation`
+writes   outputs/latency/table.json       `nas.cost.latency_mbconv.cost_table` reads it as a cost in ms
+         outputs/latency/validation.csv   raw measurements of whole networks: `nas.latency.profiler.Profile.measurements`
          outputs/latency/validation.png   predicted against measured
-         outputs/latency/metrics.json     `nas.latency.validation.figures` on networks that nothing was fitted on; the range of
-                                          latencies; networks; seconds
+         outputs/latency/metrics.json     `nas.latency.profiler.Profile.metrics`, on networks that were not fitted on
 """
 
 from pathlib import Path
 
-from nas.cost import flops
-from nas.latency import validation as judge
-from nas.latency.profiler import Settings as Latency
-from nas.latency.profiler import judged_on, survey, validation
+from nas.latency.mbconv import ProfiledMBConv
+from nas.latency.profiler import LatencyConfig as Latency
+from nas.latency.profiler import profile
 from nas.plots import latency as drawing
 from nas.plots import style
 from nas.runtime import params
@@ -34,24 +32,15 @@ def main() -> None:
     p = params.read("latency", Latency)
     seed, space = runner.seed(), runner.search_space()
     with runner.stage("latency", {"seed": seed, "space": space.name, "latency": p}) as (run, checkpoint):
-        classes = counted(CLASSES)
-        found = survey(p, space, classes, seed, p.backend.start(), checkpoint)
-        rows = validation(found, flops.table(space, classes))
-        judged, costs = judged_on(rows), found.table.cost_table()
-        found.table.save(OUT / "table.json")
-        rows.to_csv(OUT / "validation.csv", index=False)
-        style.save(style.image(*drawing.charts(judged, found.table.setting)), OUT / "validation.png")
+        profiled = profile(p, ProfiledMBConv(space), counted(CLASSES), seed, p.backend.start(), checkpoint)
+        networks = profiled.validation()
+        profiled.table.save(OUT / "table.json")
+        profiled.measurements().to_csv(OUT / "validation.csv", index=False)
+        style.save(style.image(*drawing.charts(networks, profiled.table.setting)), OUT / "validation.png")
         for name in ("table.json", "validation.png"):
             run.artifact(OUT / name)
-        run.table(judged, "validation.json")
-        metrics = {
-            **judge.figures(*(judged[c].to_numpy() for c in ("predicted_latency_ms", "first_latency_ms", "second_latency_ms", "mflops"))),
-            "min_latency_ms": costs.smallest,
-            "max_latency_ms": costs.largest,
-            "networks": len(judged),
-            "seconds": found.table.setting["seconds"],
-        }
-        runner.finish("latency", metrics, run)
+        run.table(networks, "validation.json")
+        runner.finish("latency", profiled.metrics(), run)
 
 
 def counted(path: Path) -> int:

@@ -64,7 +64,7 @@ def main() -> None:
     own = s.hardcore_nas
     parameters = s.sections("tuning", "starts") | {"hardcore_nas.train": own.train}
     with config.PIPELINE.stage("report", parameters) as (run, _, out):
-        measured = latency_hardcore_nas.load(hardcore_nas.TABLE, own.space, main_pipeline.counted(main_pipeline.CLASSES))
+        measured = latency_hardcore_nas.LatencyTable.load(hardcore_nas.TABLE, own.space, main_pipeline.counted(main_pipeline.CLASSES))
         search, tune = (read_json(OWN / stage / "metrics.json") for stage in ("search", "tune"))
         found = Results(
             targets=pd.DataFrame([{"name": name, **entry} for name, entry in zip(NAMES, read_json(SUMMARY))]),
@@ -133,7 +133,7 @@ def _colours(n: int) -> list[str]:
 
 def facts(s: config.Settings, measured: LatencyTable) -> dict[str, str]:
     """What was run, for the page."""
-    p, setting, latency = s.hardcore_nas, measured.setting, measured.latency()
+    p, setting, latency = s.hardcore_nas, measured.setting, measured.expected
     cheapest, most_expensive = latency.range_ms
     place = f"{hardcore_nas.PIPELINE.parameters}: search.targets"
     targets = sorted(target.ms(cheapest, most_expensive, place) for target in p.search.targets)

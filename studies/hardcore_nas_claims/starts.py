@@ -49,7 +49,7 @@ def main() -> None:
     with config.PIPELINE.stage("starts", s.sections("starts")) as (run, checkpoint, out):
         networks = config.Networks(own, checkpoint, run)
         data, device = networks.data, networks.device
-        latency = latency_hardcore_nas.load(hardcore_nas.TABLE, own.space, len(data.classes)).latency()
+        latency = latency_hardcore_nas.LatencyTable.load(hardcore_nas.TABLE, own.space, len(data.classes)).expected
         place = f"{hardcore_nas.PIPELINE.parameters}: search.targets"
         targets = dict(zip(NAMES, sorted(target.ms(*latency.range_ms, place) for target in own.search.targets)))
         _, items = divided(data, data.indices("train"), own.images.held_out, own.seed)

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas.cost.rows import multiply_adds
+from nas.cost.flops import multiply_adds
 from nas.cost.table import CostTable
 from nas.data.dataset import ImageDataset
 from nas.differentiable.hardcore_nas.one_shot import OneShot, Paths

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from nas.cost import latency_hardcore_nas
-from nas.cost.rows import multiply_adds
+from nas.cost.flops import multiply_adds
 from nas.data import loader
 from nas.data.dataset import open_dataset
 from nas.differentiable.hardcore_nas.evolution import Evolution, Method, RandomSearch, Scored, Within, search
@@ -54,9 +54,9 @@ def main() -> None:
     p, s = config.read().oneshot, hardcore_nas.read()
     parameters = s.sections("seed", "space", "runtime", "evaluation", "images", "tune") | {"oneshot": p}
     with config.PIPELINE.stage("oneshot", parameters) as (run, checkpoint, out):
-        device, data = s.runtime.start(), open_dataset(split.OUT)
-        classes, items = len(data.classes), data.indices("train")
-        latency = latency_hardcore_nas.load(hardcore_nas.TABLE, s.space, classes).latency()
+        device, data = s.runtime.start(), loader.read(split.OUT)
+        classes, items = len(data.classes), data.items("train")
+        latency = latency_hardcore_nas.LatencyTable.load(hardcore_nas.TABLE, s.space, classes).expected
         place = f"{hardcore_nas.PIPELINE.parameters}: search.targets"
         targets = wanted(p.targets, sorted(target.ms(*latency.range_ms, place) for target in s.search.targets))
         model, teacher = OneShot(s.space, classes), RowNetwork(s.space.plan(s.space.largest()), classes)

@@ -25,8 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.data import loader
-from nas.data.dataset import open_dataset
-from nas.latency.profiler import Taking
+from nas.latency.profiler import RoundRunner
 from nas.latency.timing import Program
 from nas.models.fuse import fold
 from nas.plots import style
@@ -119,7 +118,7 @@ def measured(networks: Sequence[nn.Module], side: int, p: config.Report, seed: i
         torch.default_generator.manual_seed(seed)
         images = backend.random(p.batch, 3, side)
         programs = [Program((backend.prepare(fold(network), images),), images) for network in networks]
-        rounds = Taking(backend.clock, p.repetitions, seed, checkpoint)("networks", programs, programs[cheapest], p.limit_s)
+        rounds = RoundRunner(backend.clock, p.repetitions, seed, checkpoint).run("networks", programs, programs[cheapest], p.limit_s)
     ms = 1000 * rounds.normalised([1] * len(programs))
     of_all, even, odd = (np.median(part, axis=0) for part in (ms, ms[::2], ms[1::2]))
     return Measured(of_all, np.abs(odd - even) / of_all, len(rounds), backend.facts())

@@ -117,7 +117,7 @@ def varied(s: tf_nas.Settings, seed: int, **changes: Any) -> tf_nas.Settings:
 def middle_target(s: tf_nas.Settings, table: LatencyTable) -> float:
     """The middle one of TF-NAS's targets on a device, ms; of two the slower."""
     place = f"{tf_nas.PIPELINE.parameters}: search.targets"
-    targets = sorted(target.ms(*table.range_ms(), place) for target in s.search.targets)
+    targets = sorted(target.ms(*table.range_ms, place) for target in s.search.targets)
     return targets[len(targets) // 2]
 
 
@@ -159,8 +159,8 @@ class Searches:
 
     def __init__(self, s: tf_nas.Settings, checkpoint: Checkpoint, run: StageRun) -> None:
         self._checkpoint, self._run = checkpoint, run
-        self.device, self.data = s.runtime.start(), open_dataset(split.OUT)
-        self.table = latency_tf_nas.load(tf_nas.TABLE, s.space, len(self.data.classes))  # TF-NAS's own
+        self.device, self.data = s.runtime.start(), loader.read(split.OUT)
+        self.table = latency_tf_nas.LatencyTable.load(tf_nas.TABLE, s.space, len(self.data.classes))  # TF-NAS's own
         self.target_ms = middle_target(s, self.table)
 
     def search(self, name: str, s: tf_nas.Settings) -> Found:

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from nas.cost.latency_tf_nas import LatencyTable
-from nas.latency import validation
-from nas.latency.row_profiler import judged_on, measured, survey
-from nas.latency.tf_nas import Latency, Surveyed
+from nas.latency.profiler import measure_networks, profile
+from nas.latency.tf_nas import ProfiledTfNas, TfNasLatencyConfig
 from nas.runtime.checkpoint import Checkpoint
 from nas.runtime.io import read_json
 from nas.spaces.tf_nas import Arch
@@ -37,14 +36,14 @@ JUDGED = tf_nas.PIPELINE.outputs / "latency" / "metrics.json"
 class Device:
     """Something that networks are searched for and run on."""
 
-    how: Latency  # it is measured
+    latency: TfNasLatencyConfig
     table: LatencyTable
     table_error: float  # on networks that the table was not fitted on: the 90th percentile, a fraction
     target_ms: float
 
     @property
     def name(self) -> str:
-        threads = self.how.backend.threads
+        threads = self.latency.backend.threads
         return f"{threads} thread{'s' if threads > 1 else ''}"
 
 
@@ -52,32 +51,30 @@ def main() -> None:
     s = config.read()
     own = s.tf_nas
     with config.PIPELINE.stage("devices", s.sections("devices") | {"tf_nas.latency": own.latency}) as (run, checkpoint, out):
-        searches, surveyed = config.Searches(own, checkpoint, run), Surveyed(own.space, own.latency.step)
+        searches, space = config.Searches(own, checkpoint, run), ProfiledTfNas(own.space, own.latency.step)
         first = Device(own.latency, searches.table, read_json(JUDGED)["p90_relative_error"], searches.target_ms)
-        second = surveyed_device(own, surveyed, s.devices.threads, searches.table.classes, checkpoint)
+        second = profile_device(own, space, s.devices.threads, searches.table.classes, checkpoint)
         second.table.save(out / "table.json")
         run.artifact(out / "table.json")
         found = searches.search_on("second", config.varied(own, own.seed), second.table, second.target_ms).search
         networks, rows = {first.name: searched_before(first.target_ms), second.name: found.choice}, []
         for device in (first, second):
-            plans, kept = [own.space.plan(choice) for choice in networks.values()], config.Kept(checkpoint, f"{device.name}-")
-            ms = measured(plans, device.how, surveyed, device.table, own.seed, device.how.backend.start(), kept)
-            for (network, choice), taken, noise in zip(networks.items(), ms.latency_ms, ms.noise):
+            backend, store = device.latency.backend.start(), config.Kept(checkpoint, f"{device.name}-")
+            ms = measure_networks(list(networks.values()), device.latency, space, device.table, own.seed, backend, store)
+            for (network, choice), latency_ms, noise in zip(networks.items(), ms.latency_ms, ms.noise):
                 known = {"network": network, "device": device.name, **config.reached(device.table, choice, device.target_ms)}
-                rows.append(known | {"measured_latency_ms": taken, "noise_floor": noise, "table_error": device.table_error})
+                rows.append(known | {"measured_latency_ms": latency_ms, "noise_floor": noise, "table_error": device.table_error})
         results = pd.DataFrame(rows)
         results.to_csv(RESULTS, index=False, float_format="%.6g")
         run.table(results, "results.json")
         config.PIPELINE.finish(out, figures(results), run)
 
 
-def surveyed_device(s: tf_nas.Settings, surveyed: Surveyed, threads: int, classes: int, checkpoint: Checkpoint) -> Device:
-    """This device with so many threads, its table measured as stage latency of TF-NAS does it."""
-    how = s.latency.model_copy(update={"backend": s.latency.backend.model_copy(update={"threads": threads})})
-    found = survey(how, surveyed, classes, s.seed, how.backend.start(), config.Kept(checkpoint, "survey-"))
-    judged = judged_on(found, surveyed)
-    told = [judged[c].to_numpy() for c in ("predicted_latency_ms", "first_latency_ms", "second_latency_ms", "mflops")]
-    return Device(how, found.table, validation.figures(*told)["p90_relative_error"], config.middle_target(s, found.table))
+def profile_device(s: tf_nas.Settings, space: ProfiledTfNas, threads: int, classes: int, checkpoint: Checkpoint) -> Device:
+    """This device with so many threads, profiled as stage latency of TF-NAS does it."""
+    latency = s.latency.model_copy(update={"backend": s.latency.backend.model_copy(update={"threads": threads})})
+    profiled = profile(latency, space, classes, s.seed, latency.backend.start(), config.Kept(checkpoint, "survey-"))
+    return Device(latency, profiled.table, profiled.metrics()["p90_relative_error"], config.middle_target(s, profiled.table))
 
 
 def searched_before(target_ms: float) -> Arch:

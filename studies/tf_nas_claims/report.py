@@ -63,7 +63,7 @@ def main() -> None:
     names = ("trade_off", "collapse", "devices", "stopping")
     with config.PIPELINE.stage("report", s.sections(*names)) as (run, _, out):
         space = s.tf_nas.space
-        table = latency_tf_nas.load(tf_nas.TABLE, space, main_pipeline.counted(main_pipeline.CLASSES))
+        table = latency_tf_nas.LatencyTable.load(tf_nas.TABLE, space, main_pipeline.counted(main_pipeline.CLASSES))
         found = Results(
             targets=own_networks(table),
             **{stage.__name__.rpartition(".")[2]: read_table(stage.RESULTS, AGAIN) for stage in (trade_off, collapse, devices, stopping)},
@@ -130,7 +130,7 @@ def facts(s: config.Settings, table: LatencyTable, r: Results) -> dict[str, str]
         "second device": f"the same with {s.devices.threads} threads",
         "space": f"{space.name}: up to {len(space.layers)} layers, {len(space.operations)} operations in each",
         "target of the experiments": f"{r.trade_off['target_latency_ms'].iloc[0]:.3g} ms; networks of the space take "
-        + " to ".join(f"{ms:.3g}" for ms in table.range_ms())
+        + " to ".join(f"{ms:.3g}" for ms in table.range_ms)
         + " ms by the table",
         "search": f"{method.epochs} epochs, the first {method.weight_epochs} of weights alone; {classes} classes",
         "early stopping": f"{s.stopping.early_stopping.layers:.0%} of the layers keep their order of operations for "

@@ -1,3 +1,5 @@
+"""The latency table of a TF-NAS space: interpolation, expected latency, its file."""
+
 import itertools
 import json
 from dataclasses import replace
@@ -8,39 +10,40 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.cost import latency_tf_nas
-from nas.cost.latency_tf_nas import Curve, LatencyTableError, operator, operators
+from nas.cost import latency_hardcore_nas, latency_tf_nas
+from nas.cost.latency import Entry, LatencyTableError
+from nas.cost.latency_tf_nas import Curve, operator, operators
 from nas.differentiable.tf_nas.architecture import Strengths, drawn_path, expected_latency_ms, other_path, soft_mixture
-from nas.spaces import FOLDER, tf_nas
-from nas.spaces.tf_nas import Arch, Space
+from nas.spaces import hardcore_nas, tf_nas
+from nas.spaces.tf_nas import Choice, Space
 from tests.differentiable.tf_nas.tiny import TINY, made_up, random_choice
 
 
 def test_a_network_by_hand():
-    """Two layers of known curves and what is given."""
+    """Two layers of known curves and the fixed overhead sum to the latency."""
     table = made_up(TINY)
     first, second = operator(TINY, 0, 0), operator(TINY, 2, 1)
-    curves = dict(table.curves)
+    curves = dict(table.entries)
     curves[first] = Curve(hidden=(8, 16), latency_ms=(1.0, 3.0), spread=(0.0, 0.0))
     curves[second] = Curve(hidden=(16, 24, 32), latency_ms=(2.0, 5.0, 6.0), spread=(0.0, 0.0, 0.0))
-    table = replace(table, curves=curves)
-    choice = Arch((0, 0, 1, 0, 0), (1, 1), (12, 8, 22, 12, 12))
+    table = replace(table, entries=curves)
+    choice = Choice((0, 0, 1, 0, 0), (1, 1), (12, 8, 22, 12, 12))
     assert table.latency_ms(choice) == pytest.approx(1.5 + 2.0 + 4.25)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10**6))
-def test_latencies_lie_between_what_was_measured(seed):
-    """Interpolated, never above the greatest or below the least measured: so never below zero."""
+def test_interpolated_latencies_are_within_the_measured_range(seed):
+    """Interpolated latencies are within the measured range of their operator, so never below zero."""
     table, rng = made_up(TINY, seed), np.random.default_rng(seed)
     _, widths = random_choice(TINY, rng)
     for (i, o), ms in np.ndenumerate(table.latencies_ms(widths)):
-        curve = table.curves[operator(TINY, i, o)]
+        curve = table.entries[operator(TINY, i, o)]
         assert min(curve.latency_ms) <= ms <= max(curve.latency_ms)
 
 
 def test_nothing_is_extrapolated():
-    """A width beyond the measured ones is refused, on both sides."""
+    """Hidden channels outside the measured range are refused, on both sides."""
     curve = Curve(hidden=(8, 16), latency_ms=(1.0, 3.0), spread=(0.0, 0.0))
     for hidden in (7, 17):
         with pytest.raises(ValueError, match="known from 8 to 16"):
@@ -48,7 +51,7 @@ def test_nothing_is_extrapolated():
 
 
 def test_range_is_that_of_all_networks():
-    """Cheapest and most expensive by listing every network with its widths at all places where a curve can bend."""
+    """The range equals the extremes over all networks with widths wherever a curve can bend."""
     small = Space.model_validate(TINY.model_dump() | {"stages": TINY.stages[:1]})
     table = made_up(small, 3)
     low, high = small.bounds()
@@ -56,13 +59,13 @@ def test_range_is_that_of_all_networks():
         [
             (o, int(h))
             for o in range(3)
-            for h in {low[i, o], high[i, o], *table.curves[operator(small, i, o)].hidden}
+            for h in {low[i, o], high[i, o], *table.entries[operator(small, i, o)].hidden}
             if low[i, o] <= h <= high[i, o]
         ]
         for i in range(2)
     ]
-    found = [table.latency_ms(Arch((a[0], b[0]), (depth,), (a[1], b[1]))) for a, b in itertools.product(*options) for depth in (1, 2)]
-    assert table.range_ms() == pytest.approx((min(found), max(found)))
+    found = [table.latency_ms(Choice((a[0], b[0]), (depth,), (a[1], b[1]))) for a, b in itertools.product(*options) for depth in (1, 2)]
+    assert table.range_ms == pytest.approx((min(found), max(found)))
 
 
 def test_one_hot_strengths_expect_the_networks_latency():
@@ -153,22 +156,38 @@ def test_a_table_comes_back_from_its_file(tmp_path):
     """To six digits, with its setting."""
     table = made_up(TINY)
     table.save(tmp_path / "table.json")
-    found = latency_tf_nas.load(tmp_path / "table.json", TINY, 5)
+    read = latency_tf_nas.LatencyTable.load(tmp_path / "table.json", TINY, 5)
     widths = TINY.start_widths()
-    np.testing.assert_allclose(found.latencies_ms(widths), table.latencies_ms(widths), rtol=1e-5)
-    assert found.setting == table.setting and found.given_latency_ms == table.given_latency_ms
+    np.testing.assert_allclose(read.latencies_ms(widths), table.latencies_ms(widths), rtol=1e-5)
+    assert read.setting == table.setting and read.fixed_latency_ms == table.fixed_latency_ms
+
+
+@pytest.mark.parametrize(("kind", "load"), [("tf_nas", tf_nas.load), ("hardcore_nas", hardcore_nas.load)])
+def test_files_of_version_1_are_read(kind, load, tmp_path):
+    """Version 1 has given_latency_ms, and curves or blocks; a table reads the same in both versions."""
+    space = load(tf_nas.FOLDER / f"{kind}_glyphs.yaml")
+    table = {"tf_nas": latency_tf_nas, "hardcore_nas": latency_hardcore_nas}[kind].LatencyTable
+    if kind == "tf_nas":
+        written, old = made_up(space), {"fixed_latency_ms": "given_latency_ms", "entries": "curves"}
+    else:
+        blocks = dict.fromkeys(latency_hardcore_nas.all_blocks(space).values(), Entry(1.5, 0.1))
+        written, old = table(space, 5, blocks, 0.5, {"batch": 1}), {"fixed_latency_ms": "given_latency_ms", "entries": "blocks"}
+    document = {old.get(key, key): value for key, value in json.loads(written.to_json()).items()}
+    (tmp_path / "table.json").write_text(json.dumps(document | {"format": f"{table.NAME} 1"}))
+    read = table.load(tmp_path / "table.json", space, 5)
+    assert (json.loads(read.to_json()), read.setting) == (json.loads(written.to_json()), written.setting)
 
 
 def _without_unit(found):
-    found["curves"][0]["latency"] = found["curves"][0].pop("latency_ms")
+    found["entries"][0]["latency"] = found["entries"][0].pop("latency_ms")
 
 
 def _negative(found):
-    found["curves"][0]["latency_ms"][0] = -0.1
+    found["entries"][0]["latency_ms"][0] = -0.1
 
 
 def _incomplete(found):
-    found["curves"].pop()
+    found["entries"].pop()
 
 
 def _other_space(found):
@@ -181,13 +200,13 @@ def _other_classes(found):
 
 @pytest.mark.parametrize("spoil", [_without_unit, _negative, _incomplete, _other_space, _other_classes])
 def test_wrong_tables_are_refused(tmp_path, spoil):
-    """Each with the file's name and how to measure again."""
+    """The message has the file's name and the command that measures a table."""
     path = tmp_path / "table.json"
     found = json.loads(made_up(TINY).to_json())
     spoil(found)
     path.write_text(json.dumps(found))
     with pytest.raises(LatencyTableError, match=r"table\.json.*dvc repro -f"):
-        latency_tf_nas.load(path, TINY, 5)
+        latency_tf_nas.LatencyTable.load(path, TINY, 5)
 
 
 def test_operators_of_the_papers_space_cover_both_ranges():

@@ -23,8 +23,9 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from nas.cost import latency
-from nas.cost.latency import Entry, LatencyTable, LatencyTableError, distinct
+from nas.cost import latency_mbconv
+from nas.cost.latency import Entry, LatencyTableError
+from nas.cost.latency_mbconv import LatencyTable, distinct_blocks
 from nas.export import bundle
 from nas.runtime import io, params
 from nas.runtime.params import ParamsError
@@ -213,7 +214,7 @@ def a_table(tiny_space: mbconv.SearchSpace) -> Callable[[Path], None]:
     """A table that is taken has a finite cost for everything."""
 
     def read(path: Path) -> None:
-        costs = latency.load_cost_table(path, tiny_space, 5)
+        costs = latency_mbconv.cost_table(tiny_space, 5, path)
         assert 0 < costs.smallest <= costs.largest < float("inf")
 
     return read
@@ -234,7 +235,7 @@ def readers(tiny_space, tmp_path_factory) -> dict[str, Reader]:
     by_section = [json.dumps({name: PARAMS[name]}) for name in SECTIONS]
     arch = encoding.to_json(PAPER.random(rng))
     model = {"name": "a0", "arch": arch, "mflops": 1.5, "parameters": 9, "top1_search": 90.0, "top1_val": 91.0}
-    entries = {piece: Entry(round(rng.uniform(0.01, 0.2), 5), 0.02, 40) for piece in distinct(tiny_space)}
+    entries = {block: Entry(round(rng.uniform(0.01, 0.2), 5), 0.02, 40) for block in distinct_blocks(tiny_space)}
     table = LatencyTable(tiny_space, 5, entries, 0.05, {"device": "toy"}).to_json()
     Forest.fit(rng.integers(3, size=(40, 5)), rng.random(40), trees=3, max_depth=4).save(folder / "forest.npz")
     architecture = bundle.Architecture.of(tiny_space, tiny_space.largest())

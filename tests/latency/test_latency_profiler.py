@@ -1,24 +1,26 @@
-"""A whole survey on a made-up device whose times are known: the table is exact, resumed or not."""
+"""Profiling a made-up device whose latencies are known: the table is exact, resumed or not."""
 
 from contextlib import nullcontext
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from nas.cost import flops
-from nas.cost.latency import Entry, LatencyTable, distinct, pieces
-from nas.latency import validation as judge
+from nas.cost.latency import Entry
+from nas.cost.latency_mbconv import LatencyTable, distinct_blocks
+from nas.latency import validation
 from nas.latency.backends.torch_backend import Backend
-from nas.latency.profiler import Settings, judged_on, survey, validation
+from nas.latency.mbconv import ProfiledMBConv, stratified
+from nas.latency.profiler import LatencyConfig, Profile, profile
 from nas.latency.timing import HostClock
 from nas.models.extract import Network
 
-SAVED, FIXED = 20e-6, 300e-6  # seconds: what a piece costs more when it is called by itself; what a network pays once
+CALL_S, FIXED_S = 20e-6, 300e-6  # seconds: overhead of calling a block by itself, fixed overhead of a network
 
 
 class Toy(Backend):
-    """A device that takes a microsecond a parameter; its clock moves with it, and now and then something else runs."""
+    """A device that takes a microsecond per parameter, with its own clock; a share of the calls is interrupted."""
 
     def __init__(self, interrupted: float = 0.0, in_chains: bool = True) -> None:
         self.in_chains = in_chains
@@ -30,7 +32,7 @@ class Toy(Backend):
 
     def prepare(self, module: torch.nn.Module, example: int):
         seconds = 1e-6 * sum(p.numel() for p in module.parameters())
-        return self.call(seconds + (FIXED if isinstance(module, Network) else SAVED))
+        return self.call(seconds + (FIXED_S if isinstance(module, Network) else CALL_S))
 
     def call(self, seconds: float):
         def call(x: int) -> int:
@@ -41,7 +43,7 @@ class Toy(Backend):
         return call
 
     def empty(self):
-        return self.call(SAVED)
+        return self.call(CALL_S)
 
     def running(self):
         return nullcontext()
@@ -51,22 +53,22 @@ class Toy(Backend):
 
 
 class Memory(dict):
-    """What was saved last, by name; stops the survey when told to."""
+    """The last state by name; interrupts the run after a number of saves."""
 
     def __init__(self, stop_after: int = 10**9) -> None:
-        self.left = stop_after
+        self.saves_until_stop = stop_after
 
     def save(self, state, name) -> None:
         self[name] = state
-        self.left -= 1
-        if not self.left:
+        self.saves_until_stop -= 1
+        if not self.saves_until_stop:
             raise KeyboardInterrupt
 
     def load(self, name):
         return self.get(name)
 
 
-P = Settings.model_validate(
+CONFIG = LatencyConfig.model_validate(
     {
         "backend": {"runtime": "torch", "device": "cpu", "threads": 1, "channels_last": True},
         "batch": 1,
@@ -79,150 +81,143 @@ P = Settings.model_validate(
 
 
 def true_ms(table: LatencyTable, arch) -> float:
-    return 1000 * (FIXED + 1e-6 * sum(p.numel() for p in judge_network(table, arch).parameters()))
+    network = ProfiledMBConv(table.space).network(arch, table.classes)
+    return 1000 * (FIXED_S + 1e-6 * sum(p.numel() for p in network.parameters()))
 
 
-def judge_network(table: LatencyTable, arch) -> torch.nn.Module:
-    from nas.latency.modules import network
-
-    return network(table.space, arch, table.classes)
+def latencies(table: LatencyTable) -> dict:
+    return {block: entry.latency_ms for block, entry in table.entries.items()}
 
 
 @pytest.fixture(scope="module")
-def found(tiny_space):
-    return survey(P, tiny_space, 5, 0, Toy(), Memory())
+def profiled(tiny_space) -> Profile:
+    return profile(CONFIG, ProfiledMBConv(tiny_space), 5, 0, Toy(), Memory())
 
 
-def test_the_table_of_a_known_device_is_exact(found, tiny_space):
-    """Fixed part, what calls cost and every piece are told apart: any network's latency comes out to six digits."""
-    costs = found.table.cost_table()
+def test_the_table_of_a_known_device_is_exact(profiled, tiny_space):
+    """The fixed overhead, the cost of calls and every block are separated: the latency of any network is exact to six digits."""
+    costs = profiled.table.costs
     rng = np.random.default_rng(1)
     for arch in (tiny_space.smallest(), tiny_space.largest(), *(tiny_space.random(rng) for _ in range(20))):
-        assert costs.cost(arch) == pytest.approx(true_ms(found.table, arch), rel=1e-5)
+        assert costs.cost(arch) == pytest.approx(true_ms(profiled.table, arch), rel=1e-5)
 
 
-def test_pieces_by_themselves_give_the_same_table(found, tiny_space):
-    """A backend whose calls don't run as in a network measures each piece alone, beside an empty call."""
-    alone = survey(P, tiny_space, 5, 0, Toy(in_chains=False), Memory()).table
-    assert {p: e.latency_ms for p, e in alone.entries.items()} == pytest.approx({p: e.latency_ms for p, e in found.table.entries.items()})
-    assert alone.fixed_latency_ms == pytest.approx(1000 * FIXED) and {e.times for e in alone.entries.values()} == {6}
+def test_isolated_blocks_give_the_same_table(profiled, tiny_space):
+    """A backend whose calls do not run as in a network measures each block by itself, beside an empty call."""
+    isolated = profile(CONFIG, ProfiledMBConv(tiny_space), 5, 0, Toy(in_chains=False), Memory()).table
+    assert latencies(isolated) == pytest.approx(latencies(profiled.table))
+    assert isolated.fixed_latency_ms == pytest.approx(1000 * FIXED_S) and {e.times for e in isolated.entries.values()} == {6}
 
 
-def test_every_piece_is_measured(found, tiny_space):
-    """Its entry is its parameters' microseconds, whatever chains it was in."""
-    from nas.latency.modules import module
-
-    assert found.table.entries.keys() == set(distinct(tiny_space))
-    for piece, entry in found.table.entries.items():
-        expected = 1e-3 * sum(p.numel() for p in module(tiny_space, piece, 5).parameters())
+def test_every_block_is_measured(profiled, tiny_space):
+    """The entry of a block is a microsecond per parameter, whatever chains hold it."""
+    assert profiled.table.entries.keys() == set(distinct_blocks(tiny_space))
+    for block, entry in profiled.table.entries.items():
+        expected = 1e-3 * sum(p.numel() for p in ProfiledMBConv(tiny_space).module(block, 5).parameters())
         assert entry.latency_ms == pytest.approx(expected, rel=1e-3, abs=1e-5) and entry.times >= 6
 
 
-def test_it_is_judged_on_other_networks(found):
-    """40 that are not among the 8 fitted on, spread over the whole range of latencies."""
-    assert len(set(found.archs)) == len(found.archs) == 48 and found.fitted == 8
-    costs = found.table.cost_table()
-    latencies = np.array([costs.cost(a) for a in found.archs[8:]])
+def test_validation_networks_are_other_networks(profiled):
+    """The 40 validation networks are not among the 8 of the fit, and cover the range of latencies."""
+    assert len(set(profiled.archs)) == len(profiled.archs) == 48 and profiled.fitted == 8
+    costs = profiled.table.costs
+    latencies = np.array([costs.cost(a) for a in profiled.archs[8:]])
     share = (latencies - costs.smallest) / (costs.largest - costs.smallest)
     assert np.histogram(share, bins=8, range=(0, 1))[0].min() >= 3
 
 
-def test_the_figures_of_an_exact_table(found, tiny_space):
-    """No error, no noise, the same order; FLOPs order otherwise."""
-    judged = judged_on(validation(found, flops.table(tiny_space, 5)))
-    figures = judge.figures(*(judged[c].to_numpy() for c in ("predicted_latency_ms", "first_latency_ms", "second_latency_ms", "mflops")))
-    assert len(judged) == 40 and figures["kendall_tau_latency"] == figures["kendall_tau_repeat"] == pytest.approx(1)
-    assert figures["p90_relative_error"] < 1e-5 and figures["p90_noise"] < 1e-9 and abs(figures["bias"]) < 1e-5
-    assert figures["kendall_tau_flops"] < 0.99
+def test_the_metrics_of_an_exact_table(profiled):
+    """An exact table has no error and no noise, and ranks networks as measured; FLOPs rank them otherwise."""
+    metrics = profiled.metrics()
+    assert metrics["networks"] == 40 and metrics["kendall_tau_latency"] == metrics["kendall_tau_repeat"] == pytest.approx(1)
+    assert metrics["p90_relative_error"] < 1e-5 and metrics["p90_noise"] < 1e-9 and abs(metrics["bias"]) < 1e-5
+    assert metrics["kendall_tau_flops"] < 0.99
+    assert (metrics["min_latency_ms"], metrics["max_latency_ms"]) == (profiled.table.costs.smallest, profiled.table.costs.largest)
 
 
-def test_raw_measurements_are_kept(found, tiny_space):
-    """A row a network and round: the toy device's own times, and the round's measurement, 1 or 2, in turns."""
-    rows = validation(found, flops.table(tiny_space, 5))
-    assert len(rows) == 48 * 6 and rows["part"].value_counts().to_dict() == {"judge": 240, "fit": 48}
+def test_raw_measurements_have_a_row_per_network_and_round(profiled):
+    """Rows hold the device's own latencies, and the measurement, 1 or 2, alternating by round."""
+    rows = profiled.measurements()
+    assert len(rows) == 48 * 6 and rows["part"].value_counts().to_dict() == {"validation": 240, "fit": 48}
     one = rows[rows["network"] == 9]
-    assert one["raw_latency_ms"].to_numpy() == pytest.approx(np.full(6, true_ms(found.table, found.archs[9])))
+    assert one["raw_latency_ms"].to_numpy() == pytest.approx(np.full(6, true_ms(profiled.table, profiled.archs[9])))
     assert one["measurement"].tolist() == [1, 2] * 3
-    assert [int(g) for g in one["genes"].iloc[0].split()] == list(found.archs[9].genes)
+    assert [int(g) for g in one["genes"].iloc[0].split()] == list(profiled.archs[9].genes)
 
 
-def test_interruptions_do_not_show(found, tiny_space):
-    """One call in fifty takes 50 ms longer: medians over the rounds pass over it."""
-    disturbed = survey(P.model_copy(update={"repetitions": 15}), tiny_space, 5, 0, Toy(interrupted=0.02), Memory())
-    costs, exact = disturbed.table.cost_table(), found.table.cost_table()
-    rows = np.array([a.genes for a in found.archs])
+def test_interruptions_do_not_show(profiled, tiny_space):
+    """Medians over the rounds ignore one call in fifty that takes 50 ms longer."""
+    config = CONFIG.model_copy(update={"repetitions": 15})
+    disturbed = profile(config, ProfiledMBConv(tiny_space), 5, 0, Toy(interrupted=0.02), Memory())
+    costs, exact = disturbed.table.costs, profiled.table.costs
+    rows = np.array([a.genes for a in profiled.archs])
     np.testing.assert_allclose(costs.costs(rows), exact.costs(rows), rtol=1e-3)
 
 
 @pytest.mark.parametrize("saves", [1, 2])
-def test_a_survey_that_was_stopped_goes_on(found, tiny_space, saves, monkeypatch):
-    """After the pieces, and after the networks: nothing that is kept is measured again, and the table is the same."""
-    kept = Memory(stop_after=saves)
+def test_a_stopped_run_is_resumed(profiled, tiny_space, saves):
+    """After the blocks and after the networks: no saved round is measured again, and the table is the same."""
+    memory, space = Memory(stop_after=saves), ProfiledMBConv(tiny_space)
     with pytest.raises(KeyboardInterrupt):
-        survey(P, tiny_space, 5, 0, Toy(), kept)
-    device = Toy()
-    resumed = survey(P, tiny_space, 5, 0, device, kept)
-    assert {p: e.latency_ms for p, e in resumed.table.entries.items()} == pytest.approx(
-        {p: e.latency_ms for p, e in found.table.entries.items()}, rel=1e-6
-    )
-    whole = Toy()
-    survey(P, tiny_space, 5, 0, whole, Memory())
-    assert device.calls < whole.calls / (1.5 if saves == 1 else 10)
+        profile(CONFIG, space, 5, 0, Toy(), memory)
+    device, undisturbed = Toy(), Toy()
+    resumed = profile(CONFIG, space, 5, 0, device, memory)
+    assert latencies(resumed.table) == pytest.approx(latencies(profiled.table), rel=1e-6)
+    profile(CONFIG, space, 5, 0, undisturbed, Memory())
+    assert device.calls < undisturbed.calls / (1.5 if saves == 1 else 10)
 
 
-def test_what_it_was_measured_with_is_in_the_table(found):
-    """Device, batch, repetitions, spread, the empty call, and the two numbers that were fitted."""
-    setting = found.table.setting
+def test_the_table_holds_the_setting_of_the_measurement(profiled):
+    """The setting has device, batch, repetitions, spread, the empty call, and the two fitted numbers."""
+    setting = profiled.table.setting
     assert (setting["device"], setting["batch"], setting["repetitions"], setting["threads"]) == ("toy", 1, 6, 1)
-    assert setting["reference_spread"] < 1e-9 and setting["empty_call_latency_ms"] == pytest.approx(1000 * SAVED)
-    assert setting["fitted"]["fixed_latency_ms"] == pytest.approx(1000 * FIXED) and setting["fitted"]["factor"] == pytest.approx(1)
+    assert setting["reference_spread"] < 1e-9 and setting["empty_call_latency_ms"] == pytest.approx(1000 * CALL_S)
+    assert setting["fitted"]["fixed_latency_ms"] == pytest.approx(1000 * FIXED_S) and setting["fitted"]["factor"] == pytest.approx(1)
 
 
-def test_no_piece_comes_out_negative(tiny_space):
-    """One that took less than an empty call still costs a tenth of what it took; a longer one what is left."""
-    a, b, *_ = distinct(tiny_space)
-    found, empty_ms = judge.entries([[a, b]], np.array([[0.4, 2.0, 0.5]] * 3))
-    assert (found[a].latency_ms, found[b].latency_ms, empty_ms) == (pytest.approx(0.04), 1.5, 0.5)
+def test_no_block_has_a_negative_latency(tiny_space):
+    """A block that takes less than an empty call keeps a tenth of its latency; a longer one keeps the difference."""
+    a, b, *_ = distinct_blocks(tiny_space)
+    entries, empty_ms = validation.entries([[a, b]], np.array([[0.4, 2.0, 0.5]] * 3))
+    assert (entries[a].latency_ms, entries[b].latency_ms, empty_ms) == (pytest.approx(0.04), 1.5, 0.5)
 
 
 def test_the_fit_by_hand():
-    """Four networks whose latencies are 3 ms and twice the sums of their pieces."""
-    parts = [[Entry(float(n), 0, 1)] * n for n in (1, 2, 3, 4)]
-    found = judge.fit(parts, np.array([5.0, 11, 21, 35]))
-    assert (found.fixed_latency_ms, found.factor) == (pytest.approx(3), pytest.approx(2))
+    """Four networks take 3 ms and twice the sums of their blocks."""
+    correction = validation.fit([1.0, 4.0, 9.0, 16.0], np.array([5.0, 11, 21, 35]))
+    assert (correction.fixed_latency_ms, correction.factor) == (pytest.approx(3), pytest.approx(2))
 
 
-def test_a_few_networks_are_not_enough():
-    """Two numbers fit three of them whatever they are."""
+def test_three_networks_are_too_few_to_fit():
+    """Two numbers fit three networks whatever they are."""
     with pytest.raises(ValueError, match=r"at least 4.*latency\.fitted"):
-        judge.fit([[Entry(1.0, 0, 1)]] * 3, np.ones(3))
+        validation.fit([1.0] * 3, np.ones(3))
 
 
-def test_a_space_that_is_too_small_is_told(tiny_space):
+def test_a_space_with_too_few_networks_is_refused(tiny_space):
     """2304 architectures cannot give 3000 different ones."""
-    table = LatencyTable(tiny_space, 5, dict.fromkeys(distinct(tiny_space), Entry(1.0, 0.0, 1)), 0.0)
+    table = LatencyTable(tiny_space, 5, dict.fromkeys(distinct_blocks(tiny_space), Entry(1.0, 0.0)), 0.0)
     with pytest.raises(ValueError, match=r"too few architectures for 3000 different networks.*latency\.networks"):
-        judge.spread_over(table, 3000, np.random.default_rng(0))
+        stratified(table, 3000, np.random.default_rng(0))
 
 
-def test_figures_by_hand():
-    """Two networks, 10 % over and 20 % under; measured 5 % and 10 % apart; both rankings the right way round and the wrong one."""
-    figures = judge.figures(np.array([1.1, 1.6]), np.array([0.975, 1.9]), np.array([1.025, 2.1]), np.array([5.0, 4.0]))
-    assert figures["bias"] == pytest.approx(-0.05) and figures["median_relative_error"] == pytest.approx(0.15)
-    assert figures["p90_relative_error"] == pytest.approx(0.19) and figures["noise_floor"] == pytest.approx(0.075)
-    assert (figures["kendall_tau_latency"], figures["kendall_tau_flops"]) == (pytest.approx(1), pytest.approx(-1))
+def test_metrics_by_hand():
+    """Two networks are predicted 10 % over and 20 % under and measured 5 % and 10 % apart; one ranking is right, one reversed."""
+    columns = {
+        "predicted_latency_ms": [1.1, 1.6],
+        "first_latency_ms": [0.975, 1.9],
+        "second_latency_ms": [1.025, 2.1],
+        "mflops": [5.0, 4.0],
+    }
+    metrics = validation.metrics(pd.DataFrame(columns))
+    assert metrics["bias"] == pytest.approx(-0.05) and metrics["median_relative_error"] == pytest.approx(0.15)
+    assert metrics["p90_relative_error"] == pytest.approx(0.19) and metrics["noise_floor"] == pytest.approx(0.075)
+    assert (metrics["kendall_tau_latency"], metrics["kendall_tau_flops"]) == (pytest.approx(1), pytest.approx(-1))
 
 
-def test_medians_over_rounds_and_chains(tiny_space):
-    """By hand: a piece in two chains, three rounds, six times in all; empty calls, which take nothing, between."""
-    a, b, *_ = distinct(tiny_space)
-    found, empty_ms = judge.entries([[a, b], [a]], np.array([[1.0, 10, 0, 2, 0], [3, 10, 0, 4, 0], [5, 40, 0, 6, 0]]))
-    assert empty_ms == 0 and found[a].latency_ms == 3.5 and found[a].times == 6
-    assert found[b] == Entry(10.0, pytest.approx(1.5), 3)
-
-
-def test_parts_are_those_of_the_architecture(tiny_space):
-    """An entry a piece, those that repeat as often as they do."""
-    arch = tiny_space.largest()
-    entries = {p: Entry(float(i + 1), 0.0, 1) for i, p in enumerate(distinct(tiny_space))}
-    assert judge.parts_of(tiny_space, entries, [arch]) == [[entries[p] for p in pieces(tiny_space, arch)]]
+def test_entries_are_medians_over_rounds_and_chains(tiny_space):
+    """By hand: a block in two chains and three rounds has six measurements; empty calls that take nothing are between."""
+    a, b, *_ = distinct_blocks(tiny_space)
+    entries, empty_ms = validation.entries([[a, b], [a]], np.array([[1.0, 10, 0, 2, 0], [3, 10, 0, 4, 0], [5, 40, 0, 6, 0]]))
+    assert empty_ms == 0 and entries[a].latency_ms == 3.5 and entries[a].times == 6
+    assert entries[b] == Entry(10.0, pytest.approx(1.5), 3)

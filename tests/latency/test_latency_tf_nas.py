@@ -1,99 +1,99 @@
-"""A whole survey on a made-up device whose times are known: a microsecond a parameter, so linear in the hidden channels."""
+"""Profiling a TF-NAS space on a made-up device: a microsecond per parameter, so latency is linear in the hidden channels."""
 
 import numpy as np
 import pytest
 import torch
 
-from nas.cost.latency_file import Block
+from nas.cost import parameters
+from nas.cost.latency import RowBlock
 from nas.cost.latency_tf_nas import operators
-from nas.cost.rows import parameters
-from nas.latency import validation
 from nas.latency.backends.config import Torch
-from nas.latency.row_profiler import Given, judged_on, piece_module, survey
-from nas.latency.tf_nas import Latency, Surveyed, measured_widths, operator_of
+from nas.latency.profiler import Profile, profile
+from nas.latency.rows import FixedPart
+from nas.latency.tf_nas import ProfiledTfNas, TfNasLatencyConfig, measured_widths, operator_of
 from nas.models.blocks import InvertedResidual, RowNetwork
 from nas.models.fuse import fold
 from nas.spaces import FOLDER, tf_nas
 from tests.differentiable.tf_nas.tiny import TINY, random_choice
-from tests.latency.test_latency_profiler import FIXED, SAVED, Memory, Toy
+from tests.latency.test_latency_profiler import CALL_S, FIXED_S, Memory, Toy
 
 CPU = Torch(runtime="torch", device="cpu", threads=1, channels_last=True)
-SETTINGS = Latency(backend=CPU, batch=1, repetitions=4, limit_s=1e6, fitted=4, networks=8, step=4)
+CONFIG = TfNasLatencyConfig(backend=CPU, batch=1, repetitions=4, limit_s=1e6, fitted=4, networks=8, step=4)
+
+
+SPACE = ProfiledTfNas(TINY, CONFIG.step)
 
 
 class Device(Toy):
     def prepare(self, module: torch.nn.Module, example: int):
         seconds = 1e-6 * sum(p.numel() for p in module.parameters())
-        return self.call(seconds + (FIXED if isinstance(module, RowNetwork) else SAVED))
+        return self.call(seconds + (FIXED_S if isinstance(module, RowNetwork) else CALL_S))
 
 
 @pytest.fixture(scope="module")
-def found():
+def profiled() -> Profile:
     device = Device()
-    return survey(SETTINGS, Surveyed(TINY, SETTINGS.step), 5, 0, device, Memory(), device.clock)
+    return profile(CONFIG, SPACE, 5, 0, device, Memory())
 
 
-def test_the_table_is_exact(found):
-    """Any network of the space, at widths between the measured ones: its folded parameters in microseconds, and the fixed part."""
+def test_the_table_is_exact(profiled):
+    """Any network, at widths between the measured ones, takes a microsecond per folded parameter and the fixed overhead."""
     rng = np.random.default_rng(0)
     for _ in range(20):
         choice, _ = random_choice(TINY, rng)
         number = sum(p.numel() for p in fold(RowNetwork(TINY.plan(choice), 5).eval()).parameters())
-        assert found.table.latency_ms(choice) == pytest.approx(1000 * FIXED + number / 1000, rel=1e-6)
+        assert profiled.table.latency_ms(choice) == pytest.approx(1000 * FIXED_S + number / 1000, rel=1e-6)
 
 
-def test_networks_to_judge_are_judged(found):
-    """On the noiseless device without error."""
-    rows = judged_on(found, Surveyed(TINY, SETTINGS.step))
-    assert len(rows) == SETTINGS.networks
-    names = ("predicted_latency_ms", "first_latency_ms", "second_latency_ms", "mflops")
-    figures = validation.figures(*(rows[name].to_numpy() for name in names))
-    assert figures["p90_relative_error"] < 1e-6 and figures["kendall_tau_latency"] == pytest.approx(1)
+def test_validation_on_a_noiseless_device_has_no_error(profiled):
+    """The table predicts all validation networks."""
+    metrics = profiled.metrics()
+    assert len(profiled.validation()) == CONFIG.networks
+    assert metrics["p90_relative_error"] < 1e-6 and metrics["kendall_tau_latency"] == pytest.approx(1)
 
 
-def test_a_resumed_survey_goes_on(found):
-    """Rounds that are kept are not taken again, and the table is the same."""
-    memory, device = Memory(), Device()
-    survey(SETTINGS, Surveyed(TINY, SETTINGS.step), 5, 0, device, memory, device.clock)
-    again = Device()
-    table = survey(SETTINGS, Surveyed(TINY, SETTINGS.step), 5, 0, again, memory, again.clock).table
-    assert again.calls < device.calls / 10
+def test_a_resumed_run_measures_no_saved_round_again(profiled):
+    """The table of the resumed run is the same."""
+    memory, first, second = Memory(), Device(), Device()
+    profile(CONFIG, SPACE, 5, 0, first, memory)
+    table = profile(CONFIG, SPACE, 5, 0, second, memory).table
+    assert second.calls < first.calls / 10
     widths = TINY.start_widths()
-    np.testing.assert_allclose(table.latencies_ms(widths), found.table.latencies_ms(widths), rtol=1e-9)
+    np.testing.assert_allclose(table.latencies_ms(widths), profiled.table.latencies_ms(widths), rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["tf_nas_glyphs.yaml", "tf_nas_efficientnet_b0.yaml"])
 def test_chains_hold_every_operator_at_every_width(name):
-    """Of the shipped spaces, at both ends of its range and between them."""
-    searched = tf_nas.load(FOLDER / name)
-    held = {(operator_of(p), p.row.hidden) for chain in Surveyed(searched, 3).chains() for p in chain if isinstance(p, Block)}
+    """Chains of the shipped spaces hold both ends of every operator's range."""
+    searched = tf_nas.load(tf_nas.FOLDER / name)
+    held = {(operator_of(p), p.row.hidden) for chain in ProfiledTfNas(searched, 3).chains() for p in chain if isinstance(p, RowBlock)}
     for key, (low, high) in operators(searched).items():
         assert {(key, low), (key, high)} <= held
-    assert all(len(chain) == len(searched.layers) + 2 for chain in Surveyed(searched, 3).chains())
+    assert all(len(chain) == len(searched.layers) + 2 for chain in ProfiledTfNas(searched, 3).chains())
 
 
-def test_pieces_run_one_after_the_other():
-    """The pieces of a chain take each other's output, and end in classes."""
-    x = torch.randn(2, 3, 8, 8)
-    for piece in Surveyed(TINY, 2).chains()[0]:
-        x = piece_module(TINY.middle(), 5, piece)(x)
+def test_blocks_of_a_chain_take_each_others_output():
+    """A chain goes from images to classes."""
+    x, space = torch.randn(2, 3, 8, 8), ProfiledTfNas(TINY, 2)
+    for block in space.chains()[0]:
+        x = space.module(block, 5)(x)
     assert x.shape == (2, 5)
 
 
-def test_folded_pieces_add_up_to_a_network():
-    """In parameters: all pieces of a chain, those of the batch norms' shifts included."""
-    chain = Surveyed(TINY, 2).chains()[1]
-    plan = TINY.fixed
-    pieces = [p.row for p in chain if isinstance(p, Block)]
-    whole = parameters(type(plan)(plan.resolution, plan.stem, (*plan.rows, *pieces), plan.head, plan.squeeze), 5)
+def test_folded_blocks_of_a_chain_have_the_parameters_of_a_network():
+    """The blocks of a chain sum to a network's parameters, including the shifts of the batch norms."""
+    space = ProfiledTfNas(TINY, 2)
+    chain, plan = space.chains()[1], TINY.first
+    searched = [block.row for block in chain if isinstance(block, RowBlock)]
+    whole = parameters.of_plan(type(plan)(plan.resolution, plan.stem, (*plan.rows, *searched), plan.head, plan.squeeze), 5)
     scales = plan.stem.width + plan.head.width
-    scales += sum((row.hidden != row.c_in) * row.hidden + row.hidden + row.c_out for row in (*plan.rows, *pieces))
-    found = sum(q.numel() for piece in chain for q in piece_module(TINY.middle(), 5, piece).parameters())
-    assert found == whole - scales and isinstance(piece_module(TINY.middle(), 5, chain[1]), InvertedResidual) and chain[0] == Given("first")
+    scales += sum((row.hidden != row.c_in) * row.hidden + row.hidden + row.c_out for row in (*plan.rows, *searched))
+    assert sum(p.numel() for block in chain for p in space.module(block, 5).parameters()) == whole - scales
+    assert isinstance(space.module(chain[1], 5), InvertedResidual) and chain[0] == FixedPart("first")
 
 
-def test_measured_widths_hold_every_stair():
-    """Both ends; where a group is full, and one channel beyond."""
+def test_measured_widths_hold_every_step_of_the_staircase():
+    """Measured widths are both ends, the multiples of a group, and one channel beyond each."""
     assert measured_widths(8, 16, 4) == [8, 9, 12, 13, 16]
     assert measured_widths(10, 15, 4) == [10, 12, 13, 15]
     assert measured_widths(8, 9, 16) == [8, 9]

@@ -1,17 +1,17 @@
-"""Timing in rounds, with a clock that only moves when told to."""
+"""Timing in rounds, with a clock that moves with the made-up calls."""
 
 import numpy as np
 import pytest
 
-from nas.latency.timing import LEAST, HostClock, Program, Rounds, measure, moving_percentile
+from nas.latency.timing import MIN_ROUNDS, HostClock, Program, Rounds, measure, moving_percentile
 
 
 class Machine:
-    """A clock, and calls that take a known time on it; the whole machine can be slowed."""
+    """A clock, and calls that take a known time on it; the whole machine can be slowed down."""
 
     def __init__(self) -> None:
         self.time = 0.0
-        self.slowness = 1.0
+        self.slowdown = 1.0
         self.calls = 0
 
     def now(self) -> float:
@@ -20,7 +20,7 @@ class Machine:
     def call(self, seconds: float):
         def run(x):
             self.calls += 1
-            self.time += seconds * self.slowness
+            self.time += seconds * self.slowdown
             return x
 
         return run
@@ -61,18 +61,18 @@ def test_a_slow_spell_of_the_machine_cancels(machine):
     programs = [machine.program(1, 2), machine.program(4)]
     found = Rounds.none(programs)
     for i in range(5):
-        machine.slowness = 3 if i % 2 else 1
+        machine.slowdown = 3 if i % 2 else 1
         found = rounds(machine, programs, n=i + 1, done=found)[-1]
     assert np.ptp(found.laps[:, 0]) == pytest.approx(2)
     assert found.normalised([2, 1]) == pytest.approx(np.tile([1, 2, 4], (5, 1)))
 
 
-def test_slowness_follows_the_order_of_visits():
+def test_slowdown_follows_the_order_of_visits():
     """The machine is twice as slow in the second half of a round, whichever programs come then; ten other rounds are usual."""
     order = np.random.default_rng(0).permutation(40)
     references = np.ones((11, 40))
     references[0, order[20:]] = 2
-    found = Rounds(np.ones((11, 40)), references, np.tile(order, (11, 1)), 1.0).slowness()
+    found = Rounds(np.ones((11, 40)), references, np.tile(order, (11, 1)), 1.0).slowdown()
     assert (found[0, order[:20]] == 1).all() and (found[0, order[24:]] == 2).all() and (found[1:] == 1).all()
 
 
@@ -81,7 +81,7 @@ def test_references_that_are_interrupted_change_nothing():
     references = np.full((3, 20), 100.0)
     references[:, ::3] = 1
     found = Rounds(np.ones((3, 20)), references, np.tile(np.arange(20), (3, 1)), 1.0)
-    assert (found.slowness() == 1).all()
+    assert (found.slowdown() == 1).all()
 
 
 def test_moving_percentile_at_the_ends():
@@ -99,7 +99,7 @@ def test_it_ends_in_time(machine):
 
 def test_too_little_time_is_an_error(machine):
     """Fewer than two rounds leave nothing to take a median of; it stops at the limit and names the key."""
-    assert LEAST == 2
+    assert MIN_ROUNDS == 2
     with pytest.raises(ValueError, match=r"2 rounds over 2 programs do not fit into 20 s; raise params\.yaml: latency\.limit_s"):
         rounds(machine, [machine.program(1, 2), machine.program(4)], limit_s=20)
     assert machine.time <= 20 + 2 * (4 + 0.5)

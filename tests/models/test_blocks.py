@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas.cost.rows import MultiplyAdds, multiply_adds, parameters
+from nas.cost import parameters
+from nas.cost.flops import MultiplyAdds, multiply_adds
 from nas.data.vision import models
 from nas.models.blocks import ACTIVATIONS, InvertedResidual, RowNetwork
 from nas.models.fuse import fold
@@ -50,7 +51,7 @@ def test_parameters_are_those_of_the_module(plan, classes):
     """From shapes alone, the number that the built network has."""
     with torch.device("meta"):
         network = RowNetwork(plan, classes)
-    assert parameters(plan, classes) == sum(p.numel() for p in network.parameters())
+    assert parameters.of_plan(plan, classes) == sum(p.numel() for p in network.parameters())
 
 
 def test_what_torch_leaves_out_by_hand():

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas.cost.rows import multiply_adds, parameters
+from nas.cost import parameters
+from nas.cost.flops import multiply_adds
 from nas.models.blocks import RowNetwork
 from nas.runtime.params import ParamsError
 from nas.spaces import FOLDER, hardcore_nas, published
@@ -27,8 +28,8 @@ def test_the_space_of_the_paper():
 def test_published_networks_cost_what_is_published(network):
     """Parameters and multiply-accumulates to 0.01 million."""
     plan = PAPER.plan(network.arch)
-    assert multiply_adds(plan, 1000).products / 1e6 == pytest.approx(network.mflops, abs=0.01)
-    assert parameters(plan, 1000) / 1e6 == pytest.approx(network.parameters, abs=0.01)
+    assert multiply_adds(plan, 1000).products / 1e6 == pytest.approx(network.mmacs, abs=0.01)
+    assert parameters.of_plan(plan, 1000) / 1e6 == pytest.approx(network.parameters, abs=0.01)
 
 
 def test_a_published_network_is_built_as_counted():
@@ -38,7 +39,7 @@ def test_a_published_network_is_built_as_counted():
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 3, 224, 224))
     assert counter.get_total_flops() / 2 == multiply_adds(plan, 1000).products
-    assert sum(p.numel() for p in network.parameters()) == parameters(plan, 1000)
+    assert sum(p.numel() for p in network.parameters()) == parameters.of_plan(plan, 1000)
 
 
 def test_rows_give_the_architecture_back(rng):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas.cost.rows import multiply_adds, parameters
+from nas.cost import parameters
+from nas.cost.flops import multiply_adds
 from nas.models.blocks import RowNetwork
 from nas.runtime.params import ParamsError
 from nas.spaces import FOLDER, published, tf_nas
@@ -71,9 +72,9 @@ def test_multiply_adds_are_those_that_torch_counts(network):
 
 
 @every_network
-def test_parameters_of_published_networks(network):
-    """In millions, as recomputed independently."""
-    assert parameters(plan_of(network), CLASSES) / 1e6 == pytest.approx(COUNTED[network.name][1], abs=0.0001)
+def test_parameters_of_published_networks(found):
+    """As recomputed by others, in millions."""
+    assert parameters.of_plan(found.plan, CLASSES) / 1e6 == pytest.approx(COUNTED[found.name][1], abs=0.0001)
 
 
 def test_published_networks_have_the_rows_of_their_tables():

@@ -5,8 +5,8 @@ import pytest
 import yaml
 
 from nas.cost import registry
-from nas.cost.latency import Entry, LatencyTable, distinct
-from nas.evaluation.metrics import hypervolume
+from nas.cost.latency import Entry
+from nas.cost.latency_mbconv import LatencyTable, distinct_blocks
 from nas.runtime import params
 from nas.search.archive import Archive
 from nas.spaces import encoding
@@ -24,8 +24,8 @@ def section(**changes) -> Search:
 
 @pytest.fixture(scope="module")
 def known(tiny_space, tmp_path_factory) -> dict:
-    """FLOPs, parameters, and latencies of pieces that were made up: each takes its number of channels in ms."""
-    entries = {piece: Entry(float(piece.width), 0.0, 1) for piece in distinct(tiny_space)}
+    """FLOPs, parameters, and made-up latencies: each block takes its number of channels in ms."""
+    entries = {block: Entry(float(block.width), 0.0) for block in distinct_blocks(tiny_space)}
     file = tmp_path_factory.mktemp("latency") / "table.json"
     LatencyTable(tiny_space, 10, entries, 1.5).save(file)
     return registry.tables(tiny_space, 10, {"latency_table": str(file)})

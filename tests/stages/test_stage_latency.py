@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from nas.cost.latency import load, load_cost_table
+from nas.cost.latency_mbconv import LatencyTable
 from nas.spaces import mbconv
 from nas.stages import latency, runner
 from nas.tracking.session import SilentRun
@@ -54,10 +54,10 @@ def test_the_stage_leaves_a_table_and_how_good_it_is(project):
     metrics = json.loads((latency.OUT / "metrics.json").read_text())
     assert metrics.keys() == KEYS and metrics["networks"] == 8 and metrics["noise_floor"] >= 0
     searched = mbconv.load(ROOT / "nas/spaces/smoke.yaml")
-    costs = load_cost_table(latency.OUT / "table.json", searched, 7)
-    assert costs.unit == "ms"
-    assert (costs.smallest, costs.largest) == pytest.approx((metrics["min_latency_ms"], metrics["max_latency_ms"]), rel=1e-4)
-    setting = load(latency.OUT / "table.json", searched, 7).setting
+    table = LatencyTable.load(latency.OUT / "table.json", searched, 7)
+    assert table.costs.unit == "ms"
+    assert table.range_ms == pytest.approx((metrics["min_latency_ms"], metrics["max_latency_ms"]), rel=1e-4)
+    setting = table.setting
     assert setting["repetitions"] == 8 and setting["backend"] == "torch" and setting["versions"]["torch"]
     rows = pd.read_csv(latency.OUT / "validation.csv")
     assert len(rows) == 20 * 8 and (rows["raw_latency_ms"] > 0).all()

@@ -52,17 +52,17 @@ class Strengths(nn.Module):
         return Arch(tuple(ops), depths, tuple(int(widths[i, o]) for i, o in enumerate(ops)))
 
 
-def expected_latency_ms(operations: Tensor, sinks: Sequence[Tensor], latencies_ms: Tensor, given_latency_ms: float) -> Tensor:
+def expected_latency_ms(operations: Tensor, sinks: Sequence[Tensor], latencies_ms: Tensor, fixed_latency_ms: float) -> Tensor:
     """Scalar: LAT in ms, differentiable in the weights of operations and sinks.
 
     Args:
         operations: (layers, operations) weights, rows adding up to 1.
         sinks: a stage, (depth,) weights that add up to 1.
         latencies_ms: (layers, operations), `LatencyTable.latencies_ms`.
-        given_latency_ms: of what every network has.
+        fixed_latency_ms: of what every network has.
     """
     runs = torch.cat([sink.flip(0).cumsum(0).flip(0) for sink in sinks])  # (layers,) weight that a layer runs with
-    return given_latency_ms + (runs * (operations * latencies_ms).sum(1)).sum()
+    return fixed_latency_ms + (runs * (operations * latencies_ms).sum(1)).sum()
 
 
 def gumbel(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

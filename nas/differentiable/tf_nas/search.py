@@ -129,7 +129,7 @@ class Search:
         latencies = torch.from_numpy(self.table.latencies_ms(self.widths)).to(self.device, torch.float32)
         with torch.no_grad():
             expected = expected_latency_ms(
-                self.strengths.operations(), self.strengths.sinks(), latencies, self.table.given_latency_ms
+                self.strengths.operations(), self.strengths.sinks(), latencies, self.table.fixed_latency_ms
             ).item()
         same = same_operation(self.operations[-1])
         row = Epoch(number + 1, rate, temperature, drawn, other, mixture, expected, self.table.latency_ms(self.choice), same)
@@ -161,7 +161,7 @@ class Search:
         weights, sinks = soft_mixture(self.strengths.alpha, temperature, rng), self.strengths.sinks()
         with self.runtime.autocast(self.device):
             loss = F.cross_entropy(self.supernet.mixture(images, weights, sinks, self._kept), labels)
-        latency = expected_latency_ms(self.strengths.operations(), sinks, latencies, self.table.given_latency_ms)
+        latency = expected_latency_ms(self.strengths.operations(), sinks, latencies, self.table.fixed_latency_ms)
         learnt = list(self.strengths.parameters())
         gradients = torch.autograd.grad(loss + self.how.trade_off * (latency / target_ms - 1).abs(), learnt)
         for p, gradient in zip(learnt, gradients):

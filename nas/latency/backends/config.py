@@ -20,7 +20,7 @@ class Torch(Section):
     def start(self) -> TorchBackend:
         """
         Raises:
-            ValueError: if the device is not there.
+            ValueError: if the device is not available.
         """
         try:
             device = torch.device(self.device)

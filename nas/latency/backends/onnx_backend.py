@@ -1,7 +1,7 @@
-"""ONNX Runtime on the processor; the graphs are written straight from the modules.
+"""ONNX Runtime on the processor; graphs are written directly from the modules.
 
-`torch.onnx.export` takes seconds a module and a table has hundreds of them; written by hand it is milliseconds, and
-the operators are those that the exporter gives.
+`torch.onnx.export` takes seconds per module and a table has hundreds of modules; this writer takes milliseconds and uses
+the operators of the exporter.
 """
 
 from collections.abc import Iterator
@@ -26,10 +26,10 @@ IR_VERSION = 10
 
 
 class OnnxRuntimeBackend(Backend):
-    """Sessions with all graph optimisations and no parallel branches; what they take is numpy arrays.
+    """Sessions with all graph optimisations and no parallel branches, on numpy arrays.
 
-    A network is one session, a chain of pieces would be many that drive each other out of the caches; so each piece is
-    measured by itself.
+    A network is one session; a chain of blocks would be many sessions that evict each other from the caches. So each block
+    is measured by itself.
     """
 
     in_chains = False
@@ -52,7 +52,7 @@ class OnnxRuntimeBackend(Backend):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # warnings about the machine would come once a session
+        options.log_severity_level = 3  # warnings about the machine would come once per session
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return lambda x: session.run(None, {"x": x})[0]
 
@@ -71,12 +71,12 @@ class OnnxRuntimeBackend(Backend):
 
 
 def graph(module: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
-    """A folded network, or a piece of one, as an ONNX model from `x` of this shape to `y`.
+    """A folded network or block as an ONNX model from `x` of this shape to `y`.
 
     A network takes images of its own resolution: the resizing before it belongs to the loading of images.
 
     Raises:
-        TypeError: for a module that is neither.
+        TypeError: for any other module.
     """
     writer = _Writer(shape[-1])
     if isinstance(module, Network):
@@ -91,22 +91,22 @@ def graph(module: nn.Module, shape: tuple[int, ...]) -> onnx.ModelProto:
     elif isinstance(module, HeadModule):
         x = writer.head("x", module)
     else:
-        raise TypeError(f"{type(module).__name__} is neither a network nor a piece of one")
+        raise TypeError(f"{type(module).__name__} is neither a network nor a block")
     return _model([*writer.nodes, helper.make_node("Identity", [x], ["y"])], writer.weights, shape)
 
 
 def _model(nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto], shape: tuple[int, ...]) -> onnx.ModelProto:
-    """From `x` of this shape to `y` of whatever shape comes out."""
+    """A model from `x` of this shape to `y`, whose shape is not stated."""
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in (("x", shape), ("y", None)))
     made = helper.make_graph(nodes, "network", [x], [y], weights)
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
 
 class _Writer:
-    """Collects nodes and weights; every method adds some and returns the name of their result."""
+    """Collects nodes and weights; each method adds some and returns the name of their result."""
 
     def __init__(self, side: int) -> None:
-        self.side = side  # of what the next node takes, pixels
+        self.side = side  # of the next node's input, pixels
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
 
@@ -144,7 +144,7 @@ class _Writer:
         return self.node("Add", y, short if module.shortcut is None else self.conv(short, module.shortcut))
 
     def pool(self, x: str) -> str:
-        """`nas.models.layers.pool_shortcut`; a side that is odd is padded by a pixel all around."""
+        """`nas.models.layers.pool_shortcut`; an odd side is padded by one pixel on all sides."""
         return self.node("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2], pads=[self.side % 2] * 4, count_include_pad=1)
 
     def squeeze(self, x: str, module: SqueezeExcite) -> str:

@@ -1,4 +1,4 @@
-"""What runs the networks that are timed, and torch as one: on a processor or a GPU."""
+"""The interface of backends, and eager torch on a processor or a GPU."""
 
 import ctypes
 import os
@@ -24,14 +24,14 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt, in malloc.h
 
 
 class Backend(ABC):
-    """Prepares modules to be called as they would be in use. A choice of hardware and software, not of networks."""
+    """Hardware and software that run networks as they would be used."""
 
     clock: Clock
-    in_chains: bool  # whether calls one after the other run as they would in one network
+    in_chains: bool  # whether consecutive calls run as they would in one network
 
     @abstractmethod
     def random(self, batch: int, channels: int, side: int) -> Any:
-        """Random numbers (batch, channels, side, side) in the form that calls take."""
+        """Random numbers (batch, channels, side, side) as the calls take them."""
 
     @abstractmethod
     def prepare(self, module: nn.Module, example: Any) -> Call:
@@ -39,11 +39,11 @@ class Backend(ABC):
 
     @abstractmethod
     def empty(self) -> Call:
-        """A call that takes anything and does nothing: what is paid for calling a piece by itself."""
+        """A call that takes anything and does nothing: the cost of calling a block by itself."""
 
     @abstractmethod
     def running(self) -> AbstractContextManager:
-        """What has to hold while calls are made: threads, no gradients."""
+        """The context of all calls: threads, no gradients."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class Backend(ABC):
 
 @dataclass(frozen=True)
 class EventClock:
-    """For a GPU: events in its own queue, read when all of it is done."""
+    """A clock for a GPU: events in its queue, read when all work is done."""
 
     device: torch.device
 
@@ -69,9 +69,8 @@ class EventClock:
 class TorchBackend(Backend):
     """Eager torch.
 
-    oneDNN keeps the kernels that it has built for 1,024 layers; a table has more, and each would be built anew, in
-    many times what it takes to run, whenever its turn comes. So more are kept, if nothing has run in this process yet.
-    Freed memory is kept too: see `keep_memory`.
+    oneDNN caches the kernels of 1,024 layers; a table has more, and building one takes many times its run. The cache is
+    enlarged, which works if nothing has run in this process yet. Freed memory is kept too: see `keep_memory`.
     """
 
     in_chains = True
@@ -115,11 +114,11 @@ class TorchBackend(Backend):
 
 @cache
 def keep_memory() -> None:
-    """From now on this process keeps the memory that it frees; where the C library is not glibc, all stays as it is.
+    """From now on this process keeps the memory that it frees; no effect where the C library is not glibc.
 
-    glibc gives large pieces back to the system or not, as its heap happens to lie. What is given back costs a page
-    fault for every 4 KiB when it is taken again: the same blocks of 288-pixel networks took 1.4 times as long between
-    some neighbours as between others. A server that runs one network comes to keep its memory by itself.
+    glibc returns large allocations to the system or not, depending on the state of its heap. Returned memory costs a page
+    fault per 4 KiB when it is allocated again: the same blocks of 288-pixel networks took 1.4 times as long between some
+    neighbours as between others. A server that runs one network keeps its memory anyway.
     """
     change = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if change is not None:
@@ -129,13 +128,13 @@ def keep_memory() -> None:
 
 @cache
 def processor() -> str:
-    """The processor's name, as the system tells it, e.g. "AMD EPYC" or "Raspberry Pi 4 Model B Rev 1.4"."""
+    """The processor's name as the system gives it, e.g. "AMD EPYC" or "Raspberry Pi 4 Model B Rev 1.4"."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    return told.get("model name") or told.get("Model") or platform.processor() or platform.machine()
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return facts.get("model name") or facts.get("Model") or platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:
-    """Of what decides how fast a network runs, besides the backend's own."""
+    """Versions that affect latency, besides the backend's own."""
     return {"python": platform.python_version(), "torch": torch.__version__, "system": platform.platform(), "cores": str(os.cpu_count())}

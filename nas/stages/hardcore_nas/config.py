@@ -19,7 +19,7 @@ from torch import nn
 from nas.data.dataset import ImageDataset
 from nas.data.loader import Augmentation, TrainingBatches
 from nas.differentiable.hardcore_nas.training import Loss, Optimisation, fit
-from nas.latency.row_profiler import Latency
+from nas.latency.rows import RowLatencyConfig
 from nas.runtime import params, seeding
 from nas.runtime.checkpoint import Checkpoint
 from nas.spaces.hardcore_nas import Space, load
@@ -88,7 +88,7 @@ class Settings(pipelines.Settings):
     space: Space
     runtime: Runtime
     evaluation: Evaluation
-    latency: Latency
+    latency: RowLatencyConfig
     images: Images
     train: Train
     search: Search
@@ -98,7 +98,7 @@ class Settings(pipelines.Settings):
 SECTIONS = {
     "runtime": Runtime,
     "evaluation": Evaluation,
-    "latency": Latency,
+    "latency": RowLatencyConfig,
     "images": Images,
     "train": Train,
     "search": Search,

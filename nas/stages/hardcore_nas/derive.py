@@ -5,7 +5,7 @@ reads    outputs/split/metrics.json (the number of classes), latency/table.json,
 writes   derive/family.json     a network: name, target_latency_ms, max_violation_ms (by the table, the most in the search), arch,
                                 table_latency_ms, measured_latency_ms, noise_floor (how far two measurements of it differ, a
                                 fraction), mflops, parameters, rows
-         derive/metrics.json    {"slowness" (of the machine, against that at stage latency: what is measured is divided by it),
+         derive/metrics.json    {"slowdown" (of the machine since stage latency; measured latencies are divided by it),
                                 "<name>_table_latency_ms", "<name>_measured_latency_ms", "<name>_noise_floor", "<name>_mflops"}
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.cost import latency_hardcore_nas
-from nas.latency.hardcore_nas import Surveyed
+from nas.latency.hardcore_nas import ProfiledHardcoreNas
 from nas.runtime.io import read_json
 from nas.spaces.hardcore_nas import Arch, Space
 from nas.stages import latency as main_pipeline
@@ -31,9 +31,9 @@ FAMILY_KEYS = (*SEARCHED_KEYS, "table_latency_ms", "measured_latency_ms", "noise
 def main() -> None:
     s = config.read()
     with config.PIPELINE.stage("derive", s.sections("seed", "space", "latency")) as (run, checkpoint, out):
-        found = latency_hardcore_nas.load(config.TABLE, s.space, main_pipeline.counted(main_pipeline.CLASSES))
+        found = latency_hardcore_nas.LatencyTable.load(config.TABLE, s.space, main_pipeline.counted(main_pipeline.CLASSES))
         searched = networks(SEARCHED, s.space, "search", SEARCHED_KEYS)
-        derive(searched, s.latency, Surveyed(s.space), found, s.seed, config.PIPELINE, run, checkpoint, out)
+        derive(searched, s.latency, ProfiledHardcoreNas(s.space), found, s.seed, config.PIPELINE, run, checkpoint, out)
 
 
 def networks(path: Path, space: Space, stage: str, keys: Sequence[str]) -> list[tuple[dict[str, Any], Arch]]:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from nas.data.loader import Augmentation
 from nas.differentiable.tf_nas.config import Method
-from nas.latency.tf_nas import Latency
+from nas.latency.tf_nas import TfNasLatencyConfig
 from nas.runtime import params
 from nas.spaces.tf_nas import Space, load
 from nas.stages import pipelines, runner
@@ -48,7 +48,7 @@ class Settings(pipelines.Settings):
     space: Space
     runtime: Runtime
     evaluation: runner.Evaluation
-    latency: Latency
+    latency: TfNasLatencyConfig
     search: Search
     train: Training
     transfer: Transfer
@@ -57,7 +57,7 @@ class Settings(pipelines.Settings):
 SECTIONS = {
     "runtime": Runtime,
     "evaluation": runner.Evaluation,
-    "latency": Latency,
+    "latency": TfNasLatencyConfig,
     "search": Search,
     "train": Training,
     "transfer": Transfer,

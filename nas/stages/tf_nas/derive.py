@@ -5,7 +5,7 @@ reads    outputs/split/metrics.json (the number of classes), latency/table.json,
 writes   derive/family.json     a network: name, target_latency_ms, table_latency_ms, measured_latency_ms, noise_floor (how far
                                 two measurements of it differ, a fraction), bounds_reached ("least" or "most" widths; null: none),
                                 mflops, parameters, rows
-         derive/metrics.json    {"slowness" (of the machine, against that at stage latency: what is measured is divided by it),
+         derive/metrics.json    {"slowdown" (of the machine since stage latency; measured latencies are divided by it),
                                 "<name>_table_latency_ms", "<name>_measured_latency_ms", "<name>_noise_floor", "<name>_mflops"}
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from nas.cost import latency_tf_nas
 from nas.differentiable.tf_nas.scaling import bound
-from nas.latency.tf_nas import Surveyed
+from nas.latency.tf_nas import ProfiledTfNas
 from nas.runtime.io import read_json
 from nas.spaces.rows import Plan
 from nas.spaces.tf_nas import Arch, Space
@@ -29,14 +29,14 @@ FAMILY = config.PIPELINE.outputs / "derive" / "family.json"
 def main() -> None:
     s = config.read()
     with config.PIPELINE.stage("derive", s.sections("seed", "space", "latency")) as (run, checkpoint, out):
-        table = latency_tf_nas.load(config.TABLE, s.space, main_pipeline.counted(main_pipeline.CLASSES))
+        table = latency_tf_nas.LatencyTable.load(config.TABLE, s.space, main_pipeline.counted(main_pipeline.CLASSES))
         found = []
         for entry in read_json(SEARCHED):
             choice, target_ms = chosen(entry), entry["target_latency_ms"]
             start = {"name": entry["name"], "target_latency_ms": target_ms, "bounds_reached": bound(table, choice, target_ms)}
             found.append((start, choice))
-        surveyed = Surveyed(s.space, s.latency.step)
-        derive(found, s.latency, surveyed, table, s.seed, config.PIPELINE, run, checkpoint, out)
+        profiled = ProfiledTfNas(s.space, s.latency.step)
+        derive(found, s.latency, profiled, table, s.seed, config.PIPELINE, run, checkpoint, out)
 
 
 def chosen(entry: dict) -> Arch:

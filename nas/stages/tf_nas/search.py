@@ -45,10 +45,10 @@ def main() -> None:
     s = config.read()
     parameters = s.sections("seed", "space", "runtime", "evaluation", "search", "train")
     with config.PIPELINE.stage("search", parameters) as (run, checkpoint, out):
-        device, data = s.runtime.start(), open_dataset(split.OUT)
-        table = latency_tf_nas.load(config.TABLE, s.space, len(data.classes))
+        device, data = s.runtime.start(), loader.read(split.OUT)
+        table = latency_tf_nas.LatencyTable.load(config.TABLE, s.space, len(data.classes))
         place = f"{config.PIPELINE.parameters}: search.targets"
-        targets = sorted(target.ms(*table.range_ms(), place) for target in s.search.targets)
+        targets = sorted(target.ms(*table.range_ms, place) for target in s.search.targets)
         classes = searched_classes(data, s, device, checkpoint)
         run.dataset(str(split.OUT / "splits.parquet"), "search", classes=[data.classes[i] for i in classes])
         searcher = Searcher(s, of_classes(data, classes), table, device, checkpoint, run)

@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nas.cost.latency_hardcore_nas import LatencyTable, Measured, all_blocks
-from nas.cost.rows import row_products
+from nas.cost.flops import row_macs
+from nas.cost.latency import Entry
+from nas.cost.latency_hardcore_nas import LatencyTable, all_blocks
 from nas.differentiable.hardcore_nas import frank_wolfe, training
 from nas.differentiable.hardcore_nas.gradients import DrawnGradients
 from nas.differentiable.hardcore_nas.one_shot import OneShot, extract, sort_channels
@@ -66,8 +67,8 @@ def test_one_model_gives_a_network_for_every_target():
     sort_channels(model, training.importance(model, training.largest_loss(model, 0.0), batches))
     teacher = copy.deepcopy(model).eval()
     fit(model, training.multi_path_loss(model, teacher, 0.0, seed=0), 4)
-    blocks = {block: Measured(row_products(block.row, block.side) / 1e5, 0.0) for block in all_blocks(SMALL).values()}
-    latency = LatencyTable(SMALL, 3, blocks, 0.5).latency()
+    blocks = {block: Entry(row_macs(block.row, block.side) / 1e5, 0.0) for block in all_blocks(SMALL).values()}
+    latency = LatencyTable(SMALL, 3, blocks, 0.5).expected
     low, high = latency.range_ms
     gradients = DrawnGradients(model, lambda step: batches[step % 3], lambda step: seeding.generator(0, "gradient", step))
     found = []

@@ -44,7 +44,7 @@ def begin(easy_set):
 
 
 def middle(search: Search) -> float:
-    low, high = search.table.range_ms()
+    low, high = search.table.range_ms
     return (low + high) / 2
 
 
@@ -96,7 +96,7 @@ def test_a_heavy_trade_off_drives_the_expected_latency(begin):
     fast, ends = HOW.strengths.model_copy(update={"learning_rate": 0.5, "every": 1}), []
     for pick in (0, 1):
         search = begin(trade_off=100.0, elasticity_scaling=False, epochs=3, strengths=fast)
-        run(search, search.table.range_ms()[pick])
+        run(search, search.table.range_ms[pick])
         ends.append([row.expected_latency_ms for row in search.history])
     (start, *_, low), (_, *_, high) = ends
     assert low < 0.8 * start and high > 1.2 * start

@@ -64,7 +64,7 @@ def test_mistakes_are_told(file, keys, value, told):
 def test_targets_are_milliseconds_or_shares():
     """A share of 0 is the cheapest network, of 1 the most expensive."""
     table = made_up(TINY)
-    cheapest, most_expensive = table.range_ms()
+    cheapest, most_expensive = table.range_ms
     assert Target(share=0.0).ms(cheapest, most_expensive, "here") == cheapest
     assert Target(share=1.0).ms(cheapest, most_expensive, "here") == pytest.approx(most_expensive)
     assert Target(latency_ms=cheapest + 0.5).ms(cheapest, most_expensive, "here") == cheapest + 0.5

@@ -85,7 +85,7 @@ def test_stopping_varies_what_it_says(file):
 def test_the_middle_target_is_the_middle_one(file):
     """In ms of the device that the table is of, whatever their order."""
     s, table = config.read(file).tf_nas, made_up(TINY)
-    low, high = table.range_ms()
+    low, high = table.range_ms
     targets = (Target(share=0.9), Target(share=0.1), Target(latency_ms=low + 0.3 * (high - low)))
     s = replace(s, search=s.search.model_copy(update={"targets": targets}))
     assert config.middle_target(s, table) == pytest.approx(low + 0.3 * (high - low))
