@@ -25,10 +25,8 @@ from nas.latency.mbconv import ProfiledMBConv
 from nas.latency.timing import Program, measure
 from nas.runtime import params
 from nas.runtime.progress import progress
-from nas.spaces import encoding, mbconv, published
+from nas.spaces import FOLDER, encoding, mbconv, published
 from nas.spaces.mbconv import Arch, SearchSpace
-from nas.spaces.published import FOLDER
-from nas.spaces.published import networks as published
 
 FAMILY, TESTED = Path("outputs/search/family.json"), Path("outputs/report/family.csv")
 CLASSES = Path("outputs/split/metrics.json")
@@ -101,7 +99,7 @@ def family() -> list[Row]:
 def paper_rows() -> list[Row]:
     """Published architectures, with 1000 classes."""
     paper = mbconv.load(FOLDER / "attentive_nas.yaml")
-    return [ours(n.name, paper, n.arch, 1000) for n in published() if n.name in PUBLISHED]
+    return [ours(n.name, paper, n.arch, 1000) for n in published.networks("attentive_nas") if n.name in PUBLISHED]
 
 
 def ours(name: str, space: SearchSpace, arch: Arch, classes: int, top1_test: float | None = None) -> Row:

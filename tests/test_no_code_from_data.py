@@ -26,8 +26,9 @@ import torch
 import nas
 from nas.cost.latency import Entry, LatencyTableError
 from nas.cost.latency_mbconv import LatencyTable, distinct_blocks
-from nas.data import loader, sets
-from nas.data.sets import ImageError, Source
+from nas.data import sources
+from nas.data.dataset import open_dataset
+from nas.data.sources import ImageError, Source
 from nas.export.bundle import BundleError
 from nas.export.import_checkpoint import find_images
 from nas.models.published import WeightsError, read_weights
@@ -238,7 +239,7 @@ def places(tiny_space, bundled, divided, tmp_path) -> dict[str, tuple[Path, type
         "table": (folder / "measured.parquet", DocumentError, lambda: read_table(folder / "measured.parquet", "again")),
         "family": (folder / "family.json", ArchitectureError, lambda: encoding.read_family(folder / "family.json")),
         "latency table": (folder / "table.json", LatencyTableError, lambda: LatencyTable.load(folder / "table.json", tiny_space, 5)),
-        "scores": (folder / "scores.jsonl", DocumentError, lambda: Cache("w", folder / "scores.jsonl")),
+        "scores": (folder / "scores.jsonl", DocumentError, lambda: ScoreCache("w", folder / "scores.jsonl")),
         "bundle's description": (folder / "description" / "bundle.json", BundleError, lambda: nas.load(folder / "description")),
         "bundle's weights": (folder / "weights" / "weights.safetensors", BundleError, lambda: nas.load(folder / "weights")),
         "bundle": (folder / "model.pt", BundleError, lambda: nas.load(folder / "model.pt")),

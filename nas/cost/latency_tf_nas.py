@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from nas.cost import latency
 from nas.cost.latency import LatencyTableError, Line, Ms, line_of, values
-from nas.spaces.tf_nas import Choice, Space
+from nas.spaces.tf_nas import Arch, Space
 
 
 @dataclass(frozen=True, order=True)
@@ -72,7 +72,7 @@ class Curve(Line):
 
 
 @dataclass(frozen=True, eq=False)
-class LatencyTable(latency.LatencyTable[Choice]):
+class LatencyTable(latency.LatencyTable[Arch]):
     """Latency curves of a TF-NAS space; `entries` by operator."""
 
     NAME: ClassVar = "latency table of hidden widths"
@@ -100,9 +100,9 @@ class LatencyTable(latency.LatencyTable[Choice]):
         """Latency of an operation in a layer, ms, for one or many numbers of hidden channels."""
         return self.entries[operator(self.space, layer, operation)].at(np.asarray(hidden))
 
-    def latency_ms(self, choice: Choice) -> float:
-        used = self.space.used(choice.depths)
-        return self.fixed_latency_ms + float(sum(self.operation_ms(i, choice.operations[i], choice.widths[i]) for i in used))
+    def latency_ms(self, arch: Arch) -> float:
+        used = self.space.active_layers(arch.depths)
+        return self.fixed_latency_ms + float(sum(self.operation_ms(i, arch.operations[i], arch.widths[i]) for i in used))
 
     @property
     def range_ms(self) -> tuple[float, float]:

@@ -99,7 +99,7 @@ class ProfiledMBConv(ProfiledSpace[Arch, Block]):
         return [*stratified(table, fitted, rng, frozenset(validation)), *validation]
 
     def mflops(self, archs: Sequence[Arch], classes: int) -> np.ndarray:
-        return flops.table(self.space, classes).costs(encoding.to_rows(archs))
+        return flops.table(self.space, classes).costs(encoding.to_genes(archs))
 
     def genes(self, arch: Arch) -> str:
         return " ".join(map(str, arch.genes))

@@ -14,7 +14,7 @@ from nas.latency import profiler
 from nas.latency.backends.config import Torch
 from nas.latency.profiler import ProfiledSpace
 from nas.latency.validation import Correction
-from nas.models.blocks import HeadLayer, InvertedResidual, RowNetwork, StemLayer, start_weights
+from nas.models.blocks import HeadLayer, InvertedResidual, RowNetwork, StemLayer, init_weights
 from nas.models.fuse import fold
 from nas.spaces.rows import Plan
 
@@ -69,7 +69,7 @@ class ProfiledRows(ProfiledSpace[Arch, Block]):
             module = nn.Sequential(StemLayer(example.stem), InvertedResidual(example.rows[0], example.squeeze))
         else:
             module = nn.Sequential(HeadLayer(example.c_last, example.head), nn.Linear(example.head.features, classes))
-        return fold(module.apply(start_weights).eval())
+        return fold(module.apply(init_weights).eval())
 
     def resolution(self, arch: Arch) -> int:
         return self.plan(arch).resolution

@@ -22,7 +22,7 @@ class TfNasLatencyConfig(RowLatencyConfig):
     step: Annotated[int, Field(ge=2)]  # hidden channels; an operation is measured at the multiples and one more
 
 
-class ProfiledTfNas(ProfiledRows[Choice]):
+class ProfiledTfNas(ProfiledRows[Arch]):
     """A TF-NAS space, profiled with a step of hidden channels."""
 
     def __init__(self, space: Space, step: int) -> None:
@@ -43,10 +43,10 @@ class ProfiledTfNas(ProfiledRows[Choice]):
         # equal layers in a row take different variants in the same chain
         return [(ends[0], *(v[(n + i) % len(v)] for i, v in enumerate(variants)), ends[1]) for n in range(most)]
 
-    def plan(self, arch: Choice) -> Plan:
+    def plan(self, arch: Arch) -> Plan:
         return self.space.plan(arch)
 
-    def random(self, rng: np.random.Generator) -> Choice:
+    def random(self, rng: np.random.Generator) -> Arch:
         """A network of random operations, of a random size: with independent widths, all would be of middle size."""
         space, (low, high) = self.space, self.space.bounds()
         size, ops = rng.random(), rng.integers(len(space.operations), size=len(space.layers))

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.optimize import nnls
 
 from nas.cost.latency import Entry
-from nas.search.predictor import kendall_tau
+from nas.evaluation.metrics import kendall_tau
 
 MIN_SHARE = 0.1  # of the measured latency that a block keeps when the empty call is subtracted
 MIN_NETWORKS = 4  # to fit two numbers on

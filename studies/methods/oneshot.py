@@ -54,8 +54,8 @@ def main() -> None:
     p, s = config.read().oneshot, hardcore_nas.read()
     parameters = s.sections("seed", "space", "runtime", "evaluation", "images", "tune") | {"oneshot": p}
     with config.PIPELINE.stage("oneshot", parameters) as (run, checkpoint, out):
-        device, data = s.runtime.start(), loader.read(split.OUT)
-        classes, items = len(data.classes), data.items("train")
+        device, data = s.runtime.start(), open_dataset(split.OUT)
+        classes, items = len(data.classes), data.indices("train")
         latency = latency_hardcore_nas.LatencyTable.load(hardcore_nas.TABLE, s.space, classes).expected
         place = f"{hardcore_nas.PIPELINE.parameters}: search.targets"
         targets = wanted(p.targets, sorted(target.ms(*latency.range_ms, place) for target in s.search.targets))

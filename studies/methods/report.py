@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.data import loader
+from nas.data.dataset import open_dataset
 from nas.latency.profiler import RoundRunner
 from nas.latency.timing import Program
 from nas.models.fuse import fold

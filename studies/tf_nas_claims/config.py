@@ -159,7 +159,7 @@ class Searches:
 
     def __init__(self, s: tf_nas.Settings, checkpoint: Checkpoint, run: StageRun) -> None:
         self._checkpoint, self._run = checkpoint, run
-        self.device, self.data = s.runtime.start(), loader.read(split.OUT)
+        self.device, self.data = s.runtime.start(), open_dataset(split.OUT)
         self.table = latency_tf_nas.LatencyTable.load(tf_nas.TABLE, s.space, len(self.data.classes))  # TF-NAS's own
         self.target_ms = middle_target(s, self.table)
 

@@ -55,12 +55,12 @@ def test_distinct_blocks_are_those_of_all_architectures(tiny_space, tiny_rows):
     """Each block is listed once, and only blocks of some architecture, by listing all 2304."""
     blocks = distinct_blocks(tiny_space)
     assert len(blocks) == len(set(blocks))
-    assert set(blocks) == {block for arch in encoding.from_rows(tiny_rows) for block in blocks_of(tiny_space, arch)}
+    assert set(blocks) == {block for arch in encoding.from_genes(tiny_rows) for block in blocks_of(tiny_space, arch)}
 
 
 def test_the_cost_is_the_sum_of_the_blocks(table, tiny_rows):
     """The costs of all 2304 architectures equal sums written out, each block as often as it occurs."""
-    costs, archs = table.costs, encoding.from_rows(tiny_rows)
+    costs, archs = table.costs, encoding.from_genes(tiny_rows)
     expected = [table.fixed_latency_ms + sum(table.entries[block].latency_ms for block in blocks_of(table.space, arch)) for arch in archs]
     assert [table.latency_ms(arch) for arch in archs] == expected
     np.testing.assert_allclose(costs.costs(tiny_rows), expected, rtol=1e-12)

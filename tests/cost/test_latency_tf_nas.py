@@ -14,8 +14,8 @@ from nas.cost import latency_hardcore_nas, latency_tf_nas
 from nas.cost.latency import Entry, LatencyTableError
 from nas.cost.latency_tf_nas import Curve, operator, operators
 from nas.differentiable.tf_nas.architecture import Strengths, drawn_path, expected_latency_ms, other_path, soft_mixture
-from nas.spaces import hardcore_nas, tf_nas
-from nas.spaces.tf_nas import Choice, Space
+from nas.spaces import FOLDER, hardcore_nas, tf_nas
+from nas.spaces.tf_nas import Arch, Space
 from tests.differentiable.tf_nas.tiny import TINY, made_up, random_choice
 
 
@@ -27,7 +27,7 @@ def test_a_network_by_hand():
     curves[first] = Curve(hidden=(8, 16), latency_ms=(1.0, 3.0), spread=(0.0, 0.0))
     curves[second] = Curve(hidden=(16, 24, 32), latency_ms=(2.0, 5.0, 6.0), spread=(0.0, 0.0, 0.0))
     table = replace(table, entries=curves)
-    choice = Choice((0, 0, 1, 0, 0), (1, 1), (12, 8, 22, 12, 12))
+    choice = Arch((0, 0, 1, 0, 0), (1, 1), (12, 8, 22, 12, 12))
     assert table.latency_ms(choice) == pytest.approx(1.5 + 2.0 + 4.25)
 
 
@@ -64,7 +64,7 @@ def test_range_is_that_of_all_networks():
         ]
         for i in range(2)
     ]
-    found = [table.latency_ms(Choice((a[0], b[0]), (depth,), (a[1], b[1]))) for a, b in itertools.product(*options) for depth in (1, 2)]
+    found = [table.latency_ms(Arch((a[0], b[0]), (depth,), (a[1], b[1]))) for a, b in itertools.product(*options) for depth in (1, 2)]
     assert table.range_ms == pytest.approx((min(found), max(found)))
 
 
@@ -164,14 +164,14 @@ def test_a_table_comes_back_from_its_file(tmp_path):
 
 @pytest.mark.parametrize(("kind", "load"), [("tf_nas", tf_nas.load), ("hardcore_nas", hardcore_nas.load)])
 def test_files_of_version_1_are_read(kind, load, tmp_path):
-    """Version 1 has given_latency_ms, and curves or blocks; a table reads the same in both versions."""
-    space = load(tf_nas.FOLDER / f"{kind}_glyphs.yaml")
+    """Version 1 has fixed_latency_ms, and curves or blocks; a table reads the same in both versions."""
+    space = load(FOLDER / f"{kind}_glyphs.yaml")
     table = {"tf_nas": latency_tf_nas, "hardcore_nas": latency_hardcore_nas}[kind].LatencyTable
     if kind == "tf_nas":
-        written, old = made_up(space), {"fixed_latency_ms": "given_latency_ms", "entries": "curves"}
+        written, old = made_up(space), {"fixed_latency_ms": "fixed_latency_ms", "entries": "curves"}
     else:
         blocks = dict.fromkeys(latency_hardcore_nas.all_blocks(space).values(), Entry(1.5, 0.1))
-        written, old = table(space, 5, blocks, 0.5, {"batch": 1}), {"fixed_latency_ms": "given_latency_ms", "entries": "blocks"}
+        written, old = table(space, 5, blocks, 0.5, {"batch": 1}), {"fixed_latency_ms": "fixed_latency_ms", "entries": "blocks"}
     document = {old.get(key, key): value for key, value in json.loads(written.to_json()).items()}
     (tmp_path / "table.json").write_text(json.dumps(document | {"format": f"{table.NAME} 1"}))
     read = table.load(tmp_path / "table.json", space, 5)

@@ -74,7 +74,7 @@ def test_a_resumed_run_measures_no_saved_round_again(profiled):
     np.testing.assert_allclose(resumed.expected.blocks_ms, profiled.table.expected.blocks_ms, rtol=1e-9)
 
 
-@pytest.mark.parametrize("space", [SMALL, GLYPHS, hardcore_nas.load(hardcore_nas.FOLDER / "hardcore_nas.yaml")], ids=lambda s: s.name)
+@pytest.mark.parametrize("space", [SMALL, GLYPHS, hardcore_nas.load(FOLDER / "hardcore_nas.yaml")], ids=lambda s: s.name)
 def test_chains_hold_every_block(space):
     """There are as many chains as configurations."""
     chains = ProfiledHardcoreNas(space).chains()

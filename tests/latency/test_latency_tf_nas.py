@@ -65,7 +65,7 @@ def test_a_resumed_run_measures_no_saved_round_again(profiled):
 @pytest.mark.parametrize("name", ["tf_nas_glyphs.yaml", "tf_nas_efficientnet_b0.yaml"])
 def test_chains_hold_every_operator_at_every_width(name):
     """Chains of the shipped spaces hold both ends of every operator's range."""
-    searched = tf_nas.load(tf_nas.FOLDER / name)
+    searched = tf_nas.load(FOLDER / name)
     held = {(operator_of(p), p.row.hidden) for chain in ProfiledTfNas(searched, 3).chains() for p in chain if isinstance(p, RowBlock)}
     for key, (low, high) in operators(searched).items():
         assert {(key, low), (key, high)} <= held
@@ -83,7 +83,7 @@ def test_blocks_of_a_chain_take_each_others_output():
 def test_folded_blocks_of_a_chain_have_the_parameters_of_a_network():
     """The blocks of a chain sum to a network's parameters, including the shifts of the batch norms."""
     space = ProfiledTfNas(TINY, 2)
-    chain, plan = space.chains()[1], TINY.first
+    chain, plan = space.chains()[1], TINY.fixed
     searched = [block.row for block in chain if isinstance(block, RowBlock)]
     whole = parameters.of_plan(type(plan)(plan.resolution, plan.stem, (*plan.rows, *searched), plan.head, plan.squeeze), 5)
     scales = plan.stem.width + plan.head.width

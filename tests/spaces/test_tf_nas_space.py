@@ -72,9 +72,9 @@ def test_multiply_adds_are_those_that_torch_counts(network):
 
 
 @every_network
-def test_parameters_of_published_networks(found):
-    """As recomputed by others, in millions."""
-    assert parameters.of_plan(found.plan, CLASSES) / 1e6 == pytest.approx(COUNTED[found.name][1], abs=0.0001)
+def test_parameters_of_published_networks(network):
+    """In millions, as recomputed independently."""
+    assert parameters.of_plan(plan_of(network), CLASSES) / 1e6 == pytest.approx(COUNTED[network.name][1], abs=0.0001)
 
 
 def test_published_networks_have_the_rows_of_their_tables():

@@ -7,6 +7,7 @@ import yaml
 from nas.cost import registry
 from nas.cost.latency import Entry
 from nas.cost.latency_mbconv import LatencyTable, distinct_blocks
+from nas.evaluation.metrics import hypervolume
 from nas.runtime import params
 from nas.search.archive import Archive
 from nas.spaces import encoding

@@ -57,7 +57,7 @@ SHARED = config.PIPELINE.outputs / "train" / "metrics.json"
 def main() -> None:
     s = config.read()
     with config.PIPELINE.stage("search", s.sections("seed", "space", "runtime", "images", "search")) as (run, checkpoint, out):
-        device, data = s.runtime.start(), loader.read(split.OUT)
+        device, data = s.runtime.start(), open_dataset(split.OUT)
         latency = latency_hardcore_nas.LatencyTable.load(config.TABLE, s.space, len(data.classes)).expected
         place = f"{config.PIPELINE.parameters}: search.targets"
         targets = sorted(target.ms(*latency.range_ms, place) for target in s.search.targets)

@@ -45,7 +45,7 @@ def main() -> None:
     s = config.read()
     parameters = s.sections("seed", "space", "runtime", "evaluation", "search", "train")
     with config.PIPELINE.stage("search", parameters) as (run, checkpoint, out):
-        device, data = s.runtime.start(), loader.read(split.OUT)
+        device, data = s.runtime.start(), open_dataset(split.OUT)
         table = latency_tf_nas.LatencyTable.load(config.TABLE, s.space, len(data.classes))
         place = f"{config.PIPELINE.parameters}: search.targets"
         targets = sorted(target.ms(*table.range_ms, place) for target in s.search.targets)
