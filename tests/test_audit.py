@@ -1,4 +1,4 @@
-"""`make audit`: what pip-audit says, as an exit status; without it, or without a network, a line that says so."""
+"""`make audit`: pip-audit's answer as an exit status; without it or without a network, the check is skipped."""
 
 import json
 import os
@@ -17,7 +17,7 @@ UNKNOWN = {"name": "c", "skip_reason": "not found"}
 
 @pytest.fixture
 def answer(tmp_path):
-    """Run the audit with a pip-audit that gives a certain answer."""
+    """Run the audit with a stub of pip-audit that gives a certain answer."""
 
     def answer(text: str, error: str = "", status: int = 0) -> subprocess.CompletedProcess:
         command = tmp_path / "bin" / "pip-audit"
@@ -32,24 +32,24 @@ def answer(tmp_path):
 
 
 def test_a_vulnerability_fails(answer):
-    """Each with its package, its version, and the version that has it mended."""
+    """Each vulnerability is printed with package, version and the fixed version."""
     done = answer(json.dumps({"dependencies": [CLEAN, WRONG, UNKNOWN]}), status=1)
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
-        "b 2: PYSEC-1, mended in 2.1",
-        "b 2: PYSEC-2, mended in no version yet",
+        "b 2: PYSEC-1, fixed in 2.1",
+        "b 2: PYSEC-2, fixed in no version yet",
         "3 packages looked up, 1 of them unknown to the list: 2 vulnerabilities",
     ]
 
 
-def test_none_passes(answer):
-    """It says how many were looked up."""
+def test_no_vulnerability_passes(answer):
+    """The summary states how many packages were looked up."""
     done = answer(json.dumps({"dependencies": [CLEAN]}))
     assert (done.returncode, done.stdout) == (0, "1 packages looked up, 0 of them unknown to the list: 0 vulnerabilities\n")
 
 
 def test_without_a_network_it_is_skipped(answer):
-    """Its last words are told; a mirror that answers and knows nothing is no list either."""
+    """Without an answer, or with a mirror that knows no package, the check is skipped and says so."""
     done = answer("", "ERROR: Could not connect to the feed", status=1)
     assert done.returncode == 0
     assert done.stdout.startswith("audit skipped: nothing was checked") and "Could not connect to the feed" in done.stdout
@@ -57,24 +57,24 @@ def test_without_a_network_it_is_skipped(answer):
     assert done.returncode == 0 and done.stdout.startswith("audit skipped: nothing was checked")
 
 
-def test_a_pip_audit_that_fails_is_no_pass(answer):
-    """Pins that it cannot read, say: told, with an exit status."""
+def test_a_failure_of_pip_audit_fails(answer):
+    """Another failure, e.g. unreadable pins, gives an error and exit status 1."""
     done = answer("", "ERROR: invalid requirements input", status=1)
     assert done.returncode == 1 and "pip-audit failed: ERROR: invalid requirements input" in done.stderr
 
 
-def test_where_it_cannot_be_installed_it_is_skipped(monkeypatch, tmp_path, capsys):
-    """A pip that finds nothing."""
+def test_without_pip_audit_it_is_skipped(monkeypatch, tmp_path, capsys):
+    """If pip cannot install pip-audit, the check is skipped."""
     (tmp_path / "bin").mkdir()
     monkeypatch.setattr(subprocess, "run", lambda *words, **options: subprocess.CompletedProcess(words, 1))
     audit = runpy.run_path(str(ROOT / ".ci" / "audit.py"))
     with pytest.raises(SystemExit) as stopped:
         audit["main"](ROOT / "constraints.txt", tmp_path)
-    assert not stopped.value.code and "pip-audit cannot be installed here" in capsys.readouterr().out
+    assert not stopped.value.code and "pip-audit cannot be installed" in capsys.readouterr().out
 
 
-def test_make_knows_it():
-    """The target gives it the pins."""
+def test_make_audit_reads_the_pins():
+    """The make target passes constraints.txt."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k != "MFLAGS"}
     done = subprocess.run(["make", "-n", "audit"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert ".ci/audit.py constraints.txt" in done.stdout

@@ -1,4 +1,4 @@
-"""What `make` does before anything else runs."""
+"""Checks that `make` does before it runs a command."""
 
 import os
 import socket
@@ -9,20 +9,20 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-# not that of a make that runs these tests
+# without the variables of a make that runs these tests
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k != "MFLAGS"} | {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 }
 
 
 def make(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    """make with this interpreter's environment, no set-up."""
+    """Run make with this interpreter's environment, without set-up."""
     command = ["make", "-f", str(ROOT / "Makefile"), "-o", "none/.ready", "VENV=none", *words]
     return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
-def test_a_taken_port_is_told():
-    """The UI does not start on a port that someone else has, and another is proposed."""
+def test_a_taken_port_is_refused():
+    """The UI does not start on a port that is in use, and another one is proposed."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = make("ui", f"PORT={port}")
@@ -31,14 +31,14 @@ def test_a_taken_port_is_told():
 
 
 def test_without_git_repro_says_what_to_do(tmp_path):
-    """A tarball has no git repository, which DVC needs."""
+    """Outside a git repository, which DVC needs, `make repro` prints the commands that create one."""
     done = make("repro", cwd=tmp_path)
     assert done.returncode != 0
     assert "git init && git add -A && git commit" in done.stdout
 
 
 def test_a_second_call_sets_nothing_up(tmp_path):
-    """With an environment newer than its pins, make goes straight to the command."""
+    """With an environment newer than its pins, make runs the command directly."""
     for name in ("pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_text("")
     (tmp_path / "venv").mkdir()
