@@ -9,6 +9,8 @@ from nas.plots.style import BLUE, GREEN, GREY, INK, ORANGE, Chart, Series, wide
 from nas.spaces import encoding
 from nas.spaces.mbconv import Arch
 
+FORMATS = {"mflops": ".3f", "parameters": ","}  # of costs in the table; others have three significant digits
+
 
 def chart(family: pd.DataFrame, ends: pd.DataFrame, evaluated: pd.DataFrame, cost: str = "mflops") -> Chart:
     """Test accuracy of the family, over the architectures that the search evaluated and their Pareto fronts.
@@ -20,12 +22,12 @@ def chart(family: pd.DataFrame, ends: pd.DataFrame, evaluated: pd.DataFrame, cos
         cost: a key of `nas.cost.registry.COSTS`.
     """
     method, title = family_method(evaluated)
-    searched, drawn = (evaluated[evaluated["method"] == m] for m in (method, "random"))
+    searched, random = (evaluated[evaluated["method"] == m] for m in (method, "random"))
     family = family.sort_values(cost)
     short_names = tuple(name.split("-")[-1] for name in family["name"])  # glyphs-a0 -> a0
     series = [Series(f"evaluated by {title} (search split)", *_xy(searched, cost, "top1"), GREY, "circle", faint=True)]
-    if method != "random" and len(drawn):
-        series.append(_front("random search", drawn, cost, ORANGE, "dot"))
+    if method != "random" and len(random):
+        series.append(_front("random search", random, cost, ORANGE, "dot"))
     series += [
         _front(title, searched, cost, GREEN, "dash"),
         Series("Pareto family (test split)", *_xy(family, cost, "top1_test"), BLUE, "circle", "solid", labels=short_names, aside=True),
@@ -41,15 +43,15 @@ def table(family: pd.DataFrame) -> pd.DataFrame:
     """A table for readers: one row per model, cheapest first.
 
     Args:
-        family: columns name, mflops, latency_ms, parameters, top1_search and top1_test (percent), arch (nas.spaces.encoding JSON).
+        family: columns name, mflops and any other costs of the registry, top1_search and top1_test (percent), arch
+            (nas.spaces.encoding JSON).
     """
     family = family.sort_values("mflops")
+    costs = [cost for cost in COSTS.values() if cost.name in family]
     return pd.DataFrame(
         {
             "name": family["name"],
-            "MFLOPs": [f"{m:.3f}" for m in family["mflops"]],
-            "latency, ms": [f"{ms:.3g}" for ms in family["latency_ms"]],
-            "parameters": [f"{p:,}" for p in family["parameters"]],
+            **{cost.label.removeprefix("cost, "): [format(v, FORMATS.get(cost.name, ".3g")) for v in family[cost.name]] for cost in costs},
             "top-1 search, %": [f"{t:.1f}" for t in family["top1_search"]],
             "top-1 test, %": [f"{t:.1f}" for t in family["top1_test"]],
             "architecture": [describe(encoding.from_json(a)) for a in family["arch"]],

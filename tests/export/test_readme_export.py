@@ -39,6 +39,6 @@ def test_both_examples_name_the_same_class(bundled, easy_set, tmp_path, word):
     )
     model = nas.load(bundled)
     with torch.inference_mode():
-        wanted = model.classes[model(model.open_image(tmp_path / "letter.png")).argmax()]
-    assert done.stdout.strip() == wanted
-    assert wanted in json.loads((bundled / "bundle.json").read_text())["classes"]
+        expected = model.classes[model(model.open_image(tmp_path / "letter.png")).argmax()]
+    assert done.stdout.strip() == expected
+    assert expected in json.loads((bundled / "bundle.json").read_text())["classes"]

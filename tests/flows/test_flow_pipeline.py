@@ -338,7 +338,7 @@ POOLS = Path(stages.__file__).parent / "pools"
 @pytest.mark.parametrize("path", [*POOLS.iterdir(), POOLS.parents[1] / "prefect.yaml"], ids=lambda path: path.name)
 def test_no_secret_is_in_a_deployment(path):
     """No key that names a secret has a value."""
-    assert not [found[0] for found in SECRETS.finditer(path.read_text()) if "automountServiceAccountToken" not in found[0]]
+    assert not [match[0] for match in SECRETS.finditer(path.read_text()) if "automountServiceAccountToken" not in match[0]]
 
 
 @pytest.mark.slow
@@ -358,9 +358,9 @@ def test_docker_and_kubernetes_deploy(project, prefect_processes):
             used = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(template["job_configuration"])))
             assert used <= known.keys() and set(template["variables"].get("required", [])) <= known.keys()
             for name in ("pipeline", "compare"):
-                found = json.loads(prefect.call("deployment", "inspect", f"{name}/{pool}", "--output", "json"))
-                assert found["work_pool_name"] == pool and found["global_concurrency_limit"]["limit"] == 1
-                assert found["job_variables"] and found["job_variables"].keys() <= known.keys()
-                assert found["pull_steps"] == [{"prefect.deployments.steps.set_working_directory": {"directory": "/work"}}]
+                deployment = json.loads(prefect.call("deployment", "inspect", f"{name}/{pool}", "--output", "json"))
+                assert deployment["work_pool_name"] == pool and deployment["global_concurrency_limit"]["limit"] == 1
+                assert deployment["job_variables"] and deployment["job_variables"].keys() <= known.keys()
+                assert deployment["pull_steps"] == [{"prefect.deployments.steps.set_working_directory": {"directory": "/work"}}]
         docker = json.loads(prefect.call("deployment", "inspect", "pipeline/docker", "--output", "json"))
         assert docker["job_variables"]["volumes"] == [f"{project}:/work"]

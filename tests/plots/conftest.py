@@ -36,7 +36,7 @@ def results() -> Results:
     }
     problem, draw = Problem(SPACE, (Objective("mflops", cost), score_objective())), Unconstrained(SPACE)
     evolved = search(evolution.Evolution(settings, draw), problem, **oracle)
-    drawn = search(evolution.RandomSearch(len(evolved), 64, draw), problem, **oracle)
+    random = search(evolution.RandomSearch(len(evolved), 64, draw), problem, **oracle)
     models = family.pareto_family(evolved, "glyphs", size=6)
     rows = encoding.to_genes([m.arch for m in models])
     measured = encoding.random_genes(SPACE, 200, rng)
@@ -82,7 +82,7 @@ def results() -> Results:
             }
         ),
         ends=pd.DataFrame({"name": ["smallest", "largest"], "mflops": [0.1, 3.0], "latency_ms": [1.1, 4.0], "top1_test": [58.1, 85.3]}),
-        evaluated=pd.concat([evolved.to_frame(SPACE).assign(method="evolution"), drawn.to_frame(SPACE).assign(method="random")]).eval(
+        evaluated=pd.concat([evolved.to_frame(SPACE).assign(method="evolution"), random.to_frame(SPACE).assign(method="random")]).eval(
             "latency_ms = 1 + mflops"
         ),
         predictions=pd.DataFrame(

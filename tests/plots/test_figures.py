@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from nas.cost.registry import COSTS, Cost
 from nas.plots import pareto, predictor, search, training, transfer
 from nas.spaces import encoding
 from nas.spaces.mbconv import Arch, StageArch
@@ -34,14 +35,14 @@ def test_pareto_fronts_are_not_dominated(results):
     for name, method in (("front of evolution", "evolution"), ("front of random", "random")):
         points = sorted(set(results.evaluated.query(f"method == '{method}'")[["mflops", "top1"]].itertuples(index=False, name=None)))
         front = [(c, t) for c, t in points if not any(c2 <= c and t2 >= t and (c2, t2) != (c, t) for c2, t2 in points)]
-        drawn = named(chart, name)
-        assert list(zip(drawn.x, drawn.y)) == front
+        line = named(chart, name)
+        assert list(zip(line.x, line.y)) == front
 
 
 def test_pareto_shows_the_family_on_the_test_split(results):
     """The family is drawn with its test accuracy, not that of the search split; cheapest first, with short names."""
-    drawn = named(pareto.chart(results.family[::-1], results.ends, results.evaluated), "Pareto family (test split)")
-    assert drawn.y.tolist() == results.family["top1_test"].tolist() and drawn.labels == ("a0", "a1", "a2", "a3", "a4", "a5")
+    line = named(pareto.chart(results.family[::-1], results.ends, results.evaluated), "Pareto family (test split)")
+    assert line.y.tolist() == results.family["top1_test"].tolist() and line.labels == ("a0", "a1", "a2", "a3", "a4", "a5")
 
 
 def test_pareto_without_random_search_leaves_it_out(results):
@@ -95,8 +96,8 @@ def test_sampling_band_is_one_deviation_and_never_below_one_trial():
 def test_search_progress_ends_at_the_hypervolume():
     """Two points, largest 10 MFLOPs, chance 10 %: 0.8 * 0.4 after the first, 0.4 * 0.2 more after the second."""
     evaluated = pd.DataFrame({"mflops": [2.0, 6.0], "top1": [50.0, 70.0], "method": "evolution"})
-    (drawn,) = search.chart(evaluated, 10, 10).series
-    assert drawn.x.tolist() == [1, 2] and drawn.y == pytest.approx([0.32, 0.40])
+    (line,) = search.chart(evaluated, 10, 10).series
+    assert line.x.tolist() == [1, 2] and line.y == pytest.approx([0.32, 0.40])
 
 
 def test_search_progress_never_falls(results):
@@ -133,7 +134,16 @@ def test_the_family_table_rounds_and_sorts():
         columns=["name", "mflops", "latency_ms", "parameters", "top1_search", "top1_test"],
     ).assign(arch=[encoding.to_json(ARCH)] * 2)
     table = pareto.table(rows)
-    assert table.iloc[1, :6].tolist() == ["b", "2.000", "1.23", "12,345", "71.3", "70.0"] and table["name"].tolist() == ["a", "b"]
+    assert list(table) == ["name", "MFLOPs", "parameters", "latency, ms", "top-1 search, %", "top-1 test, %", "architecture"]
+    assert table.iloc[1, :6].tolist() == ["b", "2.000", "12,345", "1.23", "71.3", "70.0"] and table["name"].tolist() == ["a", "b"]
+
+
+def test_a_cost_of_the_registry_is_labelled(monkeypatch, results):
+    """A new entry of the registry labels the axis of the Pareto figure and a column of the table."""
+    monkeypatch.setitem(COSTS, "energy_mj", Cost("energy_mj", "mJ", "energy, mJ", None))
+    family, ends, evaluated = (f.assign(energy_mj=2.5 * f["mflops"]) for f in (results.family, results.ends, results.evaluated))
+    assert pareto.chart(family, ends, evaluated, "energy_mj").x == "energy, mJ"
+    assert pareto.table(family)["energy, mJ"].tolist() == [f"{2.5 * m:.3g}" for m in sorted(family["mflops"])]
 
 
 def test_holdout_accuracy_is_the_best_of_each_model():
@@ -151,8 +161,8 @@ def test_transfer_table_states_the_test_accuracy_of_the_selected_model():
 
 def test_transfer_chart_has_a_star_for_the_selected_model():
     """The star of greek is at (4 MFLOPs, 89.5 %)."""
-    drawn = named(transfer.chart(TRANSFER), "greek, selected")
-    assert (drawn.x.tolist(), drawn.y.tolist(), drawn.marker) == ([4], [89.5], "star")
+    line = named(transfer.chart(TRANSFER), "greek, selected")
+    assert (line.x.tolist(), line.y.tolist(), line.marker) == ([4], [89.5], "star")
 
 
 def test_transfer_without_a_selected_model_or_its_test_raises():

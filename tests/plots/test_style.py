@@ -58,9 +58,9 @@ def test_the_same_chart_gives_the_same_png(tmp_path):
     """Two drawings have equal bytes and are not blank."""
     for name in ("a.png", "b.png"):
         style.save(style.image(CHART), tmp_path / name)
-    drawn = (tmp_path / "a.png").read_bytes()
-    assert drawn == (tmp_path / "b.png").read_bytes()
-    low, high = Image.open(io.BytesIO(drawn)).convert("L").getextrema()
+    png = (tmp_path / "a.png").read_bytes()
+    assert png == (tmp_path / "b.png").read_bytes()
+    low, high = Image.open(io.BytesIO(png)).convert("L").getextrema()
     assert low < 100 and high == 255
 
 
