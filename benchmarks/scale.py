@@ -66,7 +66,9 @@ class Forgets:
 def training(supernet: Supernet, data: ImageDataset, recipe: Recipe, runtime: Runtime) -> float:
     """Images a second over all processes, the first epoch left out."""
     ends = []
-    batches = TrainingBatches(data, data.indices("train"), recipe.batch, recipe.augmentation, 0, share=distributed.share(recipe.batch))
+    batches = TrainingBatches(
+        data, data.indices("train"), recipe.batch, recipe.augmentation, 0, share=distributed.batch_share(recipe.batch)
+    )
     trainer = Trainer(
         supernet, batches, BestUp(Unconstrained(supernet.space), 3),
         epochs=EPOCHS, seed=0, place="train", recipe=recipe, runtime=runtime, device=torch.device("cpu"),
@@ -116,7 +118,7 @@ def turn(threads: int) -> None:
     found = {"training": training(supernet, data, recipe, runtime)}
     torch.set_num_threads(1)
     found |= {"evaluation": evaluation(supernet, data, threads), "exchange": exchange(supernet)}
-    if distributed.first():
+    if distributed.is_first():
         print(json.dumps(found), file=shown, flush=True)
 
 
@@ -259,8 +261,8 @@ def budget(name: str = "imagenet", training: float = REACHED[0], evaluation: flo
 
 def main(words: list[str]) -> None:
     if words[:1] == ["turn"]:
-        if distributed.TORCHRUN in os.environ:
-            with distributed.group():
+        if distributed.TORCHRUN_VARIABLE in os.environ:
+            with distributed.process_group():
                 turn(int(words[1]))
         else:
             turn(int(words[1]))

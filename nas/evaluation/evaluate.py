@@ -15,7 +15,7 @@ from nas.models.extract import Network, extract
 from nas.models.layers import resize
 from nas.models.supernet import Supernet
 from nas.runtime import distributed
-from nas.runtime.threads import side_by_side
+from nas.runtime.threads import map_threads
 from nas.spaces.mbconv import Arch
 
 KEEP_BYTES = 2**29  # of resized images on the device, for each part and resolution
@@ -96,7 +96,7 @@ class Scorer:
 
     def each(self, archs: Sequence[Arch]) -> Iterator[float]:
         """`top1` of every architecture, in order, as they come; several processes share them out."""
-        return distributed.each(lambda mine: side_by_side(self.top1, mine, self.evaluators), archs)
+        return distributed.map_sharded(lambda mine: map_threads(self.top1, mine, self.evaluators), archs)
 
     def _batches(self, which: str, side: int) -> Iterable[tuple[Tensor, Tensor]]:
         source = self._calibration if which == "calibration" else self._held_out

@@ -1,9 +1,9 @@
-"""Save and resume a stage: one file, replaced atomically, in a folder that one process holds at a time.
+"""Checkpoints of a stage: one file, replaced atomically, in a folder that one process locks at a time.
 
 A folder is named after the stage and its fingerprint (command, dependencies, parameters), so a
-change of parameters never resumes stale state. Nothing but tensors and plain values is stored
-(`weights_only`). The state before the last one is kept: it is used, and said, where the last one turns out
-to be damaged. Folders of finished stages go when the next stage starts.
+change of parameters never resumes a stale state. Only tensors and plain values are stored
+(`weights_only`). The previous state is kept and used, with a message, if the last one is damaged.
+Folders of finished stages are removed when the next stage starts.
 """
 
 import contextlib
@@ -20,18 +20,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 STATE = "state.pt"
-PREVIOUS = ".previous"  # at the end of the name of the state before
-FINISHED = "finished"  # marks a folder whose stage came to its end
+PREVIOUS = ".previous"  # suffix of the previous state
+FINISHED = "finished"  # marks the folder of a finished stage
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be used; the message says which and what to do."""
+    """A checkpoint cannot be used; the message names it and the remedy."""
 
 
 class Checkpoint:
-    """The checkpoint folder of one run of a stage, locked while it is open.
+    """The checkpoint folder of one run of a stage, locked while open.
 
-    Use it as a context manager: `with Checkpoint(root, "train", fingerprint) as checkpoint`.
+    Use as a context manager: `with Checkpoint(root, "train", fingerprint) as checkpoint`.
 
     Raises:
         CheckpointError: on entering, if another process holds the folder.
@@ -48,13 +48,13 @@ class Checkpoint:
         except OSError:
             self._lock.close()
             raise CheckpointError(f"another process is running this stage with the same parameters: it holds {self.folder}/lock") from None
-        if (self.folder / FINISHED).exists():  # asked for again: `dvc repro --force`
-            for done in self.folder.iterdir():
-                if done.name != "lock":
-                    done.unlink()
-        for old in self.folder.parent.glob(f"*/{FINISHED}"):  # DVC has the outputs of those by now
-            if old.parent != self.folder:
-                shutil.rmtree(old.parent, ignore_errors=True)
+        if (self.folder / FINISHED).exists():  # run again by `dvc repro --force`
+            for file in self.folder.iterdir():
+                if file.name != "lock":
+                    file.unlink()
+        for marker in self.folder.parent.glob(f"*/{FINISHED}"):  # DVC has their outputs by now
+            if marker.parent != self.folder:
+                shutil.rmtree(marker.parent, ignore_errors=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -63,30 +63,30 @@ class Checkpoint:
         self._lock.close()
 
     def save(self, state: dict[str, Any], name: str = STATE) -> None:
-        """Replace the named state and keep the one before; a reader finds one of them whole, whatever happens meanwhile.
+        """Replace the named state and keep the previous one; after a crash at any point one of them is complete.
 
-        When this returns, power may fail: the state, its name and the one before are on the disk.
+        On return the state, its name and the previous state are on the disk, safe from a power failure.
 
         Raises:
             CheckpointError: if the disk is full.
         """
-        path, fresh = self.folder / name, self.folder / f"{name}.new"
+        path, new = self.folder / name, self.folder / f"{name}.new"
         try:
-            with open(fresh, "wb") as file:
+            with open(new, "wb") as file:
                 torch.save(state, file)
                 file.flush()
                 os.fsync(file.fileno())
-        except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
-            raise _unwritten(error, path, fresh) from error
+        except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError on a full disk
+            raise _write_error(error, path, new) from error
         if path.exists():
             os.replace(path, self.folder / f"{name}{PREVIOUS}")
-        os.replace(fresh, path)
+        os.replace(new, path)
         _sync(self.folder)
 
     def load(self, name: str = STATE) -> dict[str, Any] | None:
-        """The named state, on the CPU; None where there is none yet.
+        """The named state, on the CPU; None if there is none.
 
-        Where the last one is damaged, or a crash left none under its name, the one before takes its place and a line says so.
+        If the last one is damaged, or missing after a crash, the previous one replaces it and a message says so.
 
         Raises:
             CheckpointError: if no state can be read.
@@ -97,15 +97,15 @@ class Checkpoint:
         try:
             return _read(path)
         except Exception as error:  # torch raises many kinds for a damaged file
-            wrong = f"({path.stat().st_size} bytes) is damaged ({error})" if path.is_file() else "was not in its place yet"
+            problem = f"({path.stat().st_size} bytes) is damaged ({error})" if path.is_file() else "is missing"
             try:
-                found = _read(previous)
+                state = _read(previous)
             except Exception:
-                raise CheckpointError(f"the checkpoint {path} {wrong}; delete {self.folder} to start this stage anew") from error
+                raise CheckpointError(f"the checkpoint {path} {problem}; delete {self.folder} to start this stage again") from error
         written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(previous.stat().st_mtime))
-        print(f"the checkpoint {path} {wrong}: going on from the one before it, written {written}", flush=True)
-        os.replace(previous, path)  # so that the next one saved keeps this one, not the damaged one
-        return found
+        print(f"the checkpoint {path} {problem}: resuming from the previous one, written {written}", flush=True)
+        os.replace(previous, path)  # so that the next save keeps this state, not the damaged one
+        return state
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _sync(folder: Path) -> None:
-    """Have names of files, as changed by a rename, on the disk."""
+    """Write the folder's entries, as changed by a rename, to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -122,10 +122,10 @@ def _sync(folder: Path) -> None:
 
 
 def need_space(folder: Path, bytes_needed: int, what: str) -> None:
-    """Refuse to start long work whose results would not fit.
+    """Check that the disk has space for the results of long work.
 
     Raises:
-        CheckpointError: if the disk has less room than the bytes needed.
+        CheckpointError: if it has less than the bytes needed.
     """
     free = shutil.disk_usage(folder).free
     if free < bytes_needed:
@@ -135,27 +135,27 @@ def need_space(folder: Path, bytes_needed: int, what: str) -> None:
 
 
 def save_weights(path: Path, module: torch.nn.Module) -> None:
-    """The module's parameters and buffers as safetensors: the same weights give the same bytes.
+    """Write the module's parameters and buffers as safetensors; equal weights give equal bytes.
 
     Raises:
         CheckpointError: if the disk is full.
     """
     data = save({name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()})
-    fresh = path.with_suffix(".new")
+    new = path.with_suffix(".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(fresh, "wb") as file:
+        with open(new, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise _unwritten(error, path, fresh) from error
-    os.replace(fresh, path)
+        raise _write_error(error, path, new) from error
+    os.replace(new, path)
     _sync(path.parent)
 
 
 def load_weights(path: Path, module: torch.nn.Module) -> None:
-    """Read what `save_weights` wrote, in place.
+    """Load weights of `save_weights` into the module.
 
     Raises:
         CheckpointError: if the file is missing, damaged or of another network.
@@ -163,14 +163,14 @@ def load_weights(path: Path, module: torch.nn.Module) -> None:
     try:
         module.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"the weights {path} cannot be read ({error}); run the stage that writes them again: dvc repro -f") from error
+        raise CheckpointError(f"the weights {path} cannot be read ({error}); rerun the stage that writes them: dvc repro -f") from error
 
 
-def _unwritten(error: Exception, path: Path, fresh: Path) -> Exception:
-    """What to raise where a fresh file could not be written, which is removed: a `CheckpointError` if the disk is full."""
-    free = shutil.disk_usage(path.parent).free  # before the half-written file gives its room back
+def _write_error(error: Exception, path: Path, new: Path) -> Exception:
+    """The exception for a new file that could not be written: a `CheckpointError` if the disk is full. Removes the file."""
+    free = shutil.disk_usage(path.parent).free  # before the partial file is removed
     with contextlib.suppress(NotADirectoryError):
-        fresh.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
     full = {errno.ENOSPC, errno.EDQUOT} & {getattr(e, "errno", None) for e in (error, error.__context__)}
     if not full and free >= 2**20:
         return error

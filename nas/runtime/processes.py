@@ -1,4 +1,4 @@
-"""The project's folder, git, and the processes that a stage depends on."""
+"""The project's folder, git, and the processes around a stage."""
 
 import ctypes
 import os
@@ -16,10 +16,10 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def project_root() -> Path:
-    """Root of the project that checkpoints and mlflow.db belong to.
+    """Root of the project that has the checkpoints and mlflow.db.
 
-    `dvc exp run --temp` and the queue run stages in a copy below .dvc/tmp/exps; DVC_ROOT, which DVC
-    sets for every command, names the project that the copy was made from.
+    `dvc exp run --temp` and the queue run stages in a copy below .dvc/tmp/exps; DVC sets DVC_ROOT for
+    every command to the original project.
 
     Raises:
         RuntimeError: outside a DVC project.
@@ -30,20 +30,20 @@ def project_root() -> Path:
 
 
 def workspace() -> Path:
-    """The folder whose dvc.yaml and params.yaml are in force: the project, or a copy made for an experiment.
+    """The folder of the dvc.yaml and params.yaml in use: the project, or the copy of an experiment.
 
     Raises:
         RuntimeError: outside a DVC project.
     """
-    here = Path.cwd()
-    for folder in (here, *here.parents):
+    current = Path.cwd()
+    for folder in (current, *current.parents):
         if (folder / ".dvc").is_dir():
             return folder
-    raise RuntimeError(f"{here} is not inside a DVC project (no .dvc folder here or above); run from the project's root")
+    raise RuntimeError(f"{current} is not inside a DVC project (no .dvc folder here or above); run from the project's root")
 
 
 def require_git(folder: Path | None = None) -> None:
-    """Check that the project is under git, without which DVC does nothing.
+    """Check that the project is a git repository, which DVC needs.
 
     Raises:
         RuntimeError: if it is not; says what to do.
@@ -56,7 +56,7 @@ def require_git(folder: Path | None = None) -> None:
 
 
 def process_token(pid: int | None = None) -> str:
-    """`host:pid:start`, which names one process for good, where a bare pid is soon used again."""
+    """`host:pid:start`, a permanent name of one process; a pid alone is reused."""
     import psutil
 
     process = psutil.Process(pid)
@@ -64,9 +64,9 @@ def process_token(pid: int | None = None) -> str:
 
 
 def _start(process: "psutil.Process") -> str:
-    """When a process started, the same however the clock is set later.
+    """Start time of a process, independent of later changes of the clock.
 
-    psutil adds the time of the boot, which moves with the clock; Linux counts from the boot, which has an id.
+    psutil adds the boot time, which moves with the clock; Linux counts ticks from the boot, which has an id.
     """
     boot = Path("/proc/sys/kernel/random/boot_id")
     if not boot.is_file():
@@ -76,7 +76,7 @@ def _start(process: "psutil.Process") -> str:
 
 
 def alive(token: str) -> bool:
-    """Whether the process of a `process_token` still runs; taken for alive on another host, where nobody can tell."""
+    """Whether the process of a `process_token` still runs; assumed so on another host."""
     import psutil
 
     host, pid, start = token.rsplit(":", 2)
@@ -90,10 +90,10 @@ def alive(token: str) -> bool:
 
 
 def dvc_process() -> str | None:
-    """Token of the DVC process that runs this stage, None when a stage is run by hand.
+    """Token of the DVC process that runs this stage; None if a stage is run by hand.
 
-    DVC sets DVC_STAGE for its commands and not for itself, so it is the nearest ancestor without it;
-    shells and launchers such as torchrun lie between and inherit the variable.
+    DVC sets DVC_STAGE for its commands but not for itself, so DVC is the nearest ancestor without it;
+    shells and launchers such as torchrun in between inherit the variable.
     """
     import psutil
 
@@ -109,26 +109,26 @@ def dvc_process() -> str | None:
 
 
 def die_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process when its parent ends (Linux; elsewhere nothing happens).
+    """Have the kernel send SIGTERM to this process when its parent ends (Linux; no effect elsewhere).
 
-    A killed `dvc` would otherwise leave its stage running. The setting survives exec, not fork.
+    Otherwise the stage of a killed `dvc` would keep running. The setting survives exec, not fork.
     """
     if not sys.platform.startswith("linux"):
         return
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent or (parent == 1 and not _is_python(parent)):  # it ended before, and init took its place
+    if os.getppid() != parent or (parent == 1 and not _is_python(parent)):  # the parent ended before, and init replaced it
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _is_python(pid: int) -> bool:
-    """Whether dvc could be this process, as it is in a container that was started for it."""
+    """Whether the process may be dvc, as process 1 is in a container started for it."""
     command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     return any(word in part for part in command[:2] for word in (b"python", b"dvc"))
 
 
 def git(*args: str, folder: Path | None = None) -> str | None:
-    """What git prints, stripped; None if it fails or is not there."""
+    """The output of git, stripped; None if git fails or is missing."""
     try:
         done = subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True)
     except (subprocess.CalledProcessError, FileNotFoundError):

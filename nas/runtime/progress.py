@@ -1,4 +1,4 @@
-"""A progress bar with the time that is left on a terminal, single lines elsewhere; of several processes the first shows it."""
+"""Progress bar with the remaining time on a terminal, single lines elsewhere; rank 0 shows it."""
 
 import os
 import sys
@@ -9,10 +9,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def progress(items: Iterable[T], what: str, total: int, done: int = 0) -> Iterator[T]:
-    """Yield the items while showing how far they are; `done` of the total were there before."""
+def progress(values: Iterable[T], what: str, total: int, done: int = 0) -> Iterator[T]:
+    """Yield the values and show the progress; `done` of the total were finished by an earlier run."""
     if os.environ.get("RANK", "0") != "0":  # set by torchrun
-        yield from items
+        yield from values
         return
     if sys.stderr.isatty():
         from rich.console import Console
@@ -28,12 +28,12 @@ def progress(items: Iterable[T], what: str, total: int, done: int = 0) -> Iterat
         )
         with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task(what, total=total, completed=done)
-            for item in items:
-                yield item
+            for value in values:
+                yield value
                 bar.advance(task)
         return
     start = time.monotonic()
-    resumed = f", {done} of them before" if done else ""
+    resumed = f", {done} of them done" if done else ""
     print(f"{what}: {total} to do{resumed}", flush=True)
-    yield from items
+    yield from values
     print(f"{what}: done in {time.monotonic() - start:.0f} s", flush=True)

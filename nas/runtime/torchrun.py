@@ -1,8 +1,8 @@
-"""torchrun that on one machine listens on 127.0.0.1 alone: `python -m nas.runtime.torchrun ...`, with torchrun's own words behind it.
+"""torchrun that listens on 127.0.0.1 only when it runs on one machine: `python -m nas.runtime.torchrun ...`, with torchrun's arguments.
 
-PyTorch's stores, by which processes find each other, listen on all of a machine's addresses, and torchrun's holds pickles: who
-reaches it can run code. The backend `loopback` keeps it on this machine; `nas.runtime.distributed.meeting_place` does so for the processes' own.
-What went wrong is told in a line: processes tell their errors themselves.
+PyTorch's rendezvous stores listen on all addresses of a machine, and torchrun's store holds pickles: whoever reaches it can
+run code. The backend `loopback` keeps it on this machine; `nas.runtime.distributed.rendezvous_store` does the same for the
+processes. Failures are reported in one line, since the processes print their own errors.
 """
 
 import signal
@@ -17,13 +17,13 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousPa
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
 
-from nas.runtime.distributed import LOOPBACK, serve
+from nas.runtime.distributed import LOOPBACK, serve_store
 
-GOES_ON = "the same command goes on from the last checkpoint"
+RESUME_HINT = "the same command resumes from the last checkpoint"
 
 
 class Loopback(C10dRendezvousBackend):
-    """torchrun's own rendezvous, at a store for one machine."""
+    """torchrun's rendezvous at a store for one machine."""
 
     @property
     def name(self) -> str:
@@ -31,25 +31,25 @@ class Loopback(C10dRendezvousBackend):
 
 
 def _rendezvous(parameters: RendezvousParameters) -> RendezvousHandler:
-    store = serve(0, timedelta(seconds=60))
+    store = serve_store(0, timedelta(seconds=60))
     return create_handler(store, Loopback(store, parameters.run_id), parameters)
 
 
-def main(words: list[str]) -> None:
-    """Run torchrun; ends the interpreter with 1 if a process failed for good, with 128 + n after signal n."""
+def main(arguments: list[str]) -> None:
+    """Run torchrun; ends the interpreter with 1 if a process finally failed, with 128 + n after signal n."""
     rendezvous_handler_registry.register(LOOPBACK, _rendezvous)
     try:
-        with TemporaryDirectory(prefix="torchrun-") as logs:  # else it leaves one of its own
-            run.run(run.parse_args(["--log-dir", logs, *words]))
+        with TemporaryDirectory(prefix="torchrun-") as logs:  # else torchrun leaves one behind
+            run.run(run.parse_args(["--log-dir", logs, *arguments]))
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
-            why = ", as the system does where memory runs out" if -failure.exitcode == signal.SIGKILL else ""
-            print(f"\nerror: process {rank} was ended by {failure.signal_name()}{why}; {GOES_ON}", file=sys.stderr)
+            reason = ", possibly because memory ran out" if -failure.exitcode == signal.SIGKILL else ""
+            print(f"\nerror: process {rank} was ended by {failure.signal_name()}{reason}; {RESUME_HINT}", file=sys.stderr)
         sys.exit(1)
     except SignalException as stopped:
-        if stopped.sigval != signal.SIGINT:  # else the processes say it
-            print(f"\nstopped; {GOES_ON}", file=sys.stderr)
+        if stopped.sigval != signal.SIGINT:  # else the processes print it
+            print(f"\nstopped; {RESUME_HINT}", file=sys.stderr)
         sys.exit(128 + stopped.sigval)
 
 

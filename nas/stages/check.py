@@ -25,7 +25,7 @@ def check_all() -> None:
     found = params.read_all()
     params.check_keys(found, {"seed", "space", "recipe", "runtime", "evaluation", *sections})
     checked = {name: params.check(found, name, model) for name, model in sections.items()}
-    distributed.part(recipe.batch, checked["launcher"].processes * checked["launcher"].nodes)
+    distributed.images_per_process(recipe.batch, checked["launcher"].processes * checked["launcher"].nodes)
     try:
         parse_strategy(checked["train"].strategy)
     except ValueError as error:

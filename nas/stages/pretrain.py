@@ -22,7 +22,7 @@ from nas.data.dataset import open_dataset
 from nas.evaluation.evaluate import Scorer
 from nas.runtime import distributed, params, seeding
 from nas.runtime.checkpoint import Checkpoint, need_space, save_weights
-from nas.runtime.distributed import FirstSaves
+from nas.runtime.distributed import RankZeroCheckpoint
 from nas.runtime.progress import progress
 from nas.sampling.attentive import Uniform
 from nas.sampling.uniform import Unconstrained
@@ -72,7 +72,7 @@ def main() -> None:
         trainer.fit(checkpoint, lambda: runner.ends(val), runner.curves(run, "pretrain", data, recipe))
         rows = distinct_rows(space, p.subnetworks, seed)
         top1 = measure(rows, runner.scorer(supernet, data, "predictor", evaluation, runtime, device, seed), checkpoint)
-        if distributed.first():
+        if distributed.is_first():
             save_weights(OUT / "weights.safetensors", supernet)
             pd.DataFrame(asdict(row) for row in trainer.history).to_csv(OUT / "history.csv", index=False)
             measured = pd.DataFrame(rows, columns=[g.name for g in space.genes])
@@ -97,7 +97,7 @@ def distinct_rows(space: SearchSpace, n: int, seed: int) -> np.ndarray:
     return np.array(list(found)[:n], dtype=np.int64)
 
 
-def measure(rows: np.ndarray, score: Scorer, checkpoint: Checkpoint | FirstSaves) -> list[float]:
+def measure(rows: np.ndarray, score: Scorer, checkpoint: Checkpoint | RankZeroCheckpoint) -> list[float]:
     """Top-1 (percent) of each architecture, going on where a stopped run was."""
     done = (checkpoint.load("measured.pt") or {"top1": []})["top1"]
     rest = score.each(encoding.from_genes(rows[len(done) :]))

@@ -18,7 +18,7 @@ from nas.evaluation.evaluate import Scorer
 from nas.models.supernet import Supernet
 from nas.runtime import distributed, params, processes, seeding
 from nas.runtime.checkpoint import Checkpoint
-from nas.runtime.distributed import FirstSaves
+from nas.runtime.distributed import RankZeroCheckpoint
 from nas.spaces import mbconv
 from nas.spaces.mbconv import SearchSpace
 from nas.stages.check import check_all
@@ -58,7 +58,7 @@ def shared() -> tuple[Recipe, Runtime, Evaluation]:
 
 
 @contextmanager
-def stage(name: str, parameters: dict[str, Any], strategy: str | None = None) -> Iterator[tuple[StageRun, Checkpoint | FirstSaves]]:
+def stage(name: str, parameters: dict[str, Any], strategy: str | None = None) -> Iterator[tuple[StageRun, Checkpoint | RankZeroCheckpoint]]:
     """An MLflow run and a locked checkpoint folder for the stage; makes its output folder. Of several processes the first has both.
 
     Raises:
@@ -68,11 +68,11 @@ def stage(name: str, parameters: dict[str, Any], strategy: str | None = None) ->
     out = OUTPUTS / name
     out.mkdir(parents=True, exist_ok=True)
     with session.stage_run(name, parameters, strategy) as run:
-        if not distributed.first():
-            yield run, FirstSaves(None)
+        if not distributed.is_first():
+            yield run, RankZeroCheckpoint(None)
             return
         with Checkpoint(processes.project_root(), name, provenance.fingerprint(name)) as checkpoint:
-            yield run, checkpoint if distributed.ranks() == 1 else FirstSaves(checkpoint)
+            yield run, checkpoint if distributed.world_size() == 1 else RankZeroCheckpoint(checkpoint)
 
 
 def new_supernet(searched: SearchSpace, classes: int, number: int, zero_init: bool = True) -> Supernet:
@@ -125,7 +125,7 @@ def training_batches(
     Raises:
         ValueError: if there are fewer images than fill a batch, or a batch cannot be divided among the processes.
     """
-    share = distributed.share(recipe.batch)
+    share = distributed.batch_share(recipe.batch)
     return TrainingBatches(data, items, recipe.batch, recipe.augmentation, number, runtime.workers, device.type == "cuda", share)
 
 
@@ -156,7 +156,7 @@ def write_json(path: Path, found: object) -> None:
 
 def finish(name: str, metrics: dict[str, float], run: StageRun) -> None:
     """Write outputs/<stage>/metrics.json and log the same figures to MLflow; the first of several processes does."""
-    if not distributed.first():
+    if not distributed.is_first():
         return
     rounded = {key: value if isinstance(value, int) else round(float(value), 6) for key, value in metrics.items()}
     write_json(OUTPUTS / name / "metrics.json", rounded)

@@ -121,7 +121,7 @@ def main() -> None:
         found = searches(p, problem, known, score, cache, area, seed, run, checkpoint)
         frames = [problem.to_frame(each).assign(method=name) for name, each in found.items()]
         evaluated = pd.concat(frames, ignore_index=True)
-        if distributed.first():
+        if distributed.is_first():
             evaluated.to_parquet(OUT / "evaluated.parquet", index=False)
             run.table(evaluated, "evaluated.json")
 
@@ -133,7 +133,7 @@ def main() -> None:
         load_weights(TRAINED / "weights.safetensors", supernet)
         final = runner.scorer(supernet, data, "val", evaluation, runtime, device, seed)
         rows = [row(model, known, final) for model in progress(models, "search: family calibrated", len(models))]
-        if distributed.first():
+        if distributed.is_first():
             runner.write_json(OUT / "family.json", rows)
         metrics = found_figures(p, found, known["mflops"], 100 / len(data.classes))
         if p.costs != ("mflops",):
@@ -182,11 +182,11 @@ def scores(weights: str, p: Search) -> ScoreCache:
         weights: the file that is searched with, as dvc.yaml names it.
         p: whose costs and ways of searching make no difference.
     """
-    cache = ScoreCache() if not distributed.first() else kept_scores(weights, p)
-    if distributed.ranks() > 1:
+    cache = ScoreCache() if not distributed.is_first() else kept_scores(weights, p)
+    if distributed.world_size() > 1:
         rows, found = cache.known()
-        state = distributed.from_first({"rows": torch.from_numpy(rows), "scores": torch.from_numpy(found)})
-        for row, score in zip(state["rows"].numpy(), state["scores"].tolist()) if not distributed.first() else ():
+        state = distributed.broadcast({"rows": torch.from_numpy(rows), "scores": torch.from_numpy(found)})
+        for row, score in zip(state["rows"].numpy(), state["scores"].tolist()) if not distributed.is_first() else ():
             cache.put(row, score)
     return cache
 
@@ -266,7 +266,7 @@ def draws(p: Search, problem: Problem, known: dict[str, CostTable]) -> tuple[Dra
 def row(model: Model, known: dict[str, CostTable], final: Scorer) -> dict:
     """A model's entry in family.json; its calibrated network is written beside it."""
     network = final.network(model.arch)
-    if distributed.first():
+    if distributed.is_first():
         save_weights(OUT / "family" / f"{model.name}.safetensors", network)
     return {
         "name": model.name,

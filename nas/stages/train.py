@@ -72,7 +72,7 @@ def main() -> None:
 
         def on_epoch(row: Epoch) -> None:
             log(row)
-            if row.epoch == p.search_epoch and distributed.first():
+            if row.epoch == p.search_epoch and distributed.is_first():
                 save_weights(checkpoint.folder / "early.safetensors", supernet)
 
         trainer = Trainer(
@@ -87,7 +87,7 @@ def main() -> None:
             device=device,
         )
         trainer.fit(checkpoint, lambda: runner.ends(val), on_epoch)
-        if distributed.first():
+        if distributed.is_first():
             save_weights(OUT / "weights.safetensors", supernet)
             shutil.copyfile(checkpoint.folder / "early.safetensors", OUT / "early.safetensors")
             pd.DataFrame(asdict(row) for row in trainer.history).to_csv(OUT / "history.csv", index=False)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nas.models.layers import Regularisation
 from nas.models.supernet import Supernet
-from nas.runtime.threads import side_by_side
+from nas.runtime.threads import map_threads
 from nas.spaces.mbconv import Arch
 from nas.training.losses import Distillation, label_loss
 from nas.training.recipe import Runtime
@@ -62,7 +62,7 @@ def sandwich_step(
             return -label_loss(supernet(images, arch), labels, smoothing).item()
 
     def score(archs: Sequence[Arch]) -> list[float]:
-        return list(side_by_side(gain, archs, runtime.evaluators))
+        return list(map_threads(gain, archs, runtime.evaluators))
 
     sampled = choose(score)
     with autocast():

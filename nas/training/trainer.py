@@ -20,9 +20,9 @@ from nas.models.layers import Regularisation
 from nas.models.supernet import Supernet
 from nas.runtime import distributed, seeding
 from nas.runtime.checkpoint import Checkpoint
-from nas.runtime.distributed import FirstSaves
-from nas.runtime.prefetch import Prefetcher
+from nas.runtime.distributed import RankZeroCheckpoint
 from nas.runtime.progress import progress
+from nas.runtime.threads import Prefetcher
 from nas.sampling.attentive import Strategy
 from nas.spaces.mbconv import Arch
 from nas.training.recipe import Recipe, Runtime, learning_rate, optimizer
@@ -115,7 +115,7 @@ class Trainer:
         last = self.history[-1]
         return {"top1_smallest": last.top1_smallest, "top1_largest": last.top1_largest, **self.recovery.metrics()}
 
-    def fit(self, checkpoint: Checkpoint | FirstSaves, validate: Validate, on_epoch: Callable[[Epoch], None]) -> list[Epoch]:
+    def fit(self, checkpoint: Checkpoint | RankZeroCheckpoint, validate: Validate, on_epoch: Callable[[Epoch], None]) -> list[Epoch]:
         """Train to the last epoch, from the checkpoint if there is one; returns the history.
 
         Args:
@@ -132,7 +132,7 @@ class Trainer:
             self._run_epochs(checkpoint, validate, on_epoch)
         return self.history
 
-    def _run_epochs(self, checkpoint: Checkpoint | FirstSaves, validate: Validate, on_epoch: Callable[[Epoch], None]) -> None:
+    def _run_epochs(self, checkpoint: Checkpoint | RankZeroCheckpoint, validate: Validate, on_epoch: Callable[[Epoch], None]) -> None:
         """Train to the last epoch or to the next rollback."""
         first, steps = len(self.history), self.batches.steps
         with Prefetcher(self._candidates, start=first * steps, ahead=PREFETCHED_STEPS) as candidates:
@@ -205,14 +205,16 @@ class Trainer:
         finite_share = distributed.mean(logits.isfinite().all().float()[None])
         return finite_weights(self.supernet) and finite_share.item() == 1
 
-    def _roll_back(self, checkpoint: Checkpoint | FirstSaves) -> None:
+    def _roll_back(self, checkpoint: Checkpoint | RankZeroCheckpoint) -> None:
         """Return to the checkpoint with a lower learning rate."""
         recovery = self.recovery
         self.load_state_dict(checkpoint.load())
         self.recovery = recovery.after_rollback(self.place, len(self.history))
         checkpoint.save(self.state_dict())
 
-    def _end_epoch(self, epoch: int, checkpoint: Checkpoint | FirstSaves, validate: Validate, on_epoch: Callable[[Epoch], None]) -> None:
+    def _end_epoch(
+        self, epoch: int, checkpoint: Checkpoint | RankZeroCheckpoint, validate: Validate, on_epoch: Callable[[Epoch], None]
+    ) -> None:
         losses = (self._loss_sums / self._counted_steps).tolist() if self._counted_steps else [math.nan] * 3
         smallest, largest = validate()
         self.history.append(Epoch(epoch + 1, self.optimizer.param_groups[0]["lr"], *losses, smallest, largest))

@@ -76,7 +76,7 @@ def test_a_checkpoint_cut_in_half_costs_an_epoch(project):
     os.truncate(state, state.stat().st_size // 2)
     project.remove_outputs("train")
     project.finish("train")
-    assert "going on from the one before it" in project.log() and ", 0 of them before" not in project.log()
+    assert "resuming from the previous one" in project.log() and ", 0 of them done" not in project.log()
     assert project.hashed("train") == project.hashes["train"]
     assert project.doubled() == []
 
@@ -101,7 +101,7 @@ def test_a_full_disk_is_told_and_the_stage_goes_on_after_room_is_made(project):
         project.finish("train")
     finally:
         subprocess.run(["umount", disk], check=True)
-    assert re.search(r"train: steps: \d+ to do, \d+ of them before", project.log())
+    assert re.search(r"train: steps: \d+ to do, \d+ of them done", project.log())
     assert project.hashed("train") == project.hashes["train"]
     assert project.doubled() == []
 

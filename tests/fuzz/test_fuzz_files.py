@@ -354,7 +354,7 @@ MERGED = "a: &a {x: 1}\n" + "".join(f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)
         ("a: !!int ''", "a value does not fit its type (IndexError"),
         ("a: 0x" + "f" * 5000, "a number of thousands of digits: whole numbers have at most 63 bits"),
         ('a: "\\ud800"', "holds a NUL or half a character"),
-        ("# " + "x" * io.LARGEST_YAML, "bytes, at most 262144 are read"),
+        ("# " + "x" * io.MAX_YAML_BYTES, "bytes, at most 262144 are read"),
     ],
 )
 def test_what_is_refused_of_yaml(tmp_path, text, told):

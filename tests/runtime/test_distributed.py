@@ -1,4 +1,4 @@
-"""Two processes as one. Run by torchrun with a folder and a job, this file is what a process does: see `JOBS`."""
+"""Two processes train as one. Under torchrun, with a folder and a job as arguments, this file runs one of `JOBS`."""
 
 import os
 import signal
@@ -62,59 +62,59 @@ def batches(share: slice = slice(None)) -> TrainingBatches:
     return TrainingBatches(data, data.indices("train"), RECIPE.batch, RECIPE.augmentation, SEED, share=share)
 
 
-# What a process does
+# Jobs of a process
 
 
 def train(folder: Path, dies: bool = False) -> None:
-    """Train on this process's share; the second one may die in epoch 2 of its first life."""
+    """Train on this process's share; rank 1 may die in epoch 2 of its first start."""
 
-    def on_epoch(row: Epoch) -> None:
-        if dies and row.epoch == 2 and distributed.rank() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    def on_epoch(epoch: Epoch) -> None:
+        if dies and epoch.epoch == 2 and distributed.rank() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             os.kill(os.getpid(), signal.SIGKILL)
-        if distributed.first():
-            print("epoch", row.epoch, flush=True)
+        if distributed.is_first():
+            print("epoch", epoch.epoch, flush=True)
 
-    own = Checkpoint(folder, "train", "f" * 64) if distributed.first() else None
+    own = Checkpoint(folder, "train", "f" * 64) if distributed.is_first() else None
     trained, strategy = supernet(), BestUp(Unconstrained(SPACE), 3)
     if own is not None:
         own.__enter__()
     trainer = Trainer(
-        trained, batches(distributed.share(RECIPE.batch)), strategy,
+        trained, batches(distributed.batch_share(RECIPE.batch)), strategy,
         epochs=EPOCHS, seed=SEED, place="train", recipe=RECIPE, runtime=RUNTIME, device=CPU,
     )  # fmt: skip
-    trainer.fit(distributed.FirstSaves(own), lambda: (0.0, 0.0), on_epoch)
+    trainer.fit(distributed.RankZeroCheckpoint(own), lambda: (0.0, 0.0), on_epoch)
     save_weights(folder / f"{distributed.rank()}.safetensors", trained)
 
 
-def share_out(folder: Path) -> None:
-    """The squares of 0 to 69, each computed once, and what the first one sends."""
+def map_squares(folder: Path) -> None:
+    """The squares of 0 to 69, each computed once, and the broadcast of rank 0."""
     computed = []
 
-    def squares(mine: list[int]) -> list[float]:
-        computed.extend(mine)
-        return [float(i * i) for i in mine]
+    def squares(own: list[int]) -> list[float]:
+        computed.extend(own)
+        return [float(i * i) for i in own]
 
-    found = list(distributed.each(squares, range(70)))
-    sent = distributed.from_first({"x": torch.arange(3), "y": [1, "a", None]} if distributed.first() else None)
+    results = list(distributed.map_sharded(squares, range(70)))
+    sent = distributed.broadcast({"x": torch.arange(3), "y": [1, "a", None]} if distributed.is_first() else None)
     means = distributed.mean(torch.tensor([0.1, 0.7]) * (1 + distributed.rank())).tolist()
-    np.savez(folder / f"{distributed.rank()}.npz", found=found, computed=computed, x=sent["x"], y=str(sent["y"]), means=means)
+    np.savez(folder / f"{distributed.rank()}.npz", results=results, computed=computed, x=sent["x"], y=str(sent["y"]), means=means)
 
 
-def differ(folder: Path) -> None:
-    """Each process has another list."""
-    list(distributed.each(lambda mine: [0.0] * len(mine), [distributed.rank()] * 3))
+def map_different_values(folder: Path) -> None:
+    """Every process has different values."""
+    list(distributed.map_sharded(lambda own: [0.0] * len(own), [distributed.rank()] * 3))
 
 
-JOBS = {"train": train, "die": partial(train, dies=True), "share": share_out, "differ": differ}
+JOBS = {"train": train, "die": partial(train, dies=True), "map": map_squares, "differ": map_different_values}
 
 
-def two(folder: Path, job: str, restarts: int = 0) -> subprocess.CompletedProcess:
+def run_two(folder: Path, job: str, restarts: int = 0) -> subprocess.CompletedProcess:
     """Two processes under torchrun, as `launch` starts them."""
     launcher = Launcher(processes=2, nodes=1, rendezvous=None, restarts=restarts)
     command = launcher.command("MODULE")[:-2]
     environment = os.environ | launcher.environment() | {"PYTHONPATH": str(Path(distributed.__file__).parents[2])}
-    words = [sys.executable, *command, __file__, str(folder), job]
-    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+    arguments = [sys.executable, *command, __file__, str(folder), job]
+    return subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
 
 
 # Tests
@@ -125,14 +125,15 @@ def halves(batch: Batch) -> list[Batch]:
     return [Batch(batch.images[s], batch.labels[s], batch.indices[s]) for s in (slice(0, middle), slice(middle, None))]
 
 
-def by_hand() -> Supernet:
-    """The same training in one process: the halves of each batch one after the other, batch norm by itself on each."""
+def train_halves_in_turn() -> Supernet:
+    """The same training in one process: the halves of each batch in turn, each with its own batch-norm statistics."""
     net, strategy = supernet(), BestUp(Unconstrained(SPACE), 3)
-    sgd, whole = optimizer(net, RECIPE), batches()
+    sgd, training_batches = optimizer(net, RECIPE), batches()
+    peak = RECIPE.learning_rate * RECIPE.batch / 256
     for epoch in range(EPOCHS):
         mask_key = seeding.key(SEED, "train", "regularisation", epoch)
-        for i, batch in enumerate(whole.epoch(epoch)):
-            step = epoch * whole.steps + i
+        for i, batch in enumerate(training_batches.epoch(epoch)):
+            step = epoch * training_batches.steps + i
             rng = seeding.generator(SEED, "train", "architectures", step)
             groups = [strategy.candidates(rng) for _ in range(RECIPE.sampled)]
             with torch.no_grad():
@@ -154,25 +155,25 @@ def by_hand() -> Supernet:
                     p.grad /= 2
             torch.nn.utils.clip_grad_value_(net.parameters(), RECIPE.clip_value)
             for group in sgd.param_groups:
-                group["lr"] = learning_rate(step, whole.steps, EPOCHS, RECIPE.learning_rate * RECIPE.batch / 256, RECIPE.warmup_epochs)
+                group["lr"] = learning_rate(step, training_batches.steps, EPOCHS, peak, RECIPE.warmup_epochs)
             sgd.step()
     return net
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory) -> Path:
-    """What two processes trained, undisturbed."""
-    folder = tmp_path_factory.mktemp("together")
-    done = two(folder, "train")
+def uninterrupted(tmp_path_factory) -> Path:
+    """Folder of a training by two processes without interruption."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    done = run_two(folder, "train")
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
-def test_two_processes_train_as_one_with_a_batch_twice_as_large(together):
-    """After nine steps the weights are those of one process that takes the halves in turn, to 1e-5; both processes have the same bits."""
-    first, second, expected = supernet(), supernet(), by_hand()
-    load_weights(together / "0.safetensors", first)
-    load_weights(together / "1.safetensors", second)
+def test_two_processes_train_as_one_with_a_batch_twice_as_large(uninterrupted):
+    """After nine steps the weights equal those of one process that trains the halves in turn; both ranks have the same bits."""
+    first, second, expected = supernet(), supernet(), train_halves_in_turn()
+    load_weights(uninterrupted / "0.safetensors", first)
+    load_weights(uninterrupted / "1.safetensors", second)
     start = supernet()
     for name, weight in expected.named_parameters():
         got = first.get_parameter(name)
@@ -182,24 +183,24 @@ def test_two_processes_train_as_one_with_a_batch_twice_as_large(together):
 
 
 @pytest.mark.slow
-def test_after_a_process_was_killed_all_go_on_from_the_last_checkpoint(together, tmp_path):
-    """torchrun starts both again; the weights at the end are those of the undisturbed run, bit for bit."""
-    done = two(tmp_path, "die", restarts=1)
+def test_all_processes_resume_from_the_last_checkpoint_after_one_is_killed(uninterrupted, tmp_path):
+    """torchrun restarts both; the final weights equal those of the uninterrupted run bit for bit."""
+    done = run_two(tmp_path, "die", restarts=1)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("epoch 1 of 3") == 1 and "9 to do, 6 of them before" in done.stdout
-    found, expected = supernet(), supernet()
-    load_weights(tmp_path / "0.safetensors", found)
-    load_weights(together / "0.safetensors", expected)
-    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), expected.parameters()))
+    assert done.stdout.count("epoch 1 of 3") == 1 and "9 to do, 6 of them done" in done.stdout
+    resumed, expected = supernet(), supernet()
+    load_weights(tmp_path / "0.safetensors", resumed)
+    load_weights(uninterrupted / "0.safetensors", expected)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), expected.parameters()))
 
 
-def test_work_is_shared_out_and_results_are_everywhere(tmp_path):
-    """Each square is computed by one of two processes, both have all in order, what the first sent, and the means."""
-    done = two(tmp_path, "share")
+def test_work_is_divided_and_all_ranks_have_the_results(tmp_path):
+    """Each square is computed by one of two processes; both have all results, the broadcast and the means."""
+    done = run_two(tmp_path, "map")
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [np.load(tmp_path / f"{i}.npz") for i in range(2)]
     for rank in ranks:
-        assert rank["found"].tolist() == [i * i for i in range(70)]
+        assert rank["results"].tolist() == [i * i for i in range(70)]
         assert rank["x"].tolist() == [0, 1, 2] and str(rank["y"]) == "[1, 'a', None]"
         assert rank["means"] == pytest.approx([0.15, 1.05])
     one, other = (set(rank["computed"].tolist()) for rank in ranks)
@@ -207,28 +208,28 @@ def test_work_is_shared_out_and_results_are_everywhere(tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_that_evaluate_other_architectures_stop(tmp_path):
-    """Else the results of one would be taken for those of another."""
-    done = two(tmp_path, "differ")
+def test_processes_with_different_architectures_are_an_error(tmp_path):
+    """Otherwise results would be assigned to the wrong architectures."""
+    done = run_two(tmp_path, "differ")
     assert done.returncode != 0 and "do not evaluate the same architectures" in done.stderr
 
 
-def test_one_process_takes_everything():
-    """Nothing of it shows: the whole batch, all items, the state itself."""
+def test_a_single_process_has_the_whole_batch():
+    """It has the whole batch, all values and the state itself."""
     state = {"x": 1}
-    assert distributed.share(21) == slice(0, 21) and distributed.first() and distributed.from_first(state) is state
-    assert list(distributed.each(lambda mine: [2.0 * i for i in mine], [1, 2])) == [2.0, 4.0]
+    assert distributed.batch_share(21) == slice(0, 21) and distributed.is_first() and distributed.broadcast(state) is state
+    assert list(distributed.map_sharded(lambda own: [2.0 * i for i in own], [1, 2])) == [2.0, 4.0]
 
 
-def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch):
-    """20 images among 3 processes: the key is named."""
-    monkeypatch.setattr(distributed, "ranks", lambda: 3)
+def test_a_batch_that_cannot_be_divided_is_an_error(monkeypatch):
+    """For 20 images and 3 processes the message names the key."""
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
     with pytest.raises(ValueError, match=r"recipe\.batch 20 .* 3 processes"):
-        distributed.share(20)
+        distributed.batch_share(20)
 
 
-def test_many_machines_need_a_place_to_meet():
-    """One machine listens on the loopback address alone; for two, the first one's is needed."""
+def test_several_machines_need_a_rendezvous():
+    """One machine listens on the loopback address only; two need the address of the first."""
     with pytest.raises(ValueError, match="rendezvous is needed"):
         Launcher(processes=1, nodes=2, rendezvous=None, restarts=0)
     assert "loopback" in Launcher(processes=2, nodes=1, rendezvous=None, restarts=0).command("m")
@@ -236,5 +237,5 @@ def test_many_machines_need_a_place_to_meet():
 
 
 if __name__ == "__main__":
-    with distributed.group():
+    with distributed.process_group():
         JOBS[sys.argv[2]](Path(sys.argv[1]))

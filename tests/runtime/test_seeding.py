@@ -1,4 +1,4 @@
-"""Counted randomness: the same place gives the same numbers, another place others."""
+"""Counter-based randomness: the same place gives the same numbers, another place different ones."""
 
 import numpy as np
 from hypothesis import given
@@ -11,8 +11,8 @@ places = st.lists(st.one_of(st.integers(0, 2**31), st.text(max_size=8)), max_siz
 
 
 @given(st.integers(0, 2**32), places)
-def test_a_place_has_its_own_numbers(seed, place):
-    """Drawn again, after any other draws, they are the same; one step further they differ."""
+def test_a_place_determines_the_numbers(seed, place):
+    """The numbers are the same after other draws; they differ in the next step and for another seed."""
     first = seeding.generator(seed, *place).integers(2**63, size=4)
     seeding.generator(seed + 1, *place).random(10)
     assert np.array_equal(seeding.generator(seed, *place).integers(2**63, size=4), first)
@@ -21,24 +21,24 @@ def test_a_place_has_its_own_numbers(seed, place):
 
 
 def test_numbers_do_not_change_between_processes():
-    """Text enters by its CRC-32 (3421780262 for '123456789', the check value of the standard), not by Python's salted hash."""
+    """Strings enter by CRC-32 (3421780262 for '123456789', the standard's check value), not by Python's salted hash."""
     assert seeding.generator(7, "123456789", 2).random() == np.random.default_rng([7, 2, 3421780262, 2]).random()
 
 
-def test_a_zero_more_is_another_place():
-    """numpy's seeds end in as many zeros as one likes; places do not."""
+def test_a_trailing_zero_is_another_place():
+    """numpy ignores trailing zeros of a seed; places do not."""
     assert seeding.generator(0, "a").random() != seeding.generator(0, "a", 0).random()
 
 
-def test_the_global_state_is_left_alone():
-    """Neither drawing nor keys touch numpy's own generator."""
+def test_the_global_state_stays_unchanged():
+    """Neither generators nor keys change numpy's global generator."""
     before = np.random.get_state()[1].copy()
     seeding.generator(0, "a").random()
     seeding.key(0, "a")
     assert np.array_equal(np.random.get_state()[1], before)
 
 
-def test_keys_are_spread_over_63_bits():
+def test_keys_are_uniform_over_63_bits():
     """Keys of 2000 epochs are all different and uniform in [0, 2^63) (Kolmogorov-Smirnov)."""
     keys = [seeding.key(0, "train", "regularisation", epoch) for epoch in range(2000)]
     assert len(set(keys)) == 2000 and min(keys) >= 0 and max(keys) < 2**63

@@ -138,7 +138,7 @@ def test_a_killed_process_is_started_again_and_the_stage_ends_the_same(trained, 
         workers(process)[1].kill()
         output = process.communicate()[0]
     assert process.returncode == 0, output
-    steps, before = map(int, re.search(r"train: steps: (\d+) to do, (\d+) of them before", output).groups())
+    steps, before = map(int, re.search(r"train: steps: (\d+) to do, (\d+) of them done", output).groups())
     assert 0 < before < steps
     assert output_hashes(project, "train") == output_hashes(trained[0], "train")
 
@@ -159,7 +159,7 @@ def test_stopped_in_the_middle_nothing_is_left_over_and_it_goes_on(how, trained,
         psutil.wait_procs(of_project(project), timeout=40)
         assert of_project(project) == []
     again = dvc(project, "repro", "--force", "--single-item", "train").stdout  # by force: DVC remembers the undisturbed run
-    assert re.search(r"train: steps: \d+ to do, [1-9]\d* of them before", again)
+    assert re.search(r"train: steps: \d+ to do, [1-9]\d* of them done", again)
     assert output_hashes(project, "train") == output_hashes(trained[0], "train")
 
 

@@ -154,7 +154,7 @@ def test_a_killed_training_goes_on_and_ends_the_same(project):
     assert 1 <= epochs < 4
 
     output = dvc(project, "repro", f"{FILE}:{stage}").stdout
-    steps, before = map(int, re.search(r"train: steps: (\d+) to do, (\d+) of them before", output).groups())
+    steps, before = map(int, re.search(r"train: steps: (\d+) to do, (\d+) of them done", output).groups())
     assert ran(output) == [stage] and before * 4 == steps * epochs
     resumed = hashes(project, stage)
 
