@@ -409,7 +409,7 @@ class _Link:
         """Start MLflow's thread for system metrics; it ends where MLflow does not answer."""
         if not self._system_metrics:
             return
-        from mlflow.system_metrics.system_metrics_val import SystemMetricsMonitor
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         if self._val:
             self._val.finish()
