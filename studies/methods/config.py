@@ -10,12 +10,12 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from nas.differentiable.hardcore_nas import effort
 from nas.latency.backends.config import Torch
 from nas.runtime import params
 from nas.stages.pipelines import Pipeline
 from nas.training.losses import DistillationLoss
 from studies.methods.baseline import Choice
+from studies.methods.evolution import EvolutionConfig
 
 PIPELINE = Pipeline("methods", Path("studies"))
 
@@ -44,7 +44,7 @@ class OneShot(params.Section):
 
     targets: Annotated[tuple[str, ...], Field(min_length=1)] | None  # names of HardCoRe-NAS's; null: all
     images: Annotated[int, Field(ge=1)]  # that networks are scored on
-    evolution: effort.Settings
+    evolution: EvolutionConfig
 
 
 class Report(params.Section):

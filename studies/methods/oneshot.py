@@ -15,9 +15,7 @@ writes   oneshot/networks.json         a method ("evolution" or "random") and ta
          oneshot/metrics.json          {"<method>_<name>_top1_held_out", "evaluations"}
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -28,7 +26,6 @@ from nas.cost import latency_hardcore_nas
 from nas.cost.flops import multiply_adds
 from nas.data import loader
 from nas.data.dataset import open_dataset
-from nas.differentiable.hardcore_nas.evolution import Evolution, Method, RandomSearch, Scored, Within, search
 from nas.differentiable.hardcore_nas.one_shot import OneShot, extract
 from nas.differentiable.hardcore_nas.training import tuning_loss
 from nas.evaluation.evaluate import top1
@@ -36,6 +33,10 @@ from nas.models.blocks import RowNetwork
 from nas.runtime import params, seeding
 from nas.runtime.checkpoint import Checkpoint, load_weights, save_weights
 from nas.runtime.progress import progress
+from nas.search.archive import Archive
+from nas.search.evolution import RandomSearch
+from nas.search.loop import Method, search
+from nas.search.problem import Problem
 from nas.spaces.hardcore_nas import Arch, Space
 from nas.stages import split
 from nas.stages.errors import user_errors
@@ -45,6 +46,7 @@ from nas.stages.pipelines import NAMES, divided, placed
 from nas.stages.runner import write_json
 from nas.tracking.session import StageRun
 from studies.methods import config
+from studies.methods.evolution import Evolution, latency_problem, max_entropy_draw
 
 OUT = config.PIPELINE.outputs / "oneshot"
 NETWORKS, TUNED = OUT / "networks.json", OUT / "weights.safetensors"
@@ -75,25 +77,30 @@ def main() -> None:
         trainer = hardcore_nas.Trainer("tune", s, data, device, checkpoint, run)
         entries, rows, tuned, metrics = [], [], nn.ModuleDict(), {}
         for name, target_ms in targets.items():
-            within = Within(s.space, latency, target_ms)
-            kept = partial(scored, score, s.seed, checkpoint, run)
-            evolved = kept(f"evolution_{name}", Evolution(within, p.evolution), 1 + p.evolution.rounds)
-            block = p.evolution.population
-            drawn = kept(f"random_{name}", RandomSearch(within, len(evolved), block), -(-len(evolved) // block))
-            for method, found in (("evolution", evolved), ("random", drawn)):
-                best, key = max(found, key=lambda one: one.score), f"{method}_{name}"
+            problem, draw = latency_problem(s.space, latency, target_ms), max_entropy_draw(latency, target_ms)
+
+            def run_method(method: Method, key: str, problem: Problem = problem) -> Archive:
+                return run_search(method, problem, score, s.seed, checkpoint, run, key)
+
+            evolved = run_method(Evolution(p.evolution, draw, f"oneshot evolution {name}"), f"evolution_{name}")
+            random = RandomSearch(len(evolved), p.evolution.population, draw, f"oneshot random {name}")
+            drawn = run_method(random, f"random_{name}")
+            for method, archive in (("evolution", evolved), ("random", drawn)):
+                archs, best = problem.decode(archive.rows), int(archive.score.argmax())
+                arch, key = archs[best], f"{method}_{name}"
                 entry = {
                     "method": method,
                     "name": name,
                     "target_latency_ms": round(target_ms, 6),
-                    "table_latency_ms": round(latency.of(best.arch), 6),
+                    "table_latency_ms": round(latency.of(arch), 6),
                 }
-                entries.append({**entry, **figures(best, found, s.space, classes), "images": len(seen), "arch": best.arch})
-                rows += [{"method": method, "name": name, **row} for row in curve(found)]
-                network = extract(model, best.arch)
+                entry |= {"top1_held_out": round(archive.score[best], 6), "evaluations": len(archive)}
+                entries.append({**entry, "scored_mmacs": scored_mmacs(archs, s.space, classes), "images": len(seen), "arch": arch})
+                rows += [{"method": method, "name": name, **row} for row in curve(archive.score)]
+                network = extract(model, arch)
                 trainer.fit(key, "tuning", network, tuning_loss(network, teacher, s.tune.tuning.label_smoothing), items, s.tune.tuning)
                 tuned[key] = network
-                metrics[f"{key}_top1_held_out"] = best.score
+                metrics[f"{key}_top1_held_out"] = float(archive.score[best])
         write_json(NETWORKS, entries)
         pd.DataFrame(rows).to_csv(out / "history.csv", index=False)
         save_weights(TUNED, tuned)
@@ -114,35 +121,33 @@ def wanted(names: Sequence[str] | None, targets_ms: Sequence[float]) -> dict[str
     return {name: ms for name, ms in targets.items() if names is None or name in names}
 
 
-def scored(
-    score: Callable[[Arch], float], seed: int, checkpoint: Checkpoint, run: StageRun, name: str, method: Method, rounds: int
-) -> list[Scored]:
-    """All that a search scores; goes on from its last whole round."""
-    state = checkpoint.load(f"{name}-search.pt") or {"archs": [], "scores": [], "round": 0}
-    found = [Scored(Arch(map(tuple, arch)), one) for arch, one in zip(state["archs"], state["scores"])]
-    number = state["round"]
+def run_search(
+    method: Method, problem: Problem, score: Callable[[Arch], float], seed: int, checkpoint: Checkpoint, run: StageRun, name: str
+) -> Archive:
+    """Run a search; it resumes after its last complete round."""
+    file = f"{name}-search.pt"
+    state = checkpoint.load(file)
+    archive = Archive(**{key: tensor.numpy() for key, tensor in state.items()}) if state else None
+
+    def scores(archs: list[Arch]) -> Iterable[float]:
+        return progress(map(score, archs), f"oneshot: {name}", len(archs))
+
+    def save(archive: Archive, round_number: int) -> None:
+        checkpoint.save({key: torch.from_numpy(array) for key, array in archive.to_arrays().items()}, file)
+        run.log({f"oneshot/{name}/top1_held_out": float(archive.score.max())}, len(archive))
+
     with torch.no_grad():
-        parts = search(method, score, partial(seeding.generator, seed, "oneshot", name), found, number)
-        for found in progress(parts, f"oneshot: rounds of {name}", rounds, number):
-            number += 1
-            archs = [[list(stage) for stage in one.arch] for one in found]
-            checkpoint.save({"archs": archs, "scores": [one.score for one in found], "round": number}, f"{name}-search.pt")
-            run.log({f"oneshot/{name}/top1_held_out": max(one.score for one in found)}, len(found))
-    return found
+        return search(method, problem, score=scores, seed=seed, archive=archive, on_round=save)
 
 
-def figures(best: Scored, found: Sequence[Scored], space: Space, classes: int) -> dict[str, Any]:
-    """Of the best network of a search, and of the search."""
-    return {
-        "top1_held_out": round(best.score, 6),
-        "evaluations": len(found),
-        "scored_mmacs": round(sum(multiply_adds(space.plan(one.arch), classes).products for one in found) / 1e6, 6),
-    }
+def scored_mmacs(archs: Sequence[Arch], space: Space, classes: int) -> float:
+    """Multiply-accumulates of one image through all of these networks, millions."""
+    return round(sum(multiply_adds(space.plan(arch), classes).products for arch in archs) / 1e6, 6)
 
 
-def curve(found: Sequence[Scored]) -> list[dict[str, float]]:
-    """The best score so far, wherever it rises, and at the end."""
-    best = np.maximum.accumulate([one.score for one in found])
+def curve(scores: np.ndarray) -> list[dict[str, float]]:
+    """The best score so far (n,) at each of its rises, and at the end."""
+    best = np.maximum.accumulate(scores)
     rises = np.flatnonzero(np.diff(best, prepend=-np.inf))
     return [{"evaluations": int(i) + 1, "top1_held_out": float(best[i])} for i in dict.fromkeys([*rises, len(best) - 1])]
 

@@ -12,7 +12,6 @@ from torch import nn
 
 from nas.cost import flops
 from nas.data.vision import models
-from nas.differentiable.hardcore_nas.evolution import Scored
 from nas.latency.backends.config import Torch
 from nas.models.fuse import fold
 from nas.plots import style
@@ -20,7 +19,6 @@ from nas.runtime import params, presets
 from nas.runtime.params import ParamsError
 from nas.sampling.attentive import BestUp, Uniform
 from nas.sampling.uniform import Unconstrained
-from nas.spaces.hardcore_nas import Arch
 from nas.stages.train import Train
 from studies.methods import config, cost, oneshot, page
 from studies.methods.baseline import Choice, build
@@ -268,8 +266,8 @@ def test_targets_are_chosen_by_name():
 
 def test_the_curve_of_a_search_is_where_it_rises():
     """Scores 1, 1, 3, 2: rises at the first and the third, and the end."""
-    found = [Scored(Arch(((i,),)), score) for i, score in enumerate([1.0, 1.0, 3.0, 2.0])]
-    assert [(row["evaluations"], row["top1_held_out"]) for row in oneshot.curve(found)] == [(1, 1.0), (3, 3.0), (4, 3.0)]
+    curve = oneshot.curve(np.array([1.0, 1.0, 3.0, 2.0]))
+    assert [(row["evaluations"], row["top1_held_out"]) for row in curve] == [(1, 1.0), (3, 3.0), (4, 3.0)]
 
 
 def test_names_of_metrics_are_plain():
