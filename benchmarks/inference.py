@@ -22,13 +22,13 @@ from torch.utils.flop_counter import FlopCounterMode
 import nas
 from nas.data.vision import models
 from nas.export import bundle
-from nas.export.card import device
 from nas.export.onnx import ONNX, open_onnx, to_onnx
 from nas.export.quantize import INT8
 from nas.export.torch_export import trace
 from nas.models.extract import MBConv, Network
 from nas.models.fuse import fold
 from nas.models.published import SPACE
+from nas.runtime.processes import processor
 from nas.spaces import mbconv
 from nas.spaces import published as spaces
 
@@ -192,7 +192,7 @@ def family(threads: int) -> None:
 
 def main(threads: int = 2) -> None:
     torch.set_num_threads(threads)
-    print(f"torch {torch.__version__}, {threads} threads, {device()}")
+    print(f"torch {torch.__version__}, {threads} threads, {processor()}")
     published("AttentiveNAS-A0", threads)
     if FAMILY.is_dir():
         family(threads)

@@ -4,7 +4,6 @@ Prints seconds a step at the paper's resolutions and at 224 px, the ratio of a s
 same four plain networks' steps (interleaved, medians), and milliseconds to extract a sub-network.
 """
 
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import torch
 from nas.models.extract import Network, extract
 from nas.models.layers import Regularisation
 from nas.models.supernet import Supernet
+from nas.runtime.processes import processor
 from nas.spaces import mbconv
 from nas.spaces.mbconv import Arch
 from nas.training.losses import KL, kl_divergence, label_loss
@@ -30,7 +30,7 @@ RUNTIME = Runtime(device="cpu", threads=2, evaluators=1, workers=0, precision="f
 
 def main(threads: int = 2) -> None:
     torch.set_num_threads(threads)
-    print(f"torch {torch.__version__}, {threads} threads, {platform.processor() or platform.machine()}")
+    print(f"torch {torch.__version__}, {threads} threads, {processor()}")
     code = "import time; t = time.perf_counter(); import nas, nas.spaces.mbconv; print(time.perf_counter() - t)"
     seconds = [float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(5)]
     print(f"import nas and nas.spaces.mbconv: {statistics.median(seconds):.2f} s")

@@ -1,9 +1,7 @@
 """The model card of a bundle as Markdown (Mitchell et al., "Model Cards for Model Reporting", arXiv:1810.03993)."""
 
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from nas.data.sources import CENTRE_FRACTION
 from nas.export.bundle import DESCRIPTION, WEIGHTS, Description
@@ -150,13 +148,6 @@ def _files() -> Iterator[str]:
         f"for fine-tuning (`nas.export.bundle.load(FOLDER, folded=False)`). `{PT2}`, `{ONNX}`, `{INT8}`: the folded network."
     )
     yield ""
-
-
-def device() -> str:
-    """Name of the processor."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _heading(text: str) -> list[str]:

@@ -1,7 +1,8 @@
-"""The project's folder, git, and the processes around a stage."""
+"""The project's folder, git, the processor, and the processes around a stage."""
 
 import ctypes
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -134,3 +135,11 @@ def git(*args: str, folder: Path | None = None) -> str | None:
     except (subprocess.CalledProcessError, FileNotFoundError):
         return None
     return done.stdout.strip()
+
+
+def processor() -> str:
+    """The processor's name as the system gives it, e.g. "AMD EPYC" or "Raspberry Pi 4 Model B Rev 1.4"."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return facts.get("model name") or facts.get("Model") or platform.processor() or platform.machine()

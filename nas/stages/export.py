@@ -30,7 +30,7 @@ from nas.export.onnx import ONNX
 from nas.export.quantize import INT8
 from nas.export.torch_export import PT2, open_module
 from nas.models.extract import Network
-from nas.runtime import params, seeding
+from nas.runtime import params, processes, seeding
 from nas.runtime.checkpoint import load_weights
 from nas.runtime.progress import progress
 from nas.spaces import encoding
@@ -172,7 +172,7 @@ def latencies(runs: dict[str, formats.Run], images: np.ndarray, threads: int) ->
             run(images)
             if turn:
                 times[name].append(1000 * (time.perf_counter() - start))
-    device = card.device()
+    device = processes.processor()
     return [card.Latency(name, statistics.median(ms), len(images), threads, device) for name, ms in times.items()]
 
 

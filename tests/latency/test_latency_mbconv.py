@@ -9,9 +9,9 @@ import torch
 from nas.cost.flops import stage_sides
 from nas.cost.latency_mbconv import Block, Head, MBConvBlock, Stem, blocks_of, distinct_blocks
 from nas.latency.backends.config import OnnxRuntime, Torch
-from nas.latency.backends.torch_backend import processor
 from nas.latency.mbconv import ProfiledMBConv
 from nas.models.extract import Network
+from nas.runtime.processes import processor
 from nas.spaces import mbconv
 from nas.spaces.mbconv import Arch, SearchSpace, StageArch
 

@@ -15,11 +15,12 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from nas.latency.backends.torch_backend import Backend, Call, processor, versions
+from nas.latency.backends.torch_backend import Backend, Call, versions
 from nas.latency.modules import HeadModule, StemModule
 from nas.latency.timing import HostClock
 from nas.models.blocks import SqueezeExcite
 from nas.models.extract import MBConv, Network
+from nas.runtime.processes import processor
 
 OPSET = 18
 IR_VERSION = 10

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.latency.timing import Clock, HostClock
+from nas.runtime.processes import processor
 
 Call = Callable[[Any], Any]
 
@@ -127,14 +127,6 @@ def keep_memory() -> None:
 
 
 @cache
-def processor() -> str:
-    """The processor's name as the system gives it, e.g. "AMD EPYC" or "Raspberry Pi 4 Model B Rev 1.4"."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    return facts.get("model name") or facts.get("Model") or platform.processor() or platform.machine()
-
-
 def versions() -> dict[str, str]:
     """Versions that affect latency, besides the backend's own."""
     return {"python": platform.python_version(), "torch": torch.__version__, "system": platform.platform(), "cores": str(os.cpu_count())}
