@@ -103,7 +103,7 @@ def test_the_short_path_works_without_its_link(bundled):
 
 @pytest.fixture
 def version_1(folder) -> Path:
-    """A bundle as version 1 wrote it: `pictures` in bundle.json and as the input of the ONNX and torch.export files."""
+    """A bundle as version 1 wrote it: `pictures` in bundle.json and as the input of the ONNX files; a torch.export input is positional."""
     described = json.loads((folder / bundle.DESCRIPTION).read_text())
     former = {"format": 1} | {"pictures" if key == "images" else key: value for key, value in described.items() if key != "format"}
     (folder / bundle.DESCRIPTION).write_text(json.dumps(former))
