@@ -34,6 +34,7 @@ ALLOWED = {  # former names that a message or the reader of an old file needs, a
     ("nas/runtime/params.py", "monitor"),
     ("nas/runtime/params.py", "mutants?"),
     ("nas/runtime/params.py", "guided"),
+    ("nas/runtime/params.py", "strengths"),
     ("nas/search/bayesian.py", "guided"),
     ("nas/stages/hardcore_nas/search.py", "pictures?"),
     ("nas/export/bundle.py", "pictures?"),

@@ -26,6 +26,7 @@ RENAMED = {  # former keys, with their section, of all parameter files -> new ke
     "oneshot.pictures": "oneshot.images",
     "export.calibration_pictures": "export.calibration_images",
     "export.checked_pictures": "export.checked_images",
+    "search.method.strengths": "search.method.architecture_parameters",
     "transfer.members": "transfer.models",
     "scratch.members": "scratch.models",
     "pictures": "images",

@@ -116,7 +116,7 @@ def of_tf_nas(s: tf_nas.Settings, data: ImageDataset, classes: int, epochs: dict
     for name, number in epochs.items():
         own = (number - p.weight_epochs) * seen
         works.append(Work("search: weights", own * (2 if p.bi_sampling else 1), path, WEIGHTS, name))
-        works.append(Work("search: strengths", own / p.strengths.every, mixture, CHOICES, name))
+        works.append(Work("search: architecture parameters", own / p.architecture_parameters.every, mixture, CHOICES, name))
     return works + alone("training", list(mmacs), list(mmacs.values()), images, s.train.how.epochs)
 
 

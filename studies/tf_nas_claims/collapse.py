@@ -26,7 +26,7 @@ def main() -> None:
         for seed, both in progress(jobs, "collapse: searches", len(jobs)):
             settings = config.varied(s.tf_nas, seed, bi_sampling=both)
             found = searches.search(f"{seed}-{'both' if both else 'one'}", settings).search
-            different = len(set(found.choice.operations))
+            different = len(set(found.arch.operations))
             rows.append({"seed": seed, "bi_sampling": both, "same_operation": found.history[-1].same_operation, "different": different})
         results = pd.DataFrame(rows)
         results.to_csv(RESULTS, index=False, float_format="%.6g")

@@ -57,7 +57,7 @@ def main() -> None:
         second.table.save(out / "table.json")
         run.artifact(out / "table.json")
         found = searches.search_on("second", config.varied(own, own.seed), second.table, second.target_ms).search
-        networks, rows = {first.name: searched_before(first.target_ms), second.name: found.choice}, []
+        networks, rows = {first.name: searched_before(first.target_ms), second.name: found.arch}, []
         for device in (first, second):
             backend, store = device.latency.backend.start(), config.Kept(checkpoint, f"{device.name}-")
             ms = measure_networks(list(networks.values()), device.latency, space, device.table, own.seed, backend, store)

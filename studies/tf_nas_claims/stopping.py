@@ -36,7 +36,7 @@ def main() -> None:
             full = None
             for searched, settings in variants(s, seed).items():
                 found = searches.search(f"{seed}-{searched.replace(' ', '-')}", settings)
-                choice, last = found.search.choice, found.search.history[-1]
+                choice, last = found.search.arch, found.search.history[-1]
                 full = full or choice
                 kept = config.Kept(checkpoint, f"{seed}-{searched.replace(' ', '-')}-")
                 alone = Alone(settings.train, tf_nas.PIPELINE, seed, settings.runtime, settings.evaluation, searches.device, kept)

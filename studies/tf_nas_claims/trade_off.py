@@ -25,7 +25,7 @@ def main() -> None:
         for seed, value, scaled in progress(jobs, "trade_off: searches", len(jobs)):
             settings = config.varied(s.tf_nas, seed, trade_off=value, elasticity_scaling=scaled)
             found = searches.search(f"{seed}-{value:g}-{'scaled' if scaled else 'fixed'}", settings).search
-            known = {"seed": seed, "trade_off": value, "scaled": scaled, **config.reached(searches.table, found.choice, searches.target_ms)}
+            known = {"seed": seed, "trade_off": value, "scaled": scaled, **config.reached(searches.table, found.arch, searches.target_ms)}
             rows.append(known | {"expected_latency_ms": found.history[-1].expected_latency_ms})
         results = pd.DataFrame(rows)
         results.to_csv(RESULTS, index=False, float_format="%.6g")

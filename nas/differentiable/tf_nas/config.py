@@ -1,4 +1,4 @@
-"""How TF-NAS searches: section `search.method` of its params.yaml (arXiv:2008.05314, supplement, section 2)."""
+"""Parameters of TF-NAS's search: section `search.method` of its params.yaml (arXiv:2008.05314, supplement, section 2)."""
 
 from typing import Annotated
 
@@ -11,8 +11,8 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
 
-class Weights(params.Section):
-    """How the weights are trained: SGD, cosine to 0."""
+class WeightConfig(params.Section):
+    """Training of the weights: SGD, cosine to 0."""
 
     learning_rate: Positive
     momentum: Fraction
@@ -20,39 +20,39 @@ class Weights(params.Section):
     clip_norm: Positive  # of all gradients together
 
 
-class StrengthsTraining(params.Section):
-    """How alpha and beta are trained: Adam."""
+class ArchitectureConfig(params.Section):
+    """Training of the architecture parameters alpha and beta: Adam."""
 
     learning_rate: Positive
     betas: tuple[Fraction, Fraction]  # of the moving means
     weight_decay: NotNegative
-    every: Annotated[int, Field(ge=1)]  # steps of the weights a step
+    every: Annotated[int, Field(ge=1)]  # weight steps per step
 
 
 class Temperature(params.Section):
-    """Of the Gumbel softmax."""
+    """Temperature of the Gumbel softmax."""
 
     start: Positive
-    factor: Annotated[float, Field(gt=0, le=1)]  # an epoch, after the first ones of weights alone
+    factor: Annotated[float, Field(gt=0, le=1)]  # per epoch after the weights-only epochs
 
 
 class EarlyStopping(params.Section):
-    """The search ends when operations have kept their order (supplement, section 5)."""
+    """Ends the search when the order of operations is stable (supplement, section 5)."""
 
-    layers: Annotated[float, Field(gt=0, le=1)]  # share of them
+    layers: Annotated[float, Field(gt=0, le=1)]  # share of layers whose order is stable
     epochs: Annotated[int, Field(ge=1)]  # in a row
 
 
-class Method(params.Section):
-    """How a network is searched."""
+class SearchConfig(params.Section):
+    """A search for one target."""
 
     epochs: Annotated[int, Field(ge=1)]
-    weight_epochs: Annotated[int, Field(ge=0)]  # the first ones, of weights alone
+    weight_epochs: Annotated[int, Field(ge=0)]  # weights-only epochs at the start
     batch: Annotated[int, Field(ge=2)]
-    weights: Weights
-    strengths: StrengthsTraining
+    weights: WeightConfig
+    architecture_parameters: ArchitectureConfig
     temperature: Temperature
-    trade_off: NotNegative  # lambda: weight of the distance from the target
-    bi_sampling: bool  # a second path a step
-    elasticity_scaling: bool  # widths that follow the target
+    trade_off: NotNegative  # lambda: weight of the relative distance from the target latency
+    bi_sampling: bool  # a second path per weight step
+    elasticity_scaling: bool  # hidden widths follow the target
     early_stopping: EarlyStopping | None

@@ -10,8 +10,8 @@ writes   search/searched.json      a target: name, target_latency_ms, arch (a st
                                    that any step or the network is above the target, by the table)
          search/history.csv        a target, every so many steps: name, step, latency_ms (expected), target_latency_ms, loss (of the
                                    networks drawn since, mean, nats; none at the start)
-         search/strengths.npz      <name>_alpha (times, stages, blocks, configurations), <name>_beta (times, stages, depths)
-         search/strengths.png      the same as heat maps
+         search/architecture_parameters.npz      <name>_alpha (times, stages, blocks, configurations), <name>_beta (times, stages, depths)
+         search/architecture_parameters.png      the same as heat maps
          search/metrics.json       {"<name>_expected_latency_ms", "<name>_latency_ms", "<name>_max_violation_ms", "<name>_seconds",
                                    "seconds_a_target" (what one more takes), "seconds_shared" (what the one-shot model took)}
 """
@@ -68,21 +68,21 @@ def main() -> None:
         _, items = divided(data, data.indices("train"), s.images.held_out, s.seed)
         run.dataset(str(split.OUT / "splits.parquet"), "search", images=len(items))
         searcher = Searcher(s, model, latency, data, items, device, checkpoint, run)
-        entries, rows, maps, strengths, metrics = [], [], [], {}, {}
+        entries, rows, maps, arrays, metrics = [], [], [], {}, {}
         for name, target_ms in zip(NAMES, targets):
             found = searcher.search(name, target_ms)
             end = outcome(found, latency, target_ms)
             entries.append({"name": name, "target_latency_ms": round(target_ms, 6), **end})
             rows += [{"name": name, "target_latency_ms": round(target_ms, 6), **row} for row in found.rows]
-            strengths |= {f"{name}_alpha": found.alpha, f"{name}_beta": found.beta}
+            arrays |= {f"{name}_alpha": found.alpha, f"{name}_beta": found.beta}
             maps.append(heat_maps(f"{name}: {target_ms:.3g} ms", s.space, latency, found))
             metrics |= {f"{name}_{key}": end[key] for key in ("expected_latency_ms", "latency_ms", "max_violation_ms")}
             metrics[f"{name}_seconds"] = found.seconds
         write_json(out / "searched.json", entries)
         pd.DataFrame(rows).to_csv(out / "history.csv", index=False)
-        np.savez(out / "strengths.npz", **strengths)
-        heatmap.draw(maps, "step", out / "strengths.png")
-        run.artifact(out / "strengths.png")
+        np.savez(out / "architecture_parameters.npz", **arrays)
+        heatmap.draw(maps, "step", out / "architecture_parameters.png")
+        run.artifact(out / "architecture_parameters.png")
         metrics["seconds_a_target"] = float(np.mean([metrics[f"{entry['name']}_seconds"] for entry in entries]))
         config.PIPELINE.finish(out, {**metrics, "seconds_shared": shared}, run)
 

@@ -7,8 +7,8 @@ params   pipelines/tf_nas/params.yaml: seed, space, runtime, evaluation, search,
 reads    outputs/split/, latency/table.json
 writes   search/searched.json         a target: name, target_latency_ms, operations, depths, widths, epochs
          search/history.csv           a target and epoch: `nas.differentiable.tf_nas.search.Epoch`
-         search/strengths.npz         <name>_operations (epochs, layers, operations), <name>_sinks_<stage> (epochs, depth)
-         search/strengths.png         the same as heat maps
+         search/architecture_parameters.npz         <name>_operations (epochs, layers, operations), <name>_sinks_<stage> (epochs, depth)
+         search/architecture_parameters.png         the same as heat maps
          search/metrics.json          {"classes", "<name>_expected_latency_ms", "<name>_latency_ms", "<name>_same_operation"}
 """
 
@@ -24,7 +24,7 @@ from nas.cost import latency_tf_nas
 from nas.cost.latency_tf_nas import LatencyTable
 from nas.data import loader
 from nas.data.dataset import open_dataset
-from nas.differentiable.tf_nas.search import Search, chosen_classes
+from nas.differentiable.tf_nas.search import Search, sample_classes
 from nas.differentiable.tf_nas.supernet import Supernet
 from nas.models.blocks import RowNetwork
 from nas.plots import heatmap
@@ -52,23 +52,23 @@ def main() -> None:
         classes = searched_classes(data, s, device, checkpoint)
         run.dataset(str(split.OUT / "splits.parquet"), "search", classes=[data.classes[i] for i in classes])
         searcher = Searcher(s, of_classes(data, classes), table, device, checkpoint, run)
-        entries, rows, maps, strengths, metrics = [], [], [], {}, {"classes": len(classes)}
+        entries, rows, maps, arrays, metrics = [], [], [], {}, {"classes": len(classes)}
         for name, target_ms in zip(NAMES, targets):
             found = searcher.search(name, target_ms)
-            choice = found.choice
+            choice = found.arch
             entries.append({"name": name, "target_latency_ms": round(target_ms, 6), **asdict(choice), "epochs": len(found.history)})
             rows += [{"name": name, **asdict(row)} for row in found.history]
-            strengths[f"{name}_operations"] = np.stack(found.operations)
-            strengths |= {f"{name}_sinks_{i}": np.stack(sinks) for i, sinks in enumerate(zip(*found.sinks))}
+            arrays[f"{name}_operations"] = np.stack(found.operations)
+            arrays |= {f"{name}_sinks_{i}": np.stack(sinks) for i, sinks in enumerate(zip(*found.sinks))}
             maps.append(heat_maps(f"{name}: {target_ms:.3g} ms", s.space, found.operations, found.sinks))
             last = found.history[-1]
             metrics[f"{name}_expected_latency_ms"], metrics[f"{name}_latency_ms"] = last.expected_latency_ms, last.latency_ms
             metrics[f"{name}_same_operation"] = last.same_operation
         write_json(out / "searched.json", entries)
         pd.DataFrame(rows).to_csv(out / "history.csv", index=False)
-        save_arrays(out / "strengths.npz", strengths)
-        heatmap.draw(maps, "epoch", out / "strengths.png")
-        run.artifact(out / "strengths.png")
+        save_arrays(out / "architecture_parameters.npz", arrays)
+        heatmap.draw(maps, "epoch", out / "architecture_parameters.png")
+        run.artifact(out / "architecture_parameters.png")
         config.PIPELINE.finish(out, metrics, run)
 
 
@@ -108,7 +108,7 @@ def searched_classes(data: loader.ImageDataset, s: config.Settings, device: torc
     network = alone.trained("classes", RowNetwork(s.space.middle(), len(data.classes)), data, items)
     answers, labels = alone.answers(network, data, items), data.labels[items]
     accuracy = np.bincount(labels, answers == labels, len(data.classes)) / np.bincount(labels, minlength=len(data.classes))
-    return chosen_classes(accuracy, s.search.classes.number, seeding.generator(s.seed, "classes"))
+    return sample_classes(accuracy, s.search.classes.number, seeding.generator(s.seed, "classes"))
 
 
 def of_classes(data: loader.ImageDataset, classes: np.ndarray) -> loader.ImageDataset:

@@ -1,4 +1,4 @@
-"""One thread: the tensors are small, and two threads that wait for each other on a busy machine take many times as long."""
+"""One thread: with small tensors, two threads that synchronise on a busy machine take many times as long."""
 
 from collections.abc import Iterator
 

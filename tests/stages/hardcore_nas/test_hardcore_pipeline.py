@@ -63,7 +63,7 @@ def test_weights_are_those_of_the_rows(finished):
 
 
 def test_the_search_is_the_same_again(finished):
-    """With the same table and weights, run by force: the same networks, strengths and history."""
+    """With the same table and weights, run by force: the same networks, architecture parameters and history."""
     folder, _ = finished
-    before, after = again(folder, "hardcore_nas", "search", ["searched.json", "history.csv", "strengths.npz"])
+    before, after = again(folder, "hardcore_nas", "search", ["searched.json", "history.csv", "architecture_parameters.npz"])
     assert before == after

@@ -219,8 +219,8 @@ def test_heat_maps_go_from_the_fastest_configuration(latency, tmp_path):
     assert (len(depths), len(blocks), list(found.times)) == (2, 6, [0, 5, 10, 15])
     slowest = latency.blocks_ms.sum((0, 1)).argmax()
     assert np.array_equal(blocks[1].weights[:, -1], alpha[:, 0, 1, slowest])
-    heatmap.draw([found, found], "step", tmp_path / "strengths.png")
-    assert (tmp_path / "strengths.png").stat().st_size > 10_000
+    heatmap.draw([found, found], "step", tmp_path / "architecture_parameters.png")
+    assert (tmp_path / "architecture_parameters.png").stat().st_size > 10_000
 
 
 def test_history_has_a_row_an_epoch():
