@@ -14,7 +14,7 @@ from nas.latency.tf_nas import ProfiledTfNas, TfNasLatencyConfig, measured_width
 from nas.models.blocks import InvertedResidual, RowNetwork
 from nas.models.fuse import fold
 from nas.spaces import FOLDER, tf_nas
-from tests.differentiable.tf_nas.tiny import TINY, random_choice
+from tests.differentiable.tf_nas.tiny import TINY, random_arch
 from tests.latency.test_latency_profiler import CALL_S, FIXED_S, Memory, Toy
 
 CPU = Torch(runtime="torch", device="cpu", threads=1, channels_last=True)
@@ -40,7 +40,7 @@ def test_the_table_is_exact(profiled):
     """Any network, at widths between the measured ones, takes a microsecond per folded parameter and the fixed overhead."""
     rng = np.random.default_rng(0)
     for _ in range(20):
-        choice, _ = random_choice(TINY, rng)
+        choice, _ = random_arch(TINY, rng)
         number = sum(p.numel() for p in fold(RowNetwork(TINY.plan(choice), 5).eval()).parameters())
         assert profiled.table.latency_ms(choice) == pytest.approx(1000 * FIXED_S + number / 1000, rel=1e-6)
 

@@ -1,9 +1,9 @@
-"""Alpha and beta: how strong each operation of a layer and each depth of a stage is; the latency that they expect.
+"""Architecture parameters alpha (operations) and beta (depths), paths drawn from them, and the expected latency.
 
 TF-NAS (arXiv:2008.05314), sections 3.2 to 3.4. The output of a stage is sum_d softmax(beta)_d x_d over the layers d where it
 may stop, so layer l runs with the weight sum_{d >= l} softmax(beta)_d, and
 
-    LAT(alpha, beta) = given + sum_stages sum_l sum_{d >= l} softmax(beta)_d sum_o softmax(alpha_l)_o t_{l,o}
+    LAT(alpha, beta) = fixed + sum_stages sum_l sum_{d >= l} softmax(beta)_d sum_o softmax(alpha_l)_o t_{l,o}
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from nas.spaces.tf_nas import Arch, Space
 
 
-class Strengths(nn.Module):
-    """Logits of operations, `alpha` (layers, operations), and of depths, `beta` (depth of the stage,) a stage; all alike at first."""
+class ArchitectureParameters(nn.Module):
+    """Logits of operations, `alpha` (layers, operations), and of depths, `beta`, per stage (depth,); uniform at the start."""
 
     def __init__(self, space: Space) -> None:
         super().__init__()
@@ -27,22 +27,22 @@ class Strengths(nn.Module):
         self.project()
 
     def operations(self) -> Tensor:
-        """(layers, operations) weights, each row adding up to 1."""
+        """(layers, operations) weights; rows sum to 1."""
         return self.alpha.softmax(1)
 
     def sinks(self) -> list[Tensor]:
-        """A stage: (depth,) weights of where it may stop, adding up to 1."""
+        """Per stage (depth,) weights of the layers where it may stop; they sum to 1."""
         return [beta.softmax(0) for beta in self.beta]
 
     @torch.no_grad()
     def project(self) -> None:
-        """Back to log-probabilities, in place: the same softmax."""
+        """Replace the logits by log-probabilities, in place: the softmax stays the same."""
         self.alpha.copy_(self.alpha.log_softmax(1))
         for beta in self.beta:
             beta.copy_(beta.log_softmax(0))
 
-    def strongest(self, widths: np.ndarray) -> Arch:
-        """The network of the strongest operations and depths (supplement, equations 1 and 2).
+    def derive(self, widths: np.ndarray) -> Arch:
+        """The architecture of the largest alpha and beta (supplement, equations 1 and 2).
 
         Args:
             widths: (layers, operations) hidden channels.
@@ -56,37 +56,37 @@ def expected_latency_ms(operations: Tensor, sinks: Sequence[Tensor], latencies_m
     """Scalar: LAT in ms, differentiable in the weights of operations and sinks.
 
     Args:
-        operations: (layers, operations) weights, rows adding up to 1.
-        sinks: a stage, (depth,) weights that add up to 1.
+        operations: (layers, operations) weights; rows sum to 1.
+        sinks: per stage (depth,) weights that sum to 1.
         latencies_ms: (layers, operations), `LatencyTable.latencies_ms`.
-        fixed_latency_ms: of what every network has.
+        fixed_latency_ms: latency of the parts that every network has.
     """
     runs = torch.cat([sink.flip(0).cumsum(0).flip(0) for sink in sinks])  # (layers,) weight that a layer runs with
     return fixed_latency_ms + (runs * (operations * latencies_ms).sum(1)).sum()
 
 
 def gumbel(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Standard Gumbel noise: argmax(log p + noise) is drawn from p."""
+    """Standard Gumbel noise: argmax(log p + noise) is distributed as p."""
     return rng.gumbel(size=shape)
 
 
-def drawn_path(alpha: Tensor, rng: np.random.Generator) -> np.ndarray:
-    """(layers,) an operation a layer, drawn by the softmax of alpha (layers, operations)."""
+def sample_path(alpha: Tensor, rng: np.random.Generator) -> np.ndarray:
+    """(layers,) one operation per layer, sampled by the softmax of alpha (layers, operations)."""
     return (alpha.detach().double().cpu().numpy() + gumbel(tuple(alpha.shape), rng)).argmax(1)
 
 
-def other_path(path: np.ndarray, operations: int, rng: np.random.Generator) -> np.ndarray:
-    """(layers,) in each layer one of the operations that are not on the path, all alike: the second path of bi-sampling."""
+def sample_second_path(path: np.ndarray, operations: int, rng: np.random.Generator) -> np.ndarray:
+    """(layers,) per layer one of the operations not on the path, uniformly: the second path of bi-sampling."""
     return (path + rng.integers(1, operations, size=len(path))) % operations
 
 
-def soft_mixture(alpha: Tensor, temperature: float, rng: np.random.Generator) -> Tensor:
+def gumbel_softmax(alpha: Tensor, temperature: float, rng: np.random.Generator) -> Tensor:
     """(layers, operations) weights, differentiable in alpha: the Gumbel softmax (arXiv:1611.01144)."""
     noise = torch.from_numpy(gumbel(tuple(alpha.shape), rng)).to(alpha)
     return ((alpha.log_softmax(1) + noise) / temperature).softmax(1)
 
 
 def stage_slices(space: Space) -> list[slice]:
-    """Which of the layers are those of each stage."""
+    """Per stage the slice of its layers."""
     ends = np.cumsum([0, *(stage.depth for stage in space.stages)]).tolist()
     return [slice(a, b) for a, b in pairwise(ends)]

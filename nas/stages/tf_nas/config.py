@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from nas.data.loader import Augmentation
-from nas.differentiable.tf_nas.config import Method
+from nas.differentiable.tf_nas.config import SearchConfig
 from nas.latency.tf_nas import TfNasLatencyConfig
 from nas.runtime import params
 from nas.spaces.tf_nas import Space, load
@@ -38,7 +38,7 @@ class Search(params.Section):
     classes: Classes | None  # to search on; null: all
     held_out: Annotated[float, Field(gt=0, lt=1)]  # of the images, for alpha and beta
     augmentation: Augmentation
-    method: Method
+    method: SearchConfig
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,5 @@
+"""nas.differentiable.tf_nas.search: targets met, resumable, and the parts of the method by hand."""
+
 import numpy as np
 import pytest
 import torch
@@ -5,21 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.data.loader import Augmentation, TrainingBatches
-from nas.differentiable.tf_nas.config import EarlyStopping, Method
+from nas.differentiable.tf_nas.config import EarlyStopping, SearchConfig
 from nas.differentiable.tf_nas.scaling import bound, step
-from nas.differentiable.tf_nas.search import Search, chosen_classes, same_operation, settled
+from nas.differentiable.tf_nas.search import Search, order_is_stable, same_operation, sample_classes
 from nas.differentiable.tf_nas.supernet import Supernet
 from nas.training.recipe import Runtime
-from tests.differentiable.tf_nas.tiny import TINY, made_up
+from tests.differentiable.tf_nas.tiny import TINY, random_table
 
 RUNTIME = Runtime(device="cpu", threads=1, evaluators=1, workers=0, precision="fp32", channels_last=True)
-HOW = Method.model_validate(
+CONFIG = SearchConfig.model_validate(
     {
         "epochs": 4,
         "weight_epochs": 1,
         "batch": 10,
         "weights": {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-5, "clip_norm": 5.0},
-        "strengths": {"learning_rate": 0.05, "betas": (0.5, 0.999), "weight_decay": 5e-4, "every": 2},
+        "architecture_parameters": {"learning_rate": 0.05, "betas": (0.5, 0.999), "weight_decay": 5e-4, "every": 2},
         "temperature": {"start": 5.0, "factor": 0.96},
         "trade_off": 0.1,
         "bi_sampling": True,
@@ -32,13 +34,13 @@ PLAIN = Augmentation(crop_scale=(1.0, 1.0), flip=False, policy="none")
 
 @pytest.fixture
 def begin(easy_set):
-    """A search on 40 images for the weights and 20 for the strengths."""
+    """A search on 40 images for the weights and 20 for alpha and beta."""
 
     def begin(seed: int = 0, **changes) -> Search:
         items = easy_set.indices("train")
         parts = [TrainingBatches(easy_set, part, 10, PLAIN, seed) for part in (items[:40], items[40:])]
         torch.manual_seed(seed)
-        return Search(Supernet(TINY, 3), made_up(TINY), HOW.model_copy(update=changes), *parts, seed, RUNTIME, torch.device("cpu"))
+        return Search(Supernet(TINY, 3), random_table(TINY), CONFIG.model_copy(update=changes), *parts, seed, RUNTIME, torch.device("cpu"))
 
     return begin
 
@@ -55,23 +57,23 @@ def run(search: Search, target: float | None = None) -> Search:
 
 
 def same(a: Search, b: Search) -> bool:
-    """To the bit: weights, strengths, widths and what was recorded."""
-    tensors = zip([*a.supernet.parameters(), *a.strengths.parameters()], [*b.supernet.parameters(), *b.strengths.parameters()])
+    """Bit for bit: weights, architecture parameters, widths and history."""
+    tensors = zip([*a.supernet.parameters(), *a.architecture.parameters()], [*b.supernet.parameters(), *b.architecture.parameters()])
     return all(torch.equal(p, q) for p, q in tensors) and np.array_equal(a.widths, b.widths) and a.history == b.history
 
 
-def test_the_found_network_takes_the_target(begin):
-    """By the table: not more, and a channel more in the last stage would be too many, unless a bound is reached."""
+def test_the_derived_network_has_the_target_latency(begin):
+    """By the table it is within the target, and one more step of the last stage would not be, unless a bound is reached."""
     search = run(begin())
-    target, choice, table = middle(search), search.choice, search.table
-    assert search.history[-1].latency_ms == table.latency_ms(choice)
-    assert bound(table, choice, target) is not None or table.latency_ms(choice) <= target
-    wider = step(table, choice, [1], +1)
-    assert bound(table, choice, target) == "least" or wider == choice or table.latency_ms(wider) > target
+    target, arch, table = middle(search), search.arch, search.table
+    assert search.history[-1].latency_ms == table.latency_ms(arch)
+    assert bound(table, arch, target) is not None or table.latency_ms(arch) <= target
+    wider = step(table, arch, [1], +1)
+    assert bound(table, arch, target) == "least" or wider == arch or table.latency_ms(wider) > target
 
 
-def test_a_stopped_search_ends_with_the_same_network(begin, tmp_path):
-    """Saved and loaded between two epochs, all is the same to the bit."""
+def test_a_resumed_search_ends_with_the_same_network(begin, tmp_path):
+    """Saved and loaded between two epochs, it ends in the same bits."""
     whole, first, second = run(begin()), begin(), begin()
     for _ in range(2):
         first.epoch(middle(first))
@@ -80,40 +82,40 @@ def test_a_stopped_search_ends_with_the_same_network(begin, tmp_path):
     assert same(run(second), whole)
 
 
-def test_the_first_epochs_know_no_target(begin):
-    """Weights alone learn, so searches for any target can go on from there; later a target is needed."""
+def test_weights_only_epochs_have_no_target(begin):
+    """They change weights only, so searches for any target can resume from them; later epochs need a target."""
     search = begin()
-    before = [p.detach().clone() for p in search.strengths.parameters()]
+    before = [p.detach().clone() for p in search.architecture.parameters()]
     row = search.epoch(None)
-    assert all(torch.equal(p, q) for p, q in zip(before, search.strengths.parameters()))
+    assert all(torch.equal(p, q) for p, q in zip(before, search.architecture.parameters()))
     assert np.array_equal(search.widths, TINY.start_widths()) and row.loss_other == row.loss_mixture == 0 < row.loss_drawn
     with pytest.raises(ValueError, match="target latency is needed"):
         search.epoch(None)
 
 
-def test_a_heavy_trade_off_drives_the_expected_latency(begin):
-    """With latency all that counts LAT falls towards a low target and rises towards a high one."""
-    fast, ends = HOW.strengths.model_copy(update={"learning_rate": 0.5, "every": 1}), []
+def test_a_large_trade_off_drives_the_expected_latency(begin):
+    """Where the latency term dominates, LAT falls towards a low target and rises towards a high one."""
+    fast, ends = CONFIG.architecture_parameters.model_copy(update={"learning_rate": 0.5, "every": 1}), []
     for pick in (0, 1):
-        search = begin(trade_off=100.0, elasticity_scaling=False, epochs=3, strengths=fast)
+        search = begin(trade_off=100.0, elasticity_scaling=False, epochs=3, architecture_parameters=fast)
         run(search, search.table.range_ms[pick])
         ends.append([row.expected_latency_ms for row in search.history])
     (start, *_, low), (_, *_, high) = ends
     assert low < 0.8 * start and high > 1.2 * start
 
 
-def test_without_scaling_widths_stay(begin):
-    """Those that the search began with."""
+def test_without_scaling_widths_do_not_change(begin):
+    """They stay at the start widths."""
     assert np.array_equal(run(begin(elasticity_scaling=False)).widths, TINY.start_widths())
 
 
-def test_bi_sampling_trains_what_the_first_path_leaves_out(begin):
-    """With alpha all on one operation of each layer, the others still learn; without the second path they do not."""
+def test_bi_sampling_trains_operations_off_the_first_path(begin):
+    """With alpha on one operation per layer, the others learn with a second path and not without."""
     for second in (True, False):
         search = begin(bi_sampling=second, weight_epochs=0, trade_off=0.0)
         with torch.no_grad():
-            search.strengths.alpha.copy_(torch.tensor([50.0, 0.0, 0.0]).expand(5, 3))
-        search.strengths.project()
+            search.architecture.alpha.copy_(torch.tensor([50.0, 0.0, 0.0]).expand(5, 3))
+        search.architecture.project()
         before = [[op.project.detach().clone() for op in layer[1:]] for layer in search.supernet.layers]
         row = search.epoch(middle(search))
         moved = [
@@ -124,14 +126,14 @@ def test_bi_sampling_trains_what_the_first_path_leaves_out(begin):
         assert (row.loss_other > 0) == second
 
 
-def test_it_learns(begin):
-    """The loss of drawn paths falls below that of guessing among three classes."""
+def test_a_search_learns(begin):
+    """The loss of drawn paths falls below chance level of three classes."""
     search = run(begin(epochs=12))
     assert search.history[-1].loss_drawn < 0.8 * np.log(3)
 
 
-def test_diverged_weights_are_told(begin):
-    """With the keys to change."""
+def test_diverged_weights_raise(begin):
+    """The message has the keys to change."""
     search = begin()
     with torch.no_grad():
         search.supernet.classifier.weight.fill_(float("nan"))
@@ -140,18 +142,18 @@ def test_diverged_weights_are_told(begin):
 
 
 def test_early_stopping_by_hand():
-    """Three of four layers keep their order over two epochs in a row; one more change and they do not."""
-    still, other = np.array([[0.1, 0.2, 0.7]] * 4), np.array([[0.1, 0.2, 0.7]] * 3 + [[0.7, 0.2, 0.1]])
+    """Three of four layers have a stable order over two epochs; with one more change they do not."""
+    stable, other = np.array([[0.1, 0.2, 0.7]] * 4), np.array([[0.1, 0.2, 0.7]] * 3 + [[0.7, 0.2, 0.1]])
     rule = EarlyStopping(layers=0.75, epochs=2)
-    assert not settled([still, still], rule)
-    assert settled([still, other, still], rule)
-    assert not settled([still, other, other[::-1]], rule)
+    assert not order_is_stable([stable, stable], rule)
+    assert order_is_stable([stable, other, stable], rule)
+    assert not order_is_stable([stable, other, other[::-1]], rule)
 
 
 def test_early_stopping_ends_the_search(begin):
-    """Before its last epoch, where alpha hardly moves."""
-    slow = HOW.strengths.model_copy(update={"learning_rate": 1e-9})
-    search = begin(epochs=20, strengths=slow, early_stopping=EarlyStopping(layers=0.5, epochs=2))
+    """With a tiny learning rate of alpha, before the last epoch."""
+    slow = CONFIG.architecture_parameters.model_copy(update={"learning_rate": 1e-9})
+    search = begin(epochs=20, architecture_parameters=slow, early_stopping=EarlyStopping(layers=0.5, epochs=2))
     assert len(run(search).history) < 20
 
 
@@ -161,16 +163,16 @@ def test_collapse_by_hand():
 
 
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=60), st.integers(2, 60), st.integers(0, 99))
-def test_one_class_of_each_group(accuracy, groups, seed):
-    """Sorted by accuracy, the i-th chosen class comes from the i-th group."""
+def test_one_class_is_drawn_from_each_group(accuracy, groups, seed):
+    """Sorted by accuracy, the i-th drawn class is in the i-th group."""
     groups = min(groups, len(accuracy))
-    found = chosen_classes(np.array(accuracy), groups, np.random.default_rng(seed))
-    ranks = np.sort(np.argsort(np.argsort(accuracy, kind="stable"))[found])
+    classes = sample_classes(np.array(accuracy), groups, np.random.default_rng(seed))
+    ranks = np.sort(np.argsort(np.argsort(accuracy, kind="stable"))[classes])
     parts = np.array_split(np.arange(len(accuracy)), groups)
-    assert len(set(found.tolist())) == groups and all(rank in part for rank, part in zip(ranks, parts))
+    assert len(set(classes.tolist())) == groups and all(rank in part for rank, part in zip(ranks, parts))
 
 
 def test_more_groups_than_classes_are_refused():
-    """With what is possible."""
+    """The message has the range of groups."""
     with pytest.raises(ValueError, match="from 2 to 3 are possible"):
-        chosen_classes(np.arange(3.0), 4, np.random.default_rng(0))
+        sample_classes(np.arange(3.0), 4, np.random.default_rng(0))

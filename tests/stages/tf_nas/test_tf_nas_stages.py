@@ -15,7 +15,7 @@ from nas.runtime.params import ParamsError
 from nas.stages.pipelines import Target
 from nas.stages.tf_nas import config, derive
 from nas.stages.tf_nas.search import heat_maps, of_classes
-from tests.differentiable.tf_nas.tiny import TINY, made_up
+from tests.differentiable.tf_nas.tiny import TINY, random_table
 from tests.stages.differentiable_runs import change
 
 ROOT = Path(__file__).parents[3]
@@ -63,7 +63,7 @@ def test_mistakes_are_told(file, keys, value, told):
 
 def test_targets_are_milliseconds_or_shares():
     """A share of 0 is the cheapest network, of 1 the most expensive."""
-    table = made_up(TINY)
+    table = random_table(TINY)
     cheapest, most_expensive = table.range_ms
     assert Target(share=0.0).ms(cheapest, most_expensive, "here") == cheapest
     assert Target(share=1.0).ms(cheapest, most_expensive, "here") == pytest.approx(most_expensive)
@@ -105,5 +105,5 @@ def test_heat_maps_are_drawn(tmp_path):
     rng = np.random.default_rng(0)
     operations = [rng.dirichlet(np.ones(3), size=5) for _ in range(4)]
     sinks = [[rng.dirichlet(np.ones(stage.depth)) for stage in TINY.stages] for _ in range(4)]
-    heatmap.draw([heat_maps(name, TINY, operations, sinks) for name in "ab"], "epoch", tmp_path / "strengths.png")
-    assert (tmp_path / "strengths.png").stat().st_size > 10_000
+    heatmap.draw([heat_maps(name, TINY, operations, sinks) for name in "ab"], "epoch", tmp_path / "architecture_parameters.png")
+    assert (tmp_path / "architecture_parameters.png").stat().st_size > 10_000

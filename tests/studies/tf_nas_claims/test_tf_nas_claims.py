@@ -20,8 +20,7 @@ from studies.claims import Check, claim_rows
 from studies.strategies.claims import FAILS, HOLDS, OPEN
 from studies.tf_nas_claims import claims, config, devices, report, stopping
 from studies.tf_nas_claims.claims import Results, judge
-from tests.differentiable.tf_nas.test_tf_nas_scaling import rising, with_widths
-from tests.differentiable.tf_nas.tiny import TINY, made_up, random_choice
+from tests.differentiable.tf_nas.tiny import TINY, random_arch, random_table, rising_table, with_widths
 from tests.stages.test_pipeline import ROOT
 
 
@@ -84,7 +83,7 @@ def test_stopping_varies_what_it_says(file):
 
 def test_the_middle_target_is_the_middle_one(file):
     """In ms of the device that the table is of, whatever their order."""
-    s, table = config.read(file).tf_nas, made_up(TINY)
+    s, table = config.read(file).tf_nas, random_table(TINY)
     low, high = table.range_ms
     targets = (Target(share=0.9), Target(share=0.1), Target(latency_ms=low + 0.3 * (high - low)))
     s = replace(s, search=s.search.model_copy(update={"targets": targets}))
@@ -122,7 +121,7 @@ def test_classes_are_chosen_once(file, monkeypatch):
 
     monkeypatch.setattr(config, "searched_classes", choose)
     monkeypatch.setattr(config.loader, "read", lambda folder: SimpleNamespace(classes=range(5)))
-    monkeypatch.setattr(config.latency, "load", lambda *args: made_up(TINY))
+    monkeypatch.setattr(config.latency, "load", lambda *args: random_table(TINY))
     searches = config.Searches(s, memory, None)
     first, again = (searches._classes(s, "0-chosen-") for _ in range(2))
     assert first[0].tolist() == again[0].tolist() == [1, 4] and first[1] == again[1] and len(calls) == 1
@@ -131,7 +130,7 @@ def test_classes_are_chosen_once(file, monkeypatch):
 @pytest.mark.parametrize("seed", range(30))
 def test_a_scaled_network_is_within_a_step(seed):
     """Of its target, where the bounds allow it: what `next_step_ms` would add crosses it, or no stage can grow."""
-    table, (choice, _) = rising(seed), random_choice(TINY, np.random.default_rng(seed))
+    table, (choice, _) = rising_table(seed), random_arch(TINY, np.random.default_rng(seed))
     target = (table.latency_ms(with_widths(choice, 0)) + table.latency_ms(with_widths(choice, 1))) / 2
     found = scale(table, choice, target)
     left = target - table.latency_ms(found)
