@@ -9,10 +9,12 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from nas.cost.infeasible import InfeasibleTarget
 from nas.cost.latency_hardcore_nas import Latency
+from nas.runtime.checkpoint import Checkpoint
 from nas.search.archive import Archive
 from nas.search.evolution import RandomSearch
 from nas.search.loop import Method, search
 from nas.spaces.hardcore_nas import Arch, load
+from studies.methods import oneshot
 from studies.methods.evolution import Evolution, EvolutionConfig, GeneSpace, cross_blocks, latency_problem, max_entropy_draw, mutate_blocks
 
 SPACE = load(Path("nas/spaces/hardcore_nas_glyphs.yaml"))
@@ -149,3 +151,43 @@ def test_rows_decode_to_their_architectures():
     rng, space = np.random.default_rng(0), GeneSpace(SPACE)
     archs = [space.smallest(), space.largest(), *(SPACE.random(rng) for _ in range(20))]
     assert space.decode(space.encode(archs)) == archs
+
+
+class Curve:
+    """Points as `StageRun.log` gets them."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[float, int]] = []
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.points += [(value, step) for value in values.values()]
+
+
+def test_the_stage_resumes_an_interrupted_search(tmp_path):
+    """Interrupted in round 5, the search resumes after round 4 and ends as the undisturbed one; the best score is logged per round."""
+    latency, gains = random_table(3)
+    target = sum(latency.range_ms) / 2
+    problem, evaluated = latency_problem(SPACE, latency, target), []
+
+    def stage(folder: str, patience: int) -> tuple[Archive, Curve]:
+        curve = Curve()
+
+        def score(arch: Arch) -> float:
+            evaluated.append(arch)
+            if len(evaluated) == patience:
+                raise KeyboardInterrupt
+            return gain(gains, arch)
+
+        method = Evolution(CONFIG, max_entropy_draw(latency, target), "test")
+        with Checkpoint(tmp_path / folder, "oneshot", "0" * 16) as checkpoint:
+            return oneshot.run_search(method, problem, score, 0, checkpoint, curve, "evolution_a"), curve
+
+    whole, curve = stage("undisturbed", 10**9)
+    ends = np.bincount(whole.round).cumsum().tolist()
+    assert curve.points == [(whole.score[:end].max(), end) for end in ends]
+    evaluated.clear()
+    with pytest.raises(KeyboardInterrupt):
+        stage("interrupted", ends[4] + 7)
+    resumed, _ = stage("interrupted", 10**9)
+    assert all(np.array_equal(a, b) for a, b in zip(whole.to_arrays().values(), resumed.to_arrays().values()))
+    assert len(evaluated) == len(whole) + 7
