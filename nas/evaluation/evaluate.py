@@ -1,7 +1,7 @@
-"""Accuracy of sub-networks: extracted, batch norm calibrated, then counted on held-out images.
+"""Top-1 of sub-networks: extracted from the supernet, batch norm calibrated, evaluated on held-out images.
 
-AttentiveNAS (arXiv:2011.09011), section 4.2: a supernet keeps no batch-norm statistics, so before
-any evaluation those of the sub-network are estimated anew on training images.
+AttentiveNAS (arXiv:2011.09011), section 4.2: a supernet keeps no batch-norm statistics, so those of a sub-network are
+estimated on training images before it is evaluated.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,12 +18,12 @@ from nas.runtime import distributed
 from nas.runtime.threads import map_threads
 from nas.spaces.mbconv import Arch
 
-KEEP_BYTES = 2**29  # of resized images on the device, for each part and resolution
+MAX_CACHED_BYTES = 2**29  # of resized images on the device, per part and resolution
 
 
 @torch.no_grad()
 def calibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
-    """Set every batch norm's statistics to the mean of those of the given batches; leaves the network in eval mode.
+    """Set the statistics of every batch norm to their mean over batches; leaves the network in eval mode.
 
     Args:
         images: batches (B, 3, H, W) of training images.
@@ -39,13 +39,13 @@ def calibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
     for m in network.modules():
         if isinstance(m, nn.Dropout):
             m.eval()
-    seen = 0
+    batches = 0
     for batch in images:
         network(batch)
-        seen += 1
-    if not seen:
+        batches += 1
+    if not batches:
         raise ValueError(
-            "batch norm cannot be calibrated on no images; look at the split's part 'train' and evaluation.calibration_batches"
+            "no images to calibrate batch norm on; check the part 'train' of the split and params.yaml evaluation.calibration_batches"
         )
     network.eval()
 
@@ -53,7 +53,7 @@ def calibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
 class Scorer:
     """Top-1 of sub-networks of one supernet on fixed images, calibrated on fixed training images.
 
-    Few images stay on the device, resized once to each resolution that occurs; many are resized each time.
+    Few images are cached on the device, resized once per resolution; many are resized at every evaluation.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class Scorer:
         """
         Args:
             calibration: training images for the batch-norm statistics.
-            held_out: images to count on.
-            evaluators: threads that evaluate sub-networks side by side.
+            held_out: images that the top-1 is measured on.
+            evaluators: threads that evaluate sub-networks in parallel.
         """
         self.supernet = supernet
         self.device = device
@@ -87,34 +87,34 @@ class Scorer:
         return network
 
     def top1(self, arch: Arch) -> float:
-        """Percent of the held-out images that the calibrated sub-network names rightly."""
+        """Top-1 of the calibrated sub-network on the held-out images, percent."""
         return self.top1_of(self.network(arch))
 
     def top1_of(self, network: Network) -> float:
-        """Percent of the held-out images that a network in eval mode on the same device names rightly."""
+        """Top-1 on the held-out images of a network in eval mode on the same device, percent."""
         return top1(network, self._batches("held_out", network.resolution))
 
-    def each(self, archs: Sequence[Arch]) -> Iterator[float]:
-        """`top1` of every architecture, in order, as they come; several processes share them out."""
-        return distributed.map_sharded(lambda mine: map_threads(self.top1, mine, self.evaluators), archs)
+    def top1_all(self, archs: Sequence[Arch]) -> Iterator[float]:
+        """`top1` of several architectures, in order, as results come in; distributed over the processes."""
+        return distributed.map_sharded(lambda shard: map_threads(self.top1, shard, self.evaluators), archs)
 
     def _batches(self, which: str, side: int) -> Iterable[tuple[Tensor, Tensor]]:
         source = self._calibration if which == "calibration" else self._held_out
-        if 12 * len(source.indices) * side**2 > KEEP_BYTES:  # float32, three channels: streamed
-            return (self._place(b, side) for b in source)
+        if 12 * len(source.indices) * side**2 > MAX_CACHED_BYTES:  # float32, three channels: streamed
+            return (self._resize(b, side) for b in source)
         with self._lock:
             if (which, side) not in self._resized:
-                self._resized[which, side] = [self._place(b, side) for b in source]
+                self._resized[which, side] = [self._resize(b, side) for b in source]
         return self._resized[which, side]
 
-    def _place(self, batch: Batch, side: int) -> tuple[Tensor, Tensor]:
+    def _resize(self, batch: Batch, side: int) -> tuple[Tensor, Tensor]:
         images = batch.images.to(self.device, non_blocking=True, memory_format=self.memory_format)
         return resize(images, side).contiguous(memory_format=self.memory_format), batch.labels.to(self.device)
 
 
 @torch.no_grad()
 def top1(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Percent of images whose largest logit is the label's.
+    """Top-1: percent of images whose largest logit is the label's.
 
     Args:
         batches: (images (B, 3, H, W), labels (B,)).
@@ -122,10 +122,10 @@ def top1(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     Raises:
         ValueError: if there is no image.
     """
-    right = total = 0
+    correct = total = 0
     for images, labels in batches:
-        right += (network(images).argmax(1) == labels).sum().item()
+        correct += (network(images).argmax(1) == labels).sum().item()
         total += len(labels)
     if not total:
-        raise ValueError("no images to evaluate on: look at the fractions of the section split")
-    return 100 * right / total
+        raise ValueError("no images to evaluate on; check the fractions in params.yaml split")
+    return 100 * correct / total

@@ -100,7 +100,7 @@ def distinct_rows(space: SearchSpace, n: int, seed: int) -> np.ndarray:
 def measure(rows: np.ndarray, score: Scorer, checkpoint: Checkpoint | RankZeroCheckpoint) -> list[float]:
     """Top-1 (percent) of each architecture, going on where a stopped run was."""
     done = (checkpoint.load("measured.pt") or {"top1": []})["top1"]
-    rest = score.each(encoding.from_genes(rows[len(done) :]))
+    rest = score.top1_all(encoding.from_genes(rows[len(done) :]))
     for top1 in progress(rest, "pretrain: sub-networks measured", len(rows), len(done)):
         done.append(top1)
         if len(done) % SAVE_EVERY == 0:

@@ -113,7 +113,7 @@ def scorer(
 def ends(score: Scorer) -> tuple[float, float]:
     """Top-1 of the smallest and the largest sub-network, percent."""
     searched = score.supernet.space
-    smallest, largest = score.each([searched.smallest(), searched.largest()])
+    smallest, largest = score.top1_all([searched.smallest(), searched.largest()])
     return smallest, largest
 
 

@@ -114,7 +114,7 @@ def main() -> None:
         load_weights(weights, supernet)
         run.dataset("outputs/split/splits.parquet", "search", images=len(data.indices("search")))
         if p.score == "measured":
-            score, cache = runner.scorer(supernet, data, "search", evaluation, runtime, device, seed).each, scores(str(weights), p)
+            score, cache = runner.scorer(supernet, data, "search", evaluation, runtime, device, seed).top1_all, scores(str(weights), p)
         else:
             score, cache = predicted, ScoreCache()
         area = volume(problem, known, 100 / len(data.classes))

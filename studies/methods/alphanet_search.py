@@ -42,7 +42,7 @@ def main() -> None:
         load_weights(alphanet.OUT / ("early.safetensors" if p.weights == "early" else "weights.safetensors"), supernet)
         run.dataset(str(split.OUT / "splits.parquet"), "search", images=len(data.indices("search")))
         measured = main_pipeline.scorer(supernet, data, "search", evaluation, runtime, device, seed)
-        score = measured.each if p.score == "measured" else search.predicted
+        score = measured.top1_all if p.score == "measured" else search.predicted
         area = search.volume(problem, known, chance)
         found = search.searches(p, problem, known, score, ScoreCache(), area, seed, run, checkpoint)
         best = found[p.method]

@@ -333,7 +333,7 @@ def measure(table: CostTable, score: Scorer, m: Measure, seed: int, run: StageRu
     )
 
     def scores(archs: list[mbconv.Arch]) -> list[float]:
-        return list(progress(score.each(archs), "measure: sub-networks", len(archs)))
+        return list(progress(score.top1_all(archs), "measure: sub-networks", len(archs)))
 
     def save(evaluated: Archive, number: int) -> None:
         found = search_metrics(evaluated.cost, evaluated.score, (table.smallest, table.largest), 100 / score.supernet.classes)

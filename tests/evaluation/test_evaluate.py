@@ -1,4 +1,4 @@
-"""Evaluation: batch norm calibrated on training images, then right answers counted."""
+"""Evaluation: batch norm calibrated on training images, top-1 on held-out images."""
 
 import copy
 
@@ -47,7 +47,7 @@ def test_statistics_are_the_average_over_batches():
     assert not network.training
 
 
-def test_later_layers_see_what_training_would_show_them():
+def test_later_layers_are_calibrated_on_batch_statistics():
     """The second batch norm is calibrated on the first one's output normalised by the batch, not by running statistics."""
     first, second = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
     calibrate(nn.Sequential(first, second), batches())
@@ -66,8 +66,8 @@ def test_dropout_is_off_while_calibrating():
     assert all(torch.equal(p, weights[name]) for name, p in network.named_parameters())
 
 
-def test_calibration_makes_the_difference():
-    """Images of brightness 100 -+ 1: with fresh statistics all are called the brighter class, calibrated all are right."""
+def test_calibration_decides_the_top1():
+    """Images of brightness 100 -+ 1: with initial statistics all are assigned to the brighter class, calibrated all are correct."""
     network = nn.Sequential(nn.BatchNorm2d(1, affine=False), nn.Conv2d(1, 2, 1, bias=False), nn.Flatten()).eval()
     with torch.no_grad():
         network[1].weight.copy_(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1))
@@ -78,27 +78,27 @@ def test_calibration_makes_the_difference():
     assert top1(network, [(images, labels)]) == 100
 
 
-def test_no_batch_to_calibrate_on_stops():
+def test_calibration_without_batches_raises():
     """The message names the keys that decide how many there are."""
     with pytest.raises(ValueError, match=r"no images.*evaluation\.calibration_batches"):
         calibrate(nn.Sequential(nn.BatchNorm2d(3)), [])
 
 
 def test_top1_by_hand():
-    """Two batches of unequal size, 3 of 5 right: 60 %, not the mean of 2/3 and 1/2."""
+    """Two batches of unequal size, 3 of 5 correct: 60 %, not the mean of 2/3 and 1/2."""
     logits = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0], [5.0, 4.0], [0.0, 9.0]])
     labels = torch.tensor([1, 0, 0, 1, 1])
     assert top1(nn.Identity(), [(logits[:3], labels[:3]), (logits[3:], labels[3:])]) == 60
 
 
-def test_no_image_to_evaluate_stops():
-    """Nothing is not 0 %."""
+def test_top1_without_images_raises():
+    """No images are an error, not 0 %."""
     with pytest.raises(ValueError, match="no images to evaluate on"):
         top1(nn.Identity(), [])
 
 
-def test_a_score_is_what_the_parts_give(supernet, easy_set, tiny_space, rng):
-    """Extract, calibrate on unresized training images, count on unresized held-out ones: the same top-1 at both resolutions."""
+def test_a_score_equals_its_steps(supernet, easy_set, tiny_space, rng):
+    """Extract, calibrate on unresized training images, evaluate on unresized held-out ones: the same top-1 at both resolutions."""
     score = scorer(supernet, easy_set)
     last = {"memory_format": torch.channels_last}
     archs = [tiny_space.smallest(), tiny_space.largest(), *(tiny_space.random(rng) for _ in range(4))]
@@ -112,21 +112,21 @@ def test_a_score_is_what_the_parts_give(supernet, easy_set, tiny_space, rng):
         assert score.top1(arch) == pytest.approx(100 * torch.cat(answers).mean().item())
 
 
-def test_a_score_is_the_same_again(supernet, easy_set, tiny_space, rng):
-    """Called again, after others, streamed instead of kept, or by two threads; and the supernet stays as it was."""
+def test_a_score_is_reproducible(supernet, easy_set, tiny_space, rng):
+    """Repeated, after others, streamed instead of cached, or by two threads the score is equal; the supernet is unchanged."""
     before = copy.deepcopy(supernet.state_dict())
     archs = [tiny_space.random(rng) for _ in range(6)]
     score = scorer(supernet, easy_set)
     first = [score.top1(arch) for arch in archs]
     assert [score.top1(arch) for arch in reversed(archs)] == first[::-1]
-    assert list(score.each(archs)) == first
-    assert list(scorer(supernet, easy_set, keep_mb=0).each(archs)) == first
-    assert list(scorer(supernet, easy_set, evaluators=2).each(archs)) == first
+    assert list(score.top1_all(archs)) == first
+    assert list(scorer(supernet, easy_set, keep_mb=0).top1_all(archs)) == first
+    assert list(scorer(supernet, easy_set, evaluators=2).top1_all(archs)) == first
     assert all(torch.equal(v, before[k]) for k, v in supernet.state_dict().items())
 
 
-def test_a_scored_network_can_be_kept(supernet, easy_set, tiny_space):
-    """`network` is in eval mode with statistics of its own, and scores as its architecture does."""
+def test_a_calibrated_network_has_its_own_statistics(supernet, easy_set, tiny_space):
+    """`network` returns a network in eval mode that scores as its architecture does."""
     score, arch = scorer(supernet, easy_set), tiny_space.largest()
     network = score.network(arch)
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -136,5 +136,5 @@ def test_a_scored_network_can_be_kept(supernet, easy_set, tiny_space):
 
 
 def test_calibration_batches_are_whole():
-    """300 images in batches of 128 leave none over; 100 make one batch of their own."""
+    """Of 300 images, 256 fill batches of 128; 100 images make one smaller batch."""
     assert [whole_batches(n, 128) for n in (300, 256, 128, 100)] == [256, 256, 128, 100]
