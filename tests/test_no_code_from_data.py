@@ -29,6 +29,7 @@ from nas.cost.latency_mbconv import LatencyTable, distinct_blocks
 from nas.data import sources
 from nas.data.dataset import open_dataset
 from nas.data.sources import ImageError, Source
+from nas.data.splits import Split
 from nas.export.bundle import BundleError
 from nas.export.import_checkpoint import find_images
 from nas.models.published import WeightsError, read_weights
@@ -41,8 +42,8 @@ from nas.search.predictor import Forest, PredictorError
 from nas.spaces import FOLDER, encoding, mbconv
 from nas.spaces.encoding import ArchitectureError
 from nas.spaces.mbconv import SpaceError
-from nas.stages import latency as latency_stage
-from nas.stages.split import Split, divide
+from nas.stages import runner
+from nas.stages.split import divide
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("nas", "flows", "benchmarks", ".ci") for path in (ROOT / folder).rglob("*.py"))
@@ -235,7 +236,7 @@ def places(tiny_space, bundled, divided, tmp_path) -> dict[str, tuple[Path, type
         "pixels": (folder / "split" / "images" / "glyphs.npy", DocumentError, read_set),
         "parts": (folder / "split" / "splits.parquet", DocumentError, read_set),
         "sets": (folder / "split" / "sets.json", DocumentError, read_set),
-        "metrics": (folder / "metrics.json", DocumentError, lambda: latency_stage.counted(folder / "metrics.json")),
+        "metrics": (folder / "metrics.json", DocumentError, lambda: runner.count_classes(folder / "metrics.json")),
         "table": (folder / "measured.parquet", DocumentError, lambda: read_table(folder / "measured.parquet", "again")),
         "family": (folder / "family.json", ArchitectureError, lambda: encoding.read_family(folder / "family.json")),
         "latency table": (folder / "table.json", LatencyTableError, lambda: LatencyTable.load(folder / "table.json", tiny_space, 5)),

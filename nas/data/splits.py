@@ -8,10 +8,30 @@ trained or selected on it.
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import Field
 from sklearn.model_selection import train_test_split
+
+from nas.data.sources import Source
+from nas.runtime.params import Section
 
 PARTS = ("train", "predictor", "search", "val", "test")
 BROKEN = "broken"  # mark of an image that cannot be decoded and is in no part
+
+
+class Split(Section):
+    """Section `split` of params.yaml. Fractions: test of all images, the others of the rest."""
+
+    root: str  # file or folder that the main data set comes from
+    data: Source
+    transfer_root: str  # folder that holds the data sets of the transfer
+    transfer: tuple[Source, ...]
+    side: int = Field(ge=8)  # pixels
+    test: float = Field(gt=0, lt=1)
+    predictor: float = Field(gt=0, lt=1)
+    search: float = Field(gt=0, lt=1)
+    val: float = Field(gt=0, lt=1)
+    check_files: bool  # decode every file before the split
+    broken_files: int = Field(ge=0)  # corrupt files tolerated per data set; they are listed and skipped
 
 
 @dataclass(frozen=True)
@@ -94,6 +114,17 @@ def split_parts(
     if any(len(np.setdiff1d(labels, labels[parts == name])) for name in {"train", *sizes}):
         raise too_few
     return parts.astype(str)
+
+
+def hold_out(items: np.ndarray, labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A seeded, stratified division of images into those to fit on and the held-out fraction.
+
+    Args:
+        items: images to divide, (n,).
+        labels: class of every image of the data set, not of `items` alone.
+    """
+    fit, held_out = train_test_split(items, test_size=fraction, random_state=seed, stratify=labels[items])
+    return fit, held_out
 
 
 def _name(label: int, classes: tuple[str, ...] | None) -> str:

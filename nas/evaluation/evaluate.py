@@ -6,19 +6,44 @@ estimated on training images before it is evaluated.
 
 from collections.abc import Iterable, Iterator, Sequence
 from threading import Lock
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from nas.data.dataset import ImageDataset
 from nas.data.loader import Batch, EvaluationBatches
 from nas.models.extract import Network, extract
 from nas.models.layers import resize
 from nas.models.supernet import Supernet
-from nas.runtime import distributed
+from nas.runtime import distributed, seeding
+from nas.runtime.params import Section
 from nas.runtime.threads import map_threads
 from nas.spaces.mbconv import Arch
+from nas.training.recipe import Runtime
 
 MAX_CACHED_BYTES = 2**29  # of resized images on the device, per part and resolution
+
+
+class Evaluation(Section):
+    """Section `evaluation` of params.yaml: how sub-networks are evaluated."""
+
+    batch: Annotated[int, Field(ge=2)]  # images at once
+    calibration_batches: Annotated[int, Field(ge=1)]  # training batches for the batch-norm statistics; 64 in the paper
+
+
+def calibration_set(data: ImageDataset, cfg: Evaluation, seed: int, part: str, workers: int) -> EvaluationBatches:
+    """Batches of images without augmentation for batch-norm statistics, drawn from a part; fewer if the part has fewer images."""
+    items = data.indices(part)
+    n = whole_batches(min(len(items), cfg.batch * cfg.calibration_batches), cfg.batch)
+    chosen = seeding.generator(seed, "calibration").choice(items, n, replace=False)
+    return EvaluationBatches(data, chosen, cfg.batch, workers)
+
+
+def whole_batches(images: int, batch: int) -> int:
+    """The largest number of images that leaves no smaller batch, so that each batch weighs the same in the batch-norm statistics."""
+    return images - images % batch if images > batch else images
 
 
 @torch.no_grad()
@@ -94,6 +119,12 @@ class Scorer:
         """Top-1 on the held-out images of a network in eval mode on the same device, percent."""
         return top1(network, self._batches("held_out", network.resolution))
 
+    def top1_ends(self) -> tuple[float, float]:
+        """Top-1 of the smallest and the largest sub-network, percent."""
+        space = self.supernet.space
+        smallest, largest = self.top1_all([space.smallest(), space.largest()])
+        return smallest, largest
+
     def top1_all(self, archs: Sequence[Arch]) -> Iterator[float]:
         """`top1` of several architectures, in order, as results come in; distributed over the processes."""
         return distributed.map_sharded(lambda shard: map_threads(self.top1, shard, self.evaluators), archs)
@@ -110,6 +141,20 @@ class Scorer:
     def _resize(self, batch: Batch, side: int) -> tuple[Tensor, Tensor]:
         images = batch.images.to(self.device, non_blocking=True, memory_format=self.memory_format)
         return resize(images, side).contiguous(memory_format=self.memory_format), batch.labels.to(self.device)
+
+
+def build_scorer(
+    supernet: Supernet, data: ImageDataset, part: str, cfg: Evaluation, runtime: Runtime, device: torch.device, seed: int
+) -> Scorer:
+    """Top-1 of sub-networks on one part of the data, calibrated on images of the part `train`."""
+    return Scorer(
+        supernet,
+        calibration_set(data, cfg, seed, "train", runtime.workers),
+        EvaluationBatches(data, data.indices(part), cfg.batch, runtime.workers),
+        device,
+        runtime.memory_format,
+        runtime.evaluators,
+    )
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """A sub-network as a plain torch module: no slicing, no supernet, ready to calibrate, fine-tune and export."""
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 from nas.models.blocks import Device, Linear, SqueezeExcite, batch_norm, conv
 from nas.models.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticMBConv, pool_shortcut, resize
 from nas.models.supernet import Supernet
+from nas.runtime.checkpoint import load_weights
 from nas.spaces.mbconv import Arch, SearchSpace, hidden_width, make_divisible
 
 
@@ -146,3 +149,14 @@ class _CopiedWeights:
                     module._parameters[kind] = nn.Parameter(self._tensors.pop(f"{name}.{kind}"))
             for kind in module._buffers:
                 module._buffers[kind] = self._tensors.pop(f"{name}.{kind}")
+
+
+def load_network(weights: Path, space: SearchSpace, arch: Arch, classes: int) -> Network:
+    """A network with the weights of a file, in eval mode on the CPU.
+
+    Raises:
+        CheckpointError: if the file is missing or holds other weights.
+    """
+    network = Network(space, arch, classes)
+    load_weights(weights, network)
+    return network.eval()

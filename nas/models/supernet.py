@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.models.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticMBConv, Regularisation, part, resize
+from nas.runtime import seeding
 from nas.spaces.mbconv import Arch, SearchSpace
 
 DROP_CONNECT_STAGES = 2  # the last ones
@@ -102,3 +103,10 @@ class Supernet(nn.Module):
         x = F.silu(self.head_bn(self.head_expand(x, x.shape[1] * self.space.head_expansion)))
         x = F.silu(self.head_mix(x.mean((2, 3), keepdim=True), arch.head)).flatten(1)
         return self.classifier(x if regularise is None else regularise.drop(x))
+
+
+def new_supernet(space: SearchSpace, classes: int, seed: int, zero_init: bool = True) -> Supernet:
+    """A supernet with weights drawn from the seed; torch's global random state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seeding.key(seed, "weights"))
+        return Supernet(space, classes, zero_init)

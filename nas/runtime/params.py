@@ -101,6 +101,11 @@ def value(key: str, file: Path = FILE) -> str | int | float | bool | None:
     return _top_level(read_all(file), key, file)
 
 
+def seed(file: Path = FILE) -> int:
+    """`check_seed` of a file."""
+    return check_seed(read_all(file), file)
+
+
 def read_all(file: Path = FILE) -> dict[str, Any]:
     """The whole parameter file.
 

@@ -15,72 +15,58 @@ import shutil
 import statistics
 import time
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
-from nas.data import loader
-from nas.data.dataset import open_dataset
+from nas.data.dataset import ImageDataset, open_dataset
 from nas.data.sources import centre_crop
 from nas.export import bundle, card, formats
 from nas.export.formats import Parity, compare, logits
 from nas.export.onnx import ONNX
 from nas.export.quantize import INT8
 from nas.export.torch_export import PT2, open_module
-from nas.models.extract import Network
+from nas.models.extract import load_network
 from nas.runtime import params, processes, seeding
-from nas.runtime.checkpoint import load_weights
 from nas.runtime.progress import progress
 from nas.spaces import encoding
 from nas.spaces.mbconv import SearchSpace
-from nas.stages import runner, split
-from nas.stages.errors import user_errors
+from nas.stages import config, runner
 from nas.tracking.session import StageRun
 
-OUT = runner.OUTPUTS / "export"
+OUT = runner.out("export")
 FAMILY = OUT / bundle.FAMILY
-SEARCHED = runner.OUTPUTS / "search"
+SEARCHED = runner.out("search")
 FOLDED_LIMIT = 1e-3  # on a logit's difference between the folded network and the one with batch norms: rounding, in another order
 CALLS = 20  # of each runtime, for the latency on the card
 
 
-class Export(params.Section):
-    """Section `export`."""
-
-    calibration_images: Annotated[int, Field(ge=1)]  # of part `train`, for the ranges of the 8-bit networks
-    checked_images: Annotated[int, Field(ge=1)] | None  # of part `val`, for parity and accuracy; null: all
-    licence: str | None  # of the images, for the model card; null: as known for the named set
-    register_models: bool  # the family in MLflow's model registry
-
-
 def main() -> None:
-    p = params.read("export", Export)
-    _, runtime, evaluation = runner.shared()
-    seed, space = runner.seed(), runner.search_space()
-    sections = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "export": p}
-    with runner.stage("export", sections) as (run, _):
+    cfg = params.read("export", config.Export)
+    _, runtime, evaluation = config.shared()
+    seed, space = params.seed(), config.search_space()
+    sections = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "export": cfg}
+    with runner.stage("export", sections) as stage:
         runtime.start()
-        data = open_dataset(split.OUT)
+        data = open_dataset(runner.out("split"))
         rows = encoding.read_family(SEARCHED / "family.json")
         drawn = seeding.generator(seed, "export").permutation(data.indices("train"))
-        calibration = pixels(data, np.sort(drawn[: p.calibration_images]))
-        checked = data.indices("val")[: p.checked_images]
+        calibration = pixels(data, np.sort(drawn[: cfg.calibration_images]))
+        checked = data.indices("val")[: cfg.checked_images]
         images, labels = pixels(data, checked), data.labels[checked]
-        run.dataset("outputs/split/splits.parquet", "export", images=len(checked))
-        exporter = Exporter(data, space, calibration, images, labels, evaluation.batch, runtime.threads, p.licence)
+        stage.run.dataset("outputs/split/splits.parquet", "export", images=len(checked))
+        exporter = Exporter(data, space, calibration, images, labels, evaluation.batch, runtime.threads, cfg.licence)
         found = [parity for row in progress(rows, "export", len(rows)) for parity in exporter.model(row)]
         link([row["name"] for row in rows])
         table = pd.DataFrame([parity.row() for parity in found])
         table.to_csv(OUT / "parity.csv", index=False)
-        run.table(table, "parity.json")
-        if p.register_models:
-            register(rows, data, run)
-        finish(figures(table), run)
+        stage.run.table(table, "parity.json")
+        if cfg.register_models:
+            register(rows, data, stage.run)
+        stage.finish(figures(table), decimals=None)  # six places are too few for differences of logits
 
 
-def pixels(data: loader.ImageDataset, items: np.ndarray) -> np.ndarray:
+def pixels(data: ImageDataset, items: np.ndarray) -> np.ndarray:
     """Images as networks are given them, (n, 3, side, side) uint8."""
     found = np.stack([centre_crop(data.images.image(i), data.side) for i in items])
     return np.ascontiguousarray(found.transpose(0, 3, 1, 2))
@@ -91,7 +77,7 @@ class Exporter:
 
     def __init__(
         self,
-        data: loader.ImageDataset,
+        data: ImageDataset,
         space: SearchSpace,
         calibration: np.ndarray,
         images: np.ndarray,
@@ -120,8 +106,7 @@ class Exporter:
             ParityError: if a format is another function than the network.
         """
         arch = encoding.from_json(row["arch"])
-        network = Network(self.space, arch, len(self.data.classes))
-        load_weights(SEARCHED / "family" / f"{row['name']}.safetensors", network)
+        network = load_network(SEARCHED / "family" / f"{row['name']}.safetensors", self.space, arch, len(self.data.classes))
         described = bundle.Description(
             name=row["name"],
             dataset=self.data.title,
@@ -130,7 +115,7 @@ class Exporter:
             architecture=bundle.Architecture.of(self.space, arch),
         )
         folder = FAMILY / row["name"]
-        bundle.write(folder, network.eval(), described)
+        bundle.write(folder, network, described)
         classifier = bundle.load(folder)
         formats.write(classifier, self.calibration, folder)
 
@@ -203,7 +188,7 @@ def link(names: list[str]) -> None:
         (OUT / name).symlink_to(Path(bundle.FAMILY) / name, target_is_directory=True)
 
 
-def register(rows: list[dict], data: loader.ImageDataset, run: StageRun) -> None:
+def register(rows: list[dict], data: ImageDataset, run: StageRun) -> None:
     """The family in MLflow: one registered model, a version and an alias for each model; torch.export, no pickle."""
     example = np.zeros((2, 3, data.side, data.side), dtype=np.uint8)
     for row in progress(rows, "export: models registered", len(rows)):
@@ -218,12 +203,5 @@ def register(rows: list[dict], data: loader.ImageDataset, run: StageRun) -> None
         )
 
 
-def finish(metrics: dict[str, float], run: StageRun) -> None:
-    """metrics.json and MLflow; `common.finish` rounds to six places, too few for differences of logits."""
-    runner.write_json(OUT / "metrics.json", metrics)
-    run.summary(metrics, "export")
-    print("export: " + ", ".join(f"{key} {value:g}" for key, value in metrics.items()), flush=True)
-
-
 if __name__ == "__main__":
-    user_errors(main)
+    runner.execute(main)

@@ -7,57 +7,45 @@ writes   outputs/fit_predictor/forest.npz
          outputs/fit_predictor/metrics.json          {"kendall_tau", "kendall_tau_flops", "subnetworks"}, on the half not fitted to
 """
 
-from typing import Annotated
-
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
 from nas.evaluation.metrics import kendall_tau
 from nas.runtime import params, seeding
 from nas.runtime.io import read_table
 from nas.search.predictor import Forest
-from nas.stages import runner
-from nas.stages.errors import user_errors
+from nas.stages import config, runner
 
-OUT = runner.OUTPUTS / "fit_predictor"
-MEASURED = runner.OUTPUTS / "pretrain" / "measured.parquet"
-
-
-class FitPredictor(params.Section):
-    """Section `fit_predictor`."""
-
-    trees: Annotated[int, Field(ge=1)]
-    max_depth: Annotated[int, Field(ge=1)]
+MEASURED = runner.out("pretrain") / "measured.parquet"
 
 
 def main() -> None:
-    p = params.read("fit_predictor", FitPredictor)
-    seed, space = runner.seed(), runner.search_space()
-    with runner.stage("fit_predictor", {"seed": seed, "space": space.name, "fit_predictor": p}) as (run, _):
+    cfg = params.read("fit_predictor", config.FitPredictor)
+    seed, space = params.seed(), config.search_space()
+    with runner.stage("fit_predictor", {"seed": seed, "space": space.name, "fit_predictor": cfg}) as stage:
         measured = read_table(MEASURED, "dvc repro --force pretrain", columns=[*(g.name for g in space.genes), "mflops", "top1"])
-        run.dataset(MEASURED.as_posix(), "fitting", subnetworks=len(measured))
+        stage.run.dataset(MEASURED.as_posix(), "fitting", subnetworks=len(measured))
         rows = measured[[g.name for g in space.genes]].to_numpy()
         order = seeding.generator(seed, "fit_predictor").permutation(len(rows))
         fit, test = np.split(order, [len(rows) // 2])
-        forest = Forest.fit(rows[fit], measured["top1"].to_numpy()[fit], trees=p.trees, max_depth=p.max_depth, seed=seed)
-        forest.save(OUT / "forest.npz")
+        forest = Forest.fit(rows[fit], measured["top1"].to_numpy()[fit], trees=cfg.trees, max_depth=cfg.max_depth, seed=seed)
+        forest.save(stage.out / "forest.npz")
 
         part = np.full(len(rows), "fit", dtype=object)  # text of any length; numpy's own would cut "test" to three letters
         part[test] = "test"
         predictions = pd.DataFrame(
             {"mflops": measured["mflops"], "measured": measured["top1"], "predicted": forest.predict(rows), "part": part}
         )
-        predictions.to_parquet(OUT / "predictions.parquet", index=False)
-        run.table(predictions, "predictions.json")
+        predictions.to_parquet(stage.out / "predictions.parquet", index=False)
+        stage.run.table(predictions, "predictions.json")
         tested = predictions.iloc[test]
         metrics = {
             "kendall_tau": kendall_tau(tested["predicted"], tested["measured"]),
             "kendall_tau_flops": kendall_tau(tested["mflops"], tested["measured"]),
             "subnetworks": len(rows),
         }
-        runner.finish("fit_predictor", metrics, run)
+        stage.finish(metrics)
 
 
 if __name__ == "__main__":
-    user_errors(main)
+    runner.execute(main)

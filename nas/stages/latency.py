@@ -12,49 +12,28 @@ writes   outputs/latency/table.json       `nas.cost.latency_mbconv.cost_table` r
          outputs/latency/metrics.json     `nas.latency.profiler.Profile.metrics`, on networks that were not fitted on
 """
 
-from pathlib import Path
-
 from nas.latency.mbconv import ProfiledMBConv
-from nas.latency.profiler import LatencyConfig as Latency
 from nas.latency.profiler import profile
 from nas.plots import latency as drawing
 from nas.plots import style
 from nas.runtime import params
-from nas.runtime.io import DocumentError, read_json, short
-from nas.stages import runner
-from nas.stages.errors import user_errors
-
-OUT = runner.OUTPUTS / "latency"
-CLASSES = runner.OUTPUTS / "split" / "metrics.json"
+from nas.stages import config, runner
 
 
 def main() -> None:
-    p = params.read("latency", Latency)
-    seed, space = runner.seed(), runner.search_space()
-    with runner.stage("latency", {"seed": seed, "space": space.name, "latency": p}) as (run, checkpoint):
-        profiled = profile(p, ProfiledMBConv(space), counted(CLASSES), seed, p.backend.start(), checkpoint)
+    cfg = params.read("latency", config.Latency)
+    seed, space = params.seed(), config.search_space()
+    with runner.stage("latency", {"seed": seed, "space": space.name, "latency": cfg}) as stage:
+        profiled = profile(cfg, ProfiledMBConv(space), runner.count_classes(), seed, cfg.backend.start(), stage.checkpoint)
         networks = profiled.validation()
-        profiled.table.save(OUT / "table.json")
-        profiled.measurements().to_csv(OUT / "validation.csv", index=False)
-        style.save(style.image(*drawing.charts(networks, profiled.table.setting)), OUT / "validation.png")
+        profiled.table.save(stage.out / "table.json")
+        profiled.measurements().to_csv(stage.out / "validation.csv", index=False)
+        style.save(style.image(*drawing.charts(networks, profiled.table.setting)), stage.out / "validation.png")
         for name in ("table.json", "validation.png"):
-            run.artifact(OUT / name)
-        run.table(networks, "validation.json")
-        runner.finish("latency", profiled.metrics(), run)
-
-
-def counted(path: Path) -> int:
-    """The number of classes in stage split's metrics.
-
-    Raises:
-        DocumentError: if it is not there.
-    """
-    found = read_json(path)
-    classes = found.get("classes") if isinstance(found, dict) else None
-    if type(classes) is not int or classes < 2:
-        raise DocumentError(f"{path} is damaged: classes: a number from 2 on is needed, found {short(classes)}; dvc repro --force split")
-    return classes
+            stage.run.artifact(stage.out / name)
+        stage.run.table(networks, "validation.json")
+        stage.finish(profiled.metrics())
 
 
 if __name__ == "__main__":
-    user_errors(main)
+    runner.execute(main)

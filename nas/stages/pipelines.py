@@ -4,10 +4,7 @@ A pipeline lies in pipelines/<name>: dvc.yaml, params.yaml, outputs. Both reuse 
 split divided; stages run from the project's root.
 """
 
-import hashlib
-import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,72 +20,33 @@ from torch import Tensor
 from nas.cost.infeasible import InfeasibleTarget
 from nas.data.dataset import ImageDataset
 from nas.data.loader import Augmentation, Batch
-from nas.runtime import params, processes
+from nas.runtime import params
 from nas.runtime.checkpoint import Checkpoint
-from nas.runtime.io import DocumentError, read_json, short
+from nas.runtime.io import read_json
 from nas.spaces.rows import Plan, Row
 from nas.stages import runner
-from nas.tracking import provenance, session
-from nas.tracking.session import Group, StageRun
+from nas.tracking.session import StageRun
 from nas.training.finetune import FineTuning
 from nas.training.recipe import Runtime
 
 NAMES = ascii_lowercase  # of the targets, from the fastest
 
 
-@dataclass(frozen=True)
-class Pipeline:
-    """A folder with dvc.yaml, params.yaml and outputs: one of pipelines/ or studies/."""
+class Pipeline(runner.Pipeline):
+    """Former form of `runner.Pipeline`, until its users have moved."""
 
-    name: str
-    parent: Path = Path("pipelines")
-
-    @property
-    def folder(self) -> Path:
-        return self.parent / self.name
-
-    @property
-    def parameters(self) -> Path:
-        return self.folder / "params.yaml"
-
-    @property
-    def outputs(self) -> Path:
-        return self.folder / "outputs"
-
-    def sections(self, models: Mapping[str, type[params.Section]], file: Path) -> tuple[int, str, dict[str, params.Section]]:
-        """The seed, the path of the space, and the sections of a parameters' file, checked before the first long stage.
-
-        Raises:
-            ParamsError: for the first mistake; names the key.
-        """
-        found = params.read_all(file)
-        params.check_keys(found, {"seed", "space", *models}, file)
-        return (
-            params.check_seed(found, file),
-            str(found["space"]),
-            {name: params.check(found, name, model, file) for name, model in models.items()},
-        )
+    def __init__(self, name: str, parent: Path = Path("pipelines")) -> None:
+        super().__init__(parent / name)
 
     @contextmanager
     def stage(self, name: str, parameters: dict[str, Any]) -> Iterator[tuple[StageRun, Checkpoint, Path]]:
-        """An MLflow run under the pipeline's, a locked checkpoint folder, and the output folder."""
-        out = self.outputs / name
-        out.mkdir(parents=True, exist_ok=True)
-        address = f"{self.folder}/dvc.yaml:{name}"
-        text = json.dumps([params.read_all(self.parameters), os.environ.get("DVC_EXP_NAME")], sort_keys=True)
-        group = Group(self.name, hashlib.sha256(text.encode()).hexdigest()[:16])
-        with (
-            session.stage_run(address, parameters, title=f"{self.name} {name}", group=group, shares=True) as run,
-            Checkpoint(processes.project_root(), f"{self.name}-{name}", provenance.fingerprint(address)) as checkpoint,
-        ):
-            yield run, checkpoint, out
+        """Former form of `runner.stage`."""
+        with runner.stage(name, parameters, self) as stage:
+            yield stage.run, stage.checkpoint, stage.out
 
     def finish(self, out: Path, metrics: dict[str, float], run: StageRun) -> None:
-        """Write a stage's metrics.json and log the same figures to MLflow as `<stage>/<key>`."""
-        rounded = {key: value if isinstance(value, int) else round(float(value), 6) for key, value in metrics.items()}
-        runner.write_json(out / "metrics.json", rounded)
-        run.summary(rounded, out.name)
-        print(f"{self.name} {out.name}: " + ", ".join(f"{key} {value:g}" for key, value in rounded.items()), flush=True)
+        """Former form of `Stage.finish`."""
+        runner.Stage(f"{self.name} {out.name}", out.name, out, run, None).finish(metrics)
 
     def networks(self, path: Path, example: Plan, stage: str) -> list[tuple[dict[str, Any], Plan]]:
         """The entries of a file of networks with `rows`, each with its network.
@@ -108,10 +66,6 @@ class Pipeline:
             ]
         except (TypeError, KeyError, ValueError) as error:
             raise self.damaged(path, error, stage) from None
-
-    def damaged(self, path: Path, error: Exception, stage: str) -> DocumentError:
-        """A file of a stage holds something else: says which stage makes it anew."""
-        return DocumentError(f"{path} is damaged: {short(str(error))}; dvc repro -f {self.folder}/dvc.yaml:{stage}")
 
 
 @dataclass(frozen=True)

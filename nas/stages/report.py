@@ -3,7 +3,7 @@
 The only stage that reads the test part of the main data set, and it chooses nothing.
 
 params   params.yaml: seed, space, runtime, evaluation, train, search.costs, search.latency_table, report
-reads    the outputs of all other stages
+reads    the outputs of all other stages but export; the latency table of the search or, where it takes none, that of stage latency
 writes   outputs/report/family.csv       the family with its test accuracy, percent
          outputs/report/trials.csv       trials per sample by cost target (Figure 8)
          outputs/report/*.png            pareto, search, predictor, accuracy, loss, sampling, transfer
@@ -12,104 +12,93 @@ writes   outputs/report/family.csv       the family with its test accuracy, perc
 """
 
 from pathlib import Path
-from typing import Annotated
 
 import pandas as pd
 import yaml
-from pydantic import ConfigDict, Field
 
-from nas.cost import flops, registry
 from nas.data.dataset import open_dataset
+from nas.evaluation.evaluate import build_scorer
+from nas.models.extract import load_network
+from nas.models.supernet import new_supernet
 from nas.plots import page, style
 from nas.runtime import params, seeding
 from nas.runtime.checkpoint import load_weights
 from nas.runtime.io import read_table
 from nas.sampling.factorised import trials_study
+from nas.search.setup import NO_LATENCY_TABLE, cost_tables
 from nas.spaces import encoding
-from nas.stages import fit_predictor, runner, search, split
-from nas.stages import transfer as transfer_stage
-from nas.stages.errors import user_errors
-from nas.stages.train import Train
+from nas.stages import config, runner
 
-OUT = runner.OUTPUTS / "report"
-
-
-class Report(params.Section):
-    """Section `report`."""
-
-    trial_samples: Annotated[int, Field(ge=2)]  # architectures drawn per cost target for the sampling figure
-
-
-class SearchCosts(params.Section):
-    """The keys of params.yaml: search that matter here."""
-
-    model_config = ConfigDict(extra="ignore")
-    costs: tuple[str, ...]
-    latency_table: str
+LATENCY = "outputs/latency/table.json"  # of this device, where the search takes no table
 
 
 def main() -> None:
-    p, trained, searched = params.read("report", Report), params.read("train", Train), params.read("search", SearchCosts)
-    _, runtime, evaluation = runner.shared()
-    seed, space = runner.seed(), runner.search_space()
-    sections = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "report": p}
-    with runner.stage("report", sections, trained.strategy) as (run, _):
-        device = runtime.start()
-        data = open_dataset(split.OUT)
-        run.dataset("outputs/split/splits.parquet", "test", images=len(data.indices("test")))
-        supernet = runner.new_supernet(space, len(data.classes), seed).to(device)
-        load_weights(search.TRAINED / "weights.safetensors", supernet)
-        test = runner.scorer(supernet, data, "test", evaluation, runtime, device, seed)
-        table = flops.table(space, len(data.classes))
+    cfg, trained = params.read("report", config.Report), params.read("train", config.Train)
+    searched = params.read("search", config.ReportedSearch)
+    _, runtime, evaluation = config.shared()
+    seed, space = params.seed(), config.search_space()
+    sections = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "report": cfg}
+    with runner.stage("report", sections, strategy=trained.strategy) as stage:
+        device, searched_in = runtime.start(), runner.out("search")
+        data = open_dataset(runner.out("split"))
+        classes = len(data.classes)
+        stage.run.dataset("outputs/split/splits.parquet", "test", images=len(data.indices("test")))
+        supernet = new_supernet(space, classes, seed).to(device)
+        load_weights(runner.out("train") / "weights.safetensors", supernet)
+        test = build_scorer(supernet, data, "test", evaluation, runtime, device, seed)
+        tables = cost_tables(space, classes, LATENCY if searched.latency_table == NO_LATENCY_TABLE else searched.latency_table)
 
-        family = pd.DataFrame(encoding.read_family(search.OUT / "family.json"))
-        networks = [search.load_model(entry, space, len(data.classes)) for entry in family.to_dict("records")]
-        family["top1_test"] = [test.top1_of(network.to(device)) for network in networks]
-        smallest, largest = runner.ends(test)
+        family = pd.DataFrame(encoding.read_family(searched_in / "family.json"))
+        archs = [encoding.from_json(arch) for arch in family["arch"]]
+        paths = [searched_in / "family" / f"{name}.safetensors" for name in family["name"]]
+        networks = [load_network(path, space, arch, classes).to(device) for path, arch in zip(paths, archs)]
+        family["top1_test"] = [test.top1_of(network) for network in networks]
+        family["latency_ms"] = [tables["latency_ms"].cost(arch) for arch in archs]
+        smallest, largest = test.top1_ends()
         rows = encoding.to_genes([space.smallest(), space.largest()])
-        known = registry.tables(space, len(data.classes), searched.model_dump())
-        ends = pd.DataFrame({name: each.costs(rows) for name, each in known.items()} | {"top1_test": [smallest, largest]})
-        family["latency_ms"] = [known["latency_ms"].cost(encoding.from_json(arch)) for arch in family["arch"]]
+        ends = pd.DataFrame({name: table.costs(rows) for name, table in tables.items()} | {"top1_test": [smallest, largest]})
         rng = seeding.generator(seed, "report", "trials")
-        trials = trials_study(table, trained.bucket_mflops, trained.pool, p.trial_samples, rng)
-        found = page.Results(
+        trials = trials_study(tables["mflops"], trained.bucket_mflops, trained.pool, cfg.trial_samples, rng)
+        evaluated = read_table(searched_in / "evaluated.parquet", "dvc repro --force search")
+        evaluated["latency_ms"] = tables["latency_ms"].costs(evaluated[[g.name for g in space.genes]].to_numpy())
+        results = page.Results(
             dataset=data.title,
-            classes=len(data.classes),
+            classes=classes,
             images=data.parts.counts(),
             space=space.name,
             architectures=space.size,
             costs=tuple(dict.fromkeys([*searched.costs, "mflops", "latency_ms"])),
             strategy=trained.strategy,
-            largest_mflops=table.largest,
+            largest_mflops=tables["mflops"].largest,
             family=family,
             ends=ends,
-            evaluated=read_table(search.OUT / "evaluated.parquet", "dvc repro --force search"),
-            predictions=read_table(fit_predictor.OUT / "predictions.parquet", "dvc repro --force fit_predictor"),
-            pretrain=read_table(runner.OUTPUTS / "pretrain" / "history.csv", "dvc repro --force pretrain"),
-            train=read_table(runner.OUTPUTS / "train" / "history.csv", "dvc repro --force train"),
-            transfer=read_table(transfer_stage.OUT / "results.parquet", "dvc repro --force transfer"),
+            evaluated=evaluated,
+            predictions=read_table(runner.out("fit_predictor") / "predictions.parquet", "dvc repro --force fit_predictor"),
+            pretrain=read_table(runner.out("pretrain") / "history.csv", "dvc repro --force pretrain"),
+            train=read_table(runner.out("train") / "history.csv", "dvc repro --force train"),
+            transfer=read_table(runner.out("transfer") / "results.parquet", "dvc repro --force transfer"),
             trials=trials,
             params=yaml.safe_dump({k: v for k, v in params.read_all().items() if k != "tracking"}, sort_keys=False),
         )
-        family.drop(columns="arch").to_csv(OUT / "family.csv", index=False)
-        trials.to_csv(OUT / "trials.csv", index=False)
-        images(found, OUT)
-        (OUT / "index.html").write_text(page.page(found))
-        for path in sorted(OUT.glob("*.png")):
-            run.artifact(path, "plots")
-        run.artifact(OUT / "index.html")
-        run.table(family.drop(columns="arch"), "family.json")
-        run.front(family.assign(top1=family["top1_test"]).to_dict("records"))
+        family.drop(columns="arch").to_csv(stage.out / "family.csv", index=False)
+        trials.to_csv(stage.out / "trials.csv", index=False)
+        save_figures(results, stage.out)
+        (stage.out / "index.html").write_text(page.page(results))
+        for path in sorted(stage.out.glob("*.png")):
+            stage.run.artifact(path, "plots")
+        stage.run.artifact(stage.out / "index.html")
+        stage.run.table(family.drop(columns="arch"), "family.json")
+        stage.run.front(family.assign(top1=family["top1_test"]).to_dict("records"))
         metrics = {f"top1_{name.rpartition('-')[2]}": value for name, value in zip(family["name"], family["top1_test"])}
-        runner.finish("report", metrics | {"top1_smallest": smallest, "top1_largest": largest}, run)
-        run.close_pipeline()
+        stage.finish(metrics | {"top1_smallest": smallest, "top1_largest": largest})
+        stage.run.close_pipeline()
 
 
-def images(results: page.Results, out: Path) -> None:
+def save_figures(results: page.Results, out: Path) -> None:
     """Every figure of the page as a PNG."""
     for name, charts in page.charts(results).items():
         style.save(style.image(*charts), out / f"{name}.png")
 
 
 if __name__ == "__main__":
-    user_errors(main)
+    runner.execute(main)

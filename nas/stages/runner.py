@@ -1,170 +1,251 @@
-"""What the stages share: opening a run, the sections that several of them read, and building the supernet."""
+"""One way to open and finish a stage, for every folder with a dvc.yaml: parameters, MLflow run, checkpoint, outputs, errors.
 
+    def main() -> None:
+        with runner.stage("fit_predictor", {"seed": seed, "fit_predictor": cfg}) as stage:
+            ...
+            stage.finish({"kendall_tau": tau})
+
+    if __name__ == "__main__":
+        runner.execute(main)
+
+Another pipeline passes its folder: `runner.stage("search", parameters, PIPELINE)`, `PIPELINE = Pipeline(Path("pipelines/tf_nas"))`.
+Stages run from the project's root. PyTorch is loaded when a stage opens, not when this module is imported.
+"""
+
+import hashlib
 import json
-from collections.abc import Callable, Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from pydantic import Field
-from scipy.stats import binom
 
-from nas.data.dataset import ImageDataset
-from nas.data.loader import EvaluationBatches, TrainingBatches
-from nas.evaluation.evaluate import Scorer
-from nas.models.supernet import Supernet
-from nas.runtime import distributed, params, processes, seeding
-from nas.runtime.checkpoint import Checkpoint
-from nas.runtime.distributed import RankZeroCheckpoint
-from nas.spaces import mbconv
-from nas.spaces.mbconv import SearchSpace
-from nas.stages.check import check_all
+from nas.runtime import params, processes
+from nas.runtime.io import DocumentError, read_json, short
 from nas.tracking import provenance, session
-from nas.tracking.session import StageRun
-from nas.training.recipe import Recipe, Runtime
-from nas.training.recovery import ADVICE
-from nas.training.trainer import Epoch
+from nas.tracking.session import Group, StageRun
 
-OUTPUTS = Path("outputs")
-
-
-class Evaluation(params.Section):
-    """Section `evaluation`: how sub-networks are measured."""
-
-    batch: Annotated[int, Field(ge=2)]  # images at once
-    calibration_batches: Annotated[int, Field(ge=1)]  # training batches for the batch-norm statistics; 64 in the paper
+if TYPE_CHECKING:
+    from nas.runtime.checkpoint import Checkpoint
+    from nas.runtime.distributed import RankZeroCheckpoint
 
 
-def seed() -> int:
-    """The top-level `seed` of params.yaml.
+@dataclass(frozen=True)
+class Pipeline:
+    """A folder with dvc.yaml, params.yaml and outputs: the project's root, one of pipelines/ or one of studies/."""
 
-    Raises:
-        ParamsError: if it is no whole number from 0 on.
-    """
-    return params.check_seed(params.read_all())
+    folder: Path = Path()
+    varied: tuple[str, ...] = ()  # keys of params.yaml that vary within one comparison: runs that differ in them share a parent in MLflow
+
+    @property
+    def name(self) -> str:
+        """The folder's name; empty for the main pipeline."""
+        return self.folder.name
+
+    @property
+    def parameters(self) -> Path:
+        """Its params.yaml."""
+        return self.folder / params.FILE
+
+    @property
+    def outputs(self) -> Path:
+        """The folder of all outputs."""
+        return self.folder / "outputs"
+
+    def out(self, stage: str, key: str = "") -> Path:
+        """The output folder of a stage; of one entry of its matrix if `key` names it."""
+        return self.outputs / stage / key
+
+    def address(self, stage: str, key: str = "") -> str:
+        """The stage as DVC names it: `train`, `studies/strategies/dvc.yaml:train@uniform-0`."""
+        return (f"{self.folder}/dvc.yaml:" if self.name else "") + stage + (f"@{key}" if key else "")
+
+    def damaged(self, path: Path, error: Exception, stage: str) -> DocumentError:
+        """The error for a file of a stage that holds something else; names the command that writes it again."""
+        return DocumentError(f"{path} is damaged: {short(str(error))}; dvc repro -f {self.address(stage)}")
+
+    def sections(self, models: Mapping[str, type[params.Section]], file: Path | None = None) -> tuple[int, str, dict[str, params.Section]]:
+        """The seed, the path of the search space, and every section of the parameter file, all checked.
+
+        Raises:
+            ParamsError: for the first mistake; names the key.
+        """
+        file = file or self.parameters
+        document = params.read_all(file)
+        params.check_keys(document, {"seed", "space", *models}, file)
+        checked = {name: params.check(document, name, model, file) for name, model in models.items()}
+        return params.check_seed(document, file), str(document["space"]), checked
 
 
-def search_space() -> SearchSpace:
-    """The search space that params.yaml names."""
-    return mbconv.load(str(params.value("space")))
+MAIN = Pipeline()
 
 
-def shared() -> tuple[Recipe, Runtime, Evaluation]:
-    """The sections `recipe`, `runtime` and `evaluation`."""
-    return params.read("recipe", Recipe), params.read("runtime", Runtime), params.read("evaluation", Evaluation)
+@dataclass(frozen=True)
+class Stage:
+    """An open stage."""
+
+    title: str
+    prefix: str  # of its metrics in MLflow
+    out: Path  # its output folder
+    run: StageRun
+    checkpoint: "Checkpoint | RankZeroCheckpoint"
+
+    def finish(self, metrics: Mapping[str, float], decimals: int | None = 6) -> None:
+        """Write metrics.json and log the same values to MLflow as `<prefix>/<key>`; of several processes the first one does.
+
+        Args:
+            decimals: that are kept; None: all.
+        """
+        from nas.runtime import distributed
+
+        if not distributed.is_first():
+            return
+        rounded = {
+            key: value if isinstance(value, int) or decimals is None else round(float(value), decimals) for key, value in metrics.items()
+        }
+        write_json(self.out / "metrics.json", rounded)
+        self.run.summary(rounded, self.prefix)
+        print(f"{self.title}: " + ", ".join(f"{key} {value:g}" for key, value in rounded.items()), flush=True)
 
 
 @contextmanager
-def stage(name: str, parameters: dict[str, Any], strategy: str | None = None) -> Iterator[tuple[StageRun, Checkpoint | RankZeroCheckpoint]]:
-    """An MLflow run and a locked checkpoint folder for the stage; makes its output folder. Of several processes the first has both.
+def stage(
+    name: str,
+    parameters: Mapping[str, Any],
+    pipeline: Pipeline = MAIN,
+    *,
+    key: str = "",
+    title: str | None = None,
+    prefix: str | None = None,
+    strategy: str | None = None,
+    shares: bool = True,
+) -> Iterator[Stage]:
+    """Open a stage: an MLflow run, a locked checkpoint folder, the output folder. Of several processes the first one has all of them.
+
+    Args:
+        name: the stage in the pipeline's dvc.yaml.
+        parameters: what the stage reads from params.yaml, for MLflow.
+        key: the entry of the stage's matrix, e.g. "bestup-3-loss-0".
+        title: the name of the run in MLflow.
+        prefix: of the metrics in MLflow; the stage's name if None.
+        strategy: tag to compare by.
+        shares: parameters and metrics are put on the parent run, too; not for one of many alike.
 
     Raises:
-        ParamsError: for a mistake anywhere in params.yaml, so that none is found after long work only.
+        ParamsError: for a mistake anywhere in params.yaml of the main pipeline, so that none shows only after hours of work.
     """
-    check_all()
-    out = OUTPUTS / name
+    from nas.runtime import distributed
+    from nas.runtime.checkpoint import Checkpoint
+    from nas.runtime.distributed import RankZeroCheckpoint
+    from nas.stages import config
+
+    if not pipeline.name:
+        config.check_all()
+    out = pipeline.out(name, key)
     out.mkdir(parents=True, exist_ok=True)
-    with session.stage_run(name, parameters, strategy) as run:
+    address = pipeline.address(name, key)
+    title = title or " ".join(filter(None, (pipeline.name, name, key)))
+    with session.stage_run(address, parameters, strategy, title=title, group=_group(pipeline), shares=shares) as run:
         if not distributed.is_first():
-            yield run, RankZeroCheckpoint(None)
+            yield Stage(title, prefix or name, out, run, RankZeroCheckpoint(None))
             return
-        with Checkpoint(processes.project_root(), name, provenance.fingerprint(name)) as checkpoint:
-            yield run, checkpoint if distributed.world_size() == 1 else RankZeroCheckpoint(checkpoint)
+        folder = "-".join(filter(None, (pipeline.name, name, key)))
+        with Checkpoint(processes.project_root(), folder, provenance.fingerprint(address)) as checkpoint:
+            yield Stage(title, prefix or name, out, run, checkpoint if distributed.ranks() == 1 else RankZeroCheckpoint(checkpoint))
 
 
-def new_supernet(searched: SearchSpace, classes: int, number: int, zero_init: bool = True) -> Supernet:
-    """A supernet with weights drawn from the seed; torch's global random state stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seeding.key(number, "weights"))
-        return Supernet(searched, classes, zero_init)
+def _group(pipeline: Pipeline) -> Group | None:
+    """The runs that are compared with each other: those of the same pipeline with equal parameters; None for the main pipeline."""
+    if not pipeline.name:
+        return None
+    equal = {key: value for key, value in params.read_all(pipeline.parameters).items() if key not in pipeline.varied}
+    text = json.dumps([equal, os.environ.get("DVC_EXP_NAME")], sort_keys=True)
+    return Group(pipeline.name, hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
-def calibration(data: ImageDataset, evaluation: Evaluation, number: int, part: str, workers: int) -> EvaluationBatches:
-    """Batches of training images, without augmentation, for batch-norm statistics; fewer if there are not so many."""
-    items = data.indices(part)
-    n = whole_batches(min(len(items), evaluation.batch * evaluation.calibration_batches), evaluation.batch)
-    chosen = seeding.generator(number, "calibration").choice(items, n, replace=False)
-    return EvaluationBatches(data, chosen, evaluation.batch, workers)
+def out(stage: str) -> Path:
+    """The output folder of a stage of the main pipeline."""
+    return MAIN.out(stage)
 
 
-def whole_batches(images: int, batch: int) -> int:
-    """So many images that no smaller batch is left over: each batch counts alike in the batch-norm statistics."""
-    return images - images % batch if images > batch else images
+def execute(main: Callable[[], object], check: Callable[[], object] | None = None) -> None:
+    """Call a stage's main; a mistake of the user's ends it with one line instead of a traceback (NAS_DEBUG=1 shows where it arose).
+
+    Args:
+        check: for a stage that runs on as many processes as section `launcher` says: raises for mistakes that show before they start.
+    """
+    try:
+        if check is None:
+            main()
+        else:
+            from nas.runtime import distributed
+
+            distributed.launch(main, check)
+    except (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError) as error:
+        if os.environ.get("NAS_DEBUG"):
+            raise
+        process = f" in process {rank}" if (rank := os.environ.get("RANK")) else ""  # torchrun's number
+        print(f"\nerror{process}: {error}\n(NAS_DEBUG=1 shows where)", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
 
 
-def scorer(
-    supernet: Supernet, data: ImageDataset, part: str, evaluation: Evaluation, runtime: Runtime, device: torch.device, number: int
-) -> Scorer:
-    """Top-1 on one part of the data, calibrated on images of the part `train`."""
-    held_out = EvaluationBatches(data, data.indices(part), evaluation.batch, runtime.workers)
-    return Scorer(
-        supernet,
-        calibration(data, evaluation, number, "train", runtime.workers),
-        held_out,
-        device,
-        runtime.memory_format,
-        runtime.evaluators,
-    )
+def count_classes(path: Path | None = None) -> int:
+    """The number of classes of the main data set.
 
-
-def ends(score: Scorer) -> tuple[float, float]:
-    """Top-1 of the smallest and the largest sub-network, percent."""
-    searched = score.supernet.space
-    smallest, largest = score.top1_all([searched.smallest(), searched.largest()])
-    return smallest, largest
-
-
-def training_batches(
-    data: ImageDataset, items: np.ndarray, recipe: Recipe, runtime: Runtime, device: torch.device, number: int
-) -> TrainingBatches:
-    """This process's share of the batches of the recipe, augmented.
+    Args:
+        path: of the metrics of stage split, if they are not in its output folder.
 
     Raises:
-        ValueError: if there are fewer images than fill a batch, or a batch cannot be divided among the processes.
+        DocumentError: if the number is not there.
     """
-    share = distributed.batch_share(recipe.batch)
-    return TrainingBatches(data, items, recipe.batch, recipe.augmentation, number, runtime.workers, device.type == "cuda", share)
+    path = path or out("split") / "metrics.json"
+    metrics = read_json(path)
+    classes = metrics.get("classes") if isinstance(metrics, dict) else None
+    if type(classes) is not int or classes < 2:
+        raise DocumentError(f"{path} is damaged: classes: a number from 2 on is needed, found {short(classes)}; dvc repro --force split")
+    return classes
 
 
-def curves(run: StageRun, place: str, data: ImageDataset, recipe: Recipe) -> Callable[[Epoch], None]:
-    """Logs each epoch as `<place>/...`, and says once if the largest network is no better than guessing after the warm-up."""
-    images, told = len(data.indices("val")), False
-    guessing = 100 * binom.ppf(0.99, images, 1 / len(data.classes)) / images  # percent that 99 of 100 guessers stay below
-
-    def on_epoch(row: Epoch) -> None:
-        nonlocal told
-        run.log({f"{place}/{key}": value for key, value in asdict(row).items() if key != "epoch"}, row.epoch)
-        if row.epoch > recipe.warmup_epochs and row.top1_largest <= guessing and not told:
-            found = (
-                f"epoch {row.epoch}: the largest network names {row.top1_largest:.1f} % rightly, as guessing does (up to {guessing:.1f} %)"
-            )
-            print(f"{place}: {found}. Has the supernet collapsed? {ADVICE}", flush=True)
-            run.tag(collapsed=found)
-            told = True
-
-    return on_epoch
-
-
-def write_json(path: Path, found: object) -> None:
+def write_json(path: Path, document: object) -> None:
     """JSON that a person can read and git can compare."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=2, ensure_ascii=False, default=_plain) + "\n")
-
-
-def finish(name: str, metrics: dict[str, float], run: StageRun) -> None:
-    """Write outputs/<stage>/metrics.json and log the same figures to MLflow; the first of several processes does."""
-    if not distributed.is_first():
-        return
-    rounded = {key: value if isinstance(value, int) else round(float(value), 6) for key, value in metrics.items()}
-    write_json(OUTPUTS / name / "metrics.json", rounded)
-    run.summary(rounded, name)
-    print(f"{name}: " + ", ".join(f"{key} {value:g}" for key, value in rounded.items()), flush=True)
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False, default=_plain) + "\n")
 
 
 def _plain(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def __getattr__(name: str):
+    """Former names, until the studies use the new ones."""
+    from nas.evaluation import evaluate
+    from nas.models import supernet
+    from nas.stages import config
+    from nas.training import curves, recipe
+
+    former = {
+        "OUTPUTS": lambda: MAIN.outputs,
+        "Evaluation": lambda: evaluate.Evaluation,
+        "calibration": lambda: evaluate.calibration_set,
+        "whole_batches": lambda: evaluate.whole_batches,
+        "scorer": lambda: evaluate.build_scorer,
+        "ends": lambda: evaluate.Scorer.top1_ends,
+        "new_supernet": lambda: supernet.new_supernet,
+        "training_batches": lambda: recipe.training_batches,
+        "curves": lambda: curves.log_epochs,
+        "seed": lambda: params.seed,
+        "search_space": lambda: config.search_space,
+        "shared": lambda: config.shared,
+    }
+    if name in former:
+        return former[name]()
+    raise AttributeError(name)

@@ -9,7 +9,6 @@ writes   outputs/split/sets.json        for each set: title, classes, mean and s
                                         and for sets in files only, {"broken_files", "<set>_broken_files"}: left out
 """
 
-import json
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -18,35 +17,17 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 
 from nas.data import sources
 from nas.data.decoding import BrokenFiles
-from nas.data.splits import BROKEN, Parts, split_parts
+from nas.data.splits import BROKEN, Parts, Split, split_parts
 from nas.runtime import params
 from nas.runtime.params import ParamsError, Section
 from nas.runtime.progress import progress
-from nas.stages.check import check_all
-from nas.stages.errors import user_errors
-from nas.tracking import session
+from nas.stages import runner
 
-OUT = Path("outputs/split")
-
-
-class Split(Section):
-    """params.yaml: split. Fractions: test of all images, the others of the rest."""
-
-    root: str  # file or folder that the main set comes from
-    data: sources.Source
-    transfer_root: str  # folder that holds the transfer sets
-    transfer: tuple[sources.Source, ...]
-    side: int = Field(ge=8)  # pixels
-    test: float = Field(gt=0, lt=1)
-    predictor: float = Field(gt=0, lt=1)
-    search: float = Field(gt=0, lt=1)
-    val: float = Field(gt=0, lt=1)
-    check_files: bool  # decode every file now
-    broken_files: int = Field(ge=0)  # of a set, so many may be broken: left out and named
+OUT = runner.out("split")
 
 
 class SearchWeights(Section):
@@ -58,20 +39,16 @@ class SearchWeights(Section):
 
 
 def main() -> None:
-    check_all()
-    p, seed = params.read("split", Split), params.value("seed")
-    weights = params.read("search", SearchWeights)
-    with session.stage_run("split", {"seed": seed, "split": p, "search": weights}) as run:
-        metrics = prepare()
-        run.summary(metrics, "split")
-        print("split: " + ", ".join(f"{key} {value}" for key, value in metrics.items()))
+    parameters = {"seed": params.seed(), "split": params.read("split", Split), "search": params.read("search", SearchWeights)}
+    with runner.stage("split", parameters) as stage:
+        stage.finish(prepare())
 
 
 def prepare() -> dict[str, int]:
     """Divide as params.yaml in the current directory says; returns the metrics that it also wrote."""
-    p, seed = params.read("split", Split), params.check_seed(params.read_all())
+    cfg, seed = params.read("split", Split), params.seed()
     # Where the search images are trained on too, as in the paper, the search scores with early weights.
-    return divide(p, seed, params.read("search", SearchWeights).weights == "early", OUT)
+    return divide(cfg, seed, params.read("search", SearchWeights).weights == "early", OUT)
 
 
 def divide(p: Split, seed: int, search_in_training: bool, out: Path) -> dict[str, int]:
@@ -119,9 +96,9 @@ def divide(p: Split, seed: int, search_in_training: bool, out: Path) -> dict[str
             print("\n".join([f"{key}: broken files left out: {len(broken)}; {p.broken_files} may be", *broken.values()]), flush=True)
 
     top = {"main": keys[0], "transfer": keys[1:], "search_in_training": search_in_training, "seed": seed, "sets": described}
-    _write(out / "sets.json", top)
+    runner.write_json(out / "sets.json", top)
     pd.concat(tables, ignore_index=True).to_parquet(out / "splits.parquet", index=False)
-    _write(out / "metrics.json", metrics)
+    runner.write_json(out / "metrics.json", metrics)
     return metrics
 
 
@@ -157,9 +134,5 @@ def _save(path: Path, pixels: np.ndarray) -> None:
     np.save(path, pixels)
 
 
-def _write(path: Path, found: dict) -> None:
-    path.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-
-
 if __name__ == "__main__":
-    user_errors(main)
+    runner.execute(main)

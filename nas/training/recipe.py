@@ -2,12 +2,17 @@
 
 import math
 import os
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
-from nas.data.loader import Augmentation
+from nas.data.dataset import ImageDataset
+from nas.data.loader import Augmentation, Batch, TrainingBatches
+from nas.runtime import distributed
 from nas.runtime.params import Section
 from nas.training.losses import DistillationLoss
 
@@ -69,9 +74,26 @@ class Runtime(Section):
         """bf16 where asked for; weights, batch-norm sums and losses stay in fp32."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
+    def to_device(self, batches: Iterable[Batch], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised images (B, 3, H, W) and labels (B,) on the device."""
+        for batch in batches:
+            yield batch.images.to(device, memory_format=self.memory_format), batch.labels.to(device)
+
     @property
     def memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.contiguous_format
+
+
+def training_batches(
+    data: ImageDataset, items: np.ndarray, recipe: Recipe, runtime: Runtime, device: torch.device, seed: int
+) -> TrainingBatches:
+    """This process's share of the batches of the recipe, augmented.
+
+    Raises:
+        ValueError: if there are fewer images than fill a batch, or a batch cannot be divided among the processes.
+    """
+    share = distributed.share(recipe.batch)
+    return TrainingBatches(data, items, recipe.batch, recipe.augmentation, seed, runtime.workers, device.type == "cuda", share)
 
 
 def learning_rate(step: int, steps_per_epoch: int, epochs: int, base: float, warmup_epochs: float) -> float:

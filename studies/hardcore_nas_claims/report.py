@@ -20,7 +20,7 @@ from nas.cost import latency_hardcore_nas
 from nas.cost.latency_hardcore_nas import LatencyTable
 from nas.plots import style
 from nas.runtime.io import read_json, read_table
-from nas.stages import latency as main_pipeline
+from nas.stages import runner
 from nas.stages.errors import user_errors
 from nas.stages.hardcore_nas import config as hardcore_nas
 from nas.stages.pipelines import NAMES
@@ -64,7 +64,7 @@ def main() -> None:
     own = s.hardcore_nas
     parameters = s.sections("tuning", "starts") | {"hardcore_nas.train": own.train}
     with config.PIPELINE.stage("report", parameters) as (run, _, out):
-        measured = latency_hardcore_nas.LatencyTable.load(hardcore_nas.TABLE, own.space, main_pipeline.counted(main_pipeline.CLASSES))
+        measured = latency_hardcore_nas.LatencyTable.load(hardcore_nas.TABLE, own.space, runner.count_classes())
         search, tune = (read_json(OWN / stage / "metrics.json") for stage in ("search", "tune"))
         found = Results(
             targets=pd.DataFrame([{"name": name, **entry} for name, entry in zip(NAMES, read_json(SUMMARY))]),

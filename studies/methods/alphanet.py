@@ -23,7 +23,7 @@ from nas.runtime.checkpoint import save_weights
 from nas.stages import runner as main_pipeline
 from nas.stages import split
 from nas.stages.errors import user_errors
-from nas.stages.train import Train, sampling
+from nas.training.strategy import Train, build_strategy
 from nas.training.trainer import Epoch, Trainer
 from studies.methods import config
 
@@ -52,7 +52,7 @@ def main() -> None:
         trainer = Trainer(
             supernet,
             main_pipeline.training_batches(data, items, recipe, runtime, device, seed),
-            sampling(p, flops.table(space, len(data.classes)), seed),
+            build_strategy(p, flops.table(space, len(data.classes)), seed, main_pipeline.out("fit_predictor") / "forest.npz"),
             epochs=p.epochs,
             seed=seed,
             place="train",  # what is drawn is what stage train draws

@@ -12,16 +12,15 @@ writes   alphanet_search/evaluated.parquet    as outputs/search/evaluated.parque
 
 from torch import nn
 
-from nas.cost import registry
 from nas.data.dataset import open_dataset
 from nas.runtime import params
 from nas.runtime.checkpoint import load_weights, save_weights
 from nas.runtime.progress import progress
 from nas.search.archive import ScoreCache
-from nas.search.family import family_for_targets, pareto_family
+from nas.search.setup import Search, build_problem, cost_tables, hypervolume_of
 from nas.spaces import encoding
 from nas.stages import runner as main_pipeline
-from nas.stages import search, split
+from nas.stages import searching, split
 from nas.stages.errors import user_errors
 from studies.methods import alphanet, config
 
@@ -29,28 +28,25 @@ OUT = config.PIPELINE.outputs / "alphanet_search"
 
 
 def main() -> None:
-    p = params.read("search", search.Search).model_copy(update={"baseline": False})
+    p = params.read("search", Search).model_copy(update={"baseline": False})
     _, runtime, evaluation = main_pipeline.shared()
     seed, space = main_pipeline.seed(), main_pipeline.search_space()
     parameters = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "search": p}
     with config.PIPELINE.stage("alphanet_search", parameters) as (run, checkpoint, out):
         data = open_dataset(split.OUT)
         chance = 100 / len(data.classes)
-        known = registry.tables(space, len(data.classes), p.model_dump())
-        problem, device = search.stated(p, known), runtime.start()
+        known = cost_tables(space, len(data.classes), p.latency_table)
+        problem, device = build_problem(p, known), runtime.start()
         supernet = main_pipeline.new_supernet(space, len(data.classes), seed).to(device)
         load_weights(alphanet.OUT / ("early.safetensors" if p.weights == "early" else "weights.safetensors"), supernet)
         run.dataset(str(split.OUT / "splits.parquet"), "search", images=len(data.indices("search")))
         measured = main_pipeline.scorer(supernet, data, "search", evaluation, runtime, device, seed)
-        score = measured.top1_all if p.score == "measured" else search.predicted
-        area = search.volume(problem, known, chance)
-        found = search.searches(p, problem, known, score, ScoreCache(), area, seed, run, checkpoint)
+        score = measured.top1_all if p.score == "measured" else searching.predict
+        area = hypervolume_of(problem, known, chance)
+        found = searching.run_searches(p, problem, known, score, ScoreCache(), area, seed, run, checkpoint)
         best = found[p.method]
         problem.to_frame(best).assign(method=p.method).to_parquet(out / "evaluated.parquet", index=False)
-        if p.targets is None:
-            models = pareto_family(best[problem.front(best)], data.key, p.models)
-        else:
-            models = family_for_targets(problem, best, data.key, p.targets)
+        models = searching.choose_family(p, problem, best, data.key)
 
         load_weights(alphanet.OUT / "weights.safetensors", supernet)
         final = main_pipeline.scorer(supernet, data, "val", evaluation, runtime, device, seed)
@@ -62,7 +58,7 @@ def main() -> None:
             entries.append({"name": model.name, "arch": encoding.to_json(model.arch), **costs, **reached})
         main_pipeline.write_json(out / "family.json", entries)
         save_weights(out / "family.safetensors", networks)
-        config.PIPELINE.finish(out, search.found_figures(p, found, known["mflops"], chance) | {"family": len(models)}, run)
+        config.PIPELINE.finish(out, searching.metrics(p, found, known["mflops"], chance) | {"family": len(models)}, run)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from nas.runtime import seeding
 from nas.sampling.attentive import Strategy, parse_strategy
 from nas.stages.hardcore_nas import config as hardcore_nas
 from nas.stages.tf_nas import config as tf_nas
-from nas.stages.train import Train
 from nas.training.recipe import Recipe
+from nas.training.strategy import Train
 
 WEIGHTS, CHOICES, FORWARD = 3, 2, 1  # passes that an image costs, by what learns
 DRAWN = 500  # sub-networks that a mean is taken over

@@ -13,21 +13,22 @@ from torch import nn
 from nas.cost import flops
 from nas.data.dataset import ImageDataset
 from nas.models.blocks import RowNetwork
-from nas.models.extract import Network
+from nas.models.extract import Network, load_network
 from nas.runtime import params
 from nas.runtime.checkpoint import load_weights
 from nas.runtime.io import read_json, read_table
+from nas.search.setup import Search
 from nas.spaces import encoding
 from nas.spaces.hardcore_nas import Arch
 from nas.spaces.rows import Plan
 from nas.stages import runner as main_pipeline
-from nas.stages import search, train
 from nas.stages.hardcore_nas import config as hardcore_nas
 from nas.stages.hardcore_nas import derive as hardcore_nas_derive
 from nas.stages.hardcore_nas import tune as hardcore_nas_tune
 from nas.stages.tf_nas import config as tf_nas
 from nas.stages.tf_nas import derive as tf_nas_derive
 from nas.stages.tf_nas import train as tf_nas_train
+from nas.training.strategy import Train, build_strategy
 from studies.methods import alphanet_search, baselines, config, cost, oneshot
 from studies.methods.baseline import build
 from studies.methods.cost import Work
@@ -61,7 +62,7 @@ def all_found(s: config.Settings, data: ImageDataset) -> dict[str, Found]:
     """
     one_shot = hardcore_nas.read()
     return {
-        ATTENTIVE: of_attentive(search.OUT / "family.json", search.OUT / "evaluated.parquet", None, data),
+        ATTENTIVE: of_attentive(main_pipeline.out("search") / "family.json", main_pipeline.out("search") / "evaluated.parquet", None, data),
         ALPHA: of_attentive(
             alphanet_search.OUT / "family.json",
             alphanet_search.OUT / "evaluated.parquet",
@@ -82,19 +83,24 @@ def of_attentive(family: Path, evaluated: Path, weights: Path | None, data: Imag
     Args:
         weights: of all models; None: each has a file, as stage search writes them.
     """
-    p, searched = params.read("train", train.Train), params.read("search", search.Search)
+    p, searched = params.read("train", Train), params.read("search", Search)
     recipe, _, evaluation = main_pipeline.shared()
     seed, space = main_pipeline.seed(), main_pipeline.search_space()
     entries = encoding.read_family(family)
     if weights is None:
-        networks = {entry["name"]: search.load_model(entry, space, len(data.classes)) for entry in entries}
+        networks = {
+            entry["name"]: load_network(
+                family.parent / "family" / f"{entry['name']}.safetensors", space, encoding.from_json(entry["arch"]), len(data.classes)
+            )
+            for entry in entries
+        }
     else:
         networks = {entry["name"]: Network(space, encoding.from_json(entry["arch"]), len(data.classes)) for entry in entries}
         loaded(weights, networks)
     table, images = flops.table(space, len(data.classes)), len(data.indices("train", "predictor"))
     rows = read_table(evaluated, "dvc repro --force search")
     measured_on = len(data.indices("search")) + evaluation.batch * evaluation.calibration_batches
-    works = cost.sandwich(p, recipe, table, train.sampling(p, table, seed), images, seed)
+    works = cost.sandwich(p, recipe, table, build_strategy(p, table, seed, main_pipeline.out("fit_predictor") / "forest.npz"), images, seed)
     short = {name.rpartition("-")[2]: network for name, network in networks.items()}
     return Found(short, [*works, cost.searched(rows[rows["method"] == searched.method], measured_on)])
 

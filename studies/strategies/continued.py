@@ -15,6 +15,7 @@ import sys
 import pandas as pd
 
 from nas.data.dataset import open_dataset
+from nas.evaluation.measure import measure
 from nas.evaluation.metrics import kendall_tau
 from nas.runtime.checkpoint import load_weights
 from nas.runtime.io import read_table
@@ -23,7 +24,6 @@ from nas.sampling.uniform import Unconstrained
 from nas.stages import runner as main_pipeline
 from nas.stages import split
 from nas.stages.errors import user_errors
-from nas.stages.pretrain import measure
 from studies.strategies import config
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 
 from nas.cost import flops
 from nas.data.dataset import open_dataset
+from nas.evaluation.measure import distinct_rows, measure
 from nas.evaluation.metrics import kendall_tau
 from nas.runtime import seeding
 from nas.runtime.checkpoint import save_weights
@@ -27,7 +28,6 @@ from nas.search.predictor import Forest
 from nas.stages import runner as main_pipeline
 from nas.stages import split
 from nas.stages.errors import user_errors
-from nas.stages.pretrain import distinct_rows, measure
 from studies.strategies import config
 
 

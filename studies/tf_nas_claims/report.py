@@ -20,7 +20,7 @@ from nas.cost import latency_tf_nas
 from nas.cost.latency_tf_nas import LatencyTable
 from nas.plots import style
 from nas.runtime.io import read_json, read_table
-from nas.stages import latency as main_pipeline
+from nas.stages import runner
 from nas.stages.errors import user_errors
 from nas.stages.tf_nas import config as tf_nas
 from nas.stages.tf_nas.derive import SEARCHED, chosen
@@ -63,7 +63,7 @@ def main() -> None:
     names = ("trade_off", "collapse", "devices", "stopping")
     with config.PIPELINE.stage("report", s.sections(*names)) as (run, _, out):
         space = s.tf_nas.space
-        table = latency_tf_nas.LatencyTable.load(tf_nas.TABLE, space, main_pipeline.counted(main_pipeline.CLASSES))
+        table = latency_tf_nas.LatencyTable.load(tf_nas.TABLE, space, runner.count_classes())
         found = Results(
             targets=own_networks(table),
             **{stage.__name__.rpartition(".")[2]: read_table(stage.RESULTS, AGAIN) for stage in (trade_off, collapse, devices, stopping)},

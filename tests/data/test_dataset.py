@@ -10,8 +10,9 @@ from PIL import Image
 from nas.data.dataset import dataset_keys, open_dataset
 from nas.data.loader import Augmentation, EvaluationBatches, TrainingBatches
 from nas.data.sources import FolderImages, ImageError
+from nas.data.splits import Split
 from nas.runtime.params import check
-from nas.stages.split import Split, divide
+from nas.stages.split import divide
 
 PLAIN = Augmentation(crop_scale=(1.0, 1.0), flip=False, policy="none")
 FULL = Augmentation(crop_scale=(0.4, 1.0), flip=True, policy="svhn")

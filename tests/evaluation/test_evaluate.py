@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 from nas.data.loader import EvaluationBatches
-from nas.evaluation.evaluate import Scorer, calibrate, top1
+from nas.evaluation.evaluate import Scorer, calibrate, top1, whole_batches
 from nas.models.extract import extract
 from nas.models.supernet import Supernet
 from nas.spaces.mbconv import SearchSpace
-from nas.stages.runner import whole_batches
 
 CPU = torch.device("cpu")
 

@@ -21,8 +21,7 @@ from nas.latency import profiler
 from nas.latency.backends import config
 from nas.latency.backends.torch_backend import TorchBackend
 from nas.latency.timing import HostClock
-from nas.stages import export
-from nas.stages.errors import user_errors
+from nas.stages import export, runner
 
 TICK_S = 2.0**-30
 
@@ -79,4 +78,4 @@ if __name__ == "__main__":
     made_up_clocks()
     if "--jumps" in sys.argv:
         jumping_clock()
-    user_errors(importlib.import_module(f"nas.stages.{sys.argv[-1]}").main)
+    runner.execute(importlib.import_module(f"nas.stages.{sys.argv[-1]}").main)

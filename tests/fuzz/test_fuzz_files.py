@@ -33,13 +33,11 @@ from nas.search.predictor import Forest, PredictorError
 from nas.spaces import FOLDER, encoding, mbconv
 from nas.spaces.encoding import ArchitectureError
 from nas.spaces.mbconv import SpaceError
-from nas.stages import check, runner
-from nas.training.recipe import Recipe, Runtime
+from nas.stages import config
 
 ROOT = Path(__file__).parents[2]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
-SECTIONS = {name: check.section(name) for name in check.STAGES}
-SECTIONS |= {"recipe": Recipe, "runtime": Runtime, "evaluation": runner.Evaluation}
+SECTIONS = config.SECTIONS
 PAPER = mbconv.load(FOLDER / "attentive_nas.yaml")
 SHARE = 40  # of what `make test-slow` tries, one in so many in `make test`
 STUCK_S = 20  # seconds after which one file counts as never read
@@ -186,7 +184,7 @@ def all_of_it(path: Path) -> None:
     before = Path.cwd()
     try:
         os.chdir(path.parent)
-        check.check_all()
+        config.check_all()
     finally:
         os.chdir(before)
 

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, create_model
 
 from nas.runtime import params
 from nas.runtime.params import ParamsError, Section
-from nas.stages.check import check_all
+from nas.stages.config import check_all
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,31 +8,13 @@ import pytest
 import yaml
 
 from nas.runtime import params, presets
-from nas.runtime.distributed import Launcher
 from nas.spaces import mbconv
-from nas.stages import export, fit_predictor, latency, pretrain, report, runner, search, split, train, transfer
-from nas.tracking.session import Settings
+from nas.stages.config import SECTIONS
 from nas.training.losses import AdaptiveAlpha
-from nas.training.recipe import Recipe, Runtime
+from nas.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted(p.stem for p in (ROOT / "presets").glob("*.yaml"))
-SECTIONS = {
-    "split": split.Split,
-    "runtime": Runtime,
-    "recipe": Recipe,
-    "evaluation": runner.Evaluation,
-    "pretrain": pretrain.Pretrain,
-    "fit_predictor": fit_predictor.FitPredictor,
-    "train": train.Train,
-    "latency": latency.Latency,
-    "search": search.Search,
-    "export": export.Export,
-    "transfer": transfer.Transfer,
-    "report": report.Report,
-    "tracking": Settings,
-    "launcher": Launcher,
-}
 
 
 @pytest.fixture

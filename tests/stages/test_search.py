@@ -1,24 +1,25 @@
-"""Stage search apart from the pipeline: the problem that params.yaml states, first draws, and whose scores are kept."""
+"""Stage search apart from the pipeline: the problem that params.yaml describes, first draws, and the cache of scores."""
 
 import numpy as np
 import pytest
 import yaml
 
-from nas.cost import registry
 from nas.cost.latency import Entry
 from nas.cost.latency_mbconv import LatencyTable, distinct_blocks
 from nas.evaluation.metrics import hypervolume
-from nas.runtime import params
+from nas.runtime import params, processes
 from nas.search.archive import Archive
+from nas.search.setup import NO_LATENCY_TABLE, Search, build_problem, cost_tables, draws, hypervolume_of
 from nas.spaces import encoding
 from nas.stages import search
-from nas.stages.search import Search, draws, stated, volume
 from nas.tracking import provenance
+
+TABLE = "outputs/latency/table.json"
 
 
 def section(**changes) -> Search:
-    """The default section `search` with some keys changed; bounds as {cost: (least, greatest)}."""
-    found = yaml.safe_load(params.FILE.read_text())["search"]
+    """The default section `search` with a latency table and some keys changed; bounds as {cost: (least, greatest)}."""
+    found = yaml.safe_load(params.FILE.read_text())["search"] | {"latency_table": TABLE}
     bounds = {name: dict(zip(("min", "max"), ends)) for name, ends in changes.pop("bounds", {}).items()}
     return params.check({"search": found | changes | {"bounds": found["bounds"] | bounds}}, "search", Search)
 
@@ -29,15 +30,39 @@ def known(tiny_space, tmp_path_factory) -> dict:
     entries = {block: Entry(float(block.width), 0.0) for block in distinct_blocks(tiny_space)}
     file = tmp_path_factory.mktemp("latency") / "table.json"
     LatencyTable(tiny_space, 10, entries, 1.5).save(file)
-    return registry.tables(tiny_space, 10, {"latency_table": str(file)})
+    return cost_tables(tiny_space, 10, str(file))
 
 
 def test_costs_are_objectives_in_the_order_given_and_the_others_are_reported(known):
     """Two objectives beside the score, or one and the other among the constraints without a bound."""
-    both = stated(section(costs=["parameters", "mflops"]), known)
+    both = build_problem(section(costs=["parameters", "mflops"]), known)
     assert [o.name for o in both.objectives] == ["parameters", "mflops", "top1"] and [o.name for o in both.constraints] == ["latency_ms"]
-    one = stated(section(), known)
+    one = build_problem(section(), known)
     assert [o.name for o in one.objectives] == ["mflops", "top1"] and [o.name for o in one.constraints] == ["parameters", "latency_ms"]
+
+
+def test_without_a_table_latency_is_neither_an_objective_nor_a_column(tiny_space):
+    """The default: the costs are MFLOPs and parameters."""
+    tables = cost_tables(tiny_space, 10, section(latency_table=NO_LATENCY_TABLE).latency_table)
+    problem = build_problem(section(latency_table=NO_LATENCY_TABLE), tables)
+    assert list(tables) == ["mflops", "parameters"] and [o.name for o in problem.constraints] == ["parameters"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"costs": ["mflops", "latency_ms"]},
+        {"bounds": {"latency_ms": (None, 5.0)}},
+        {"models": None, "targets": [{"mflops": 1.0}, {"latency_ms": 5.0}]},
+    ],
+)
+def test_a_latency_without_a_table_is_refused(changes):
+    """The message has the key that names latency_ms and the one to change."""
+    key = next(key for key in ("bounds", "targets", "costs") if key in changes)
+    with pytest.raises(
+        params.ParamsError, match=rf"search\.{key} names latency_ms.*set search\.latency_table to outputs/latency/table\.json"
+    ):
+        section(latency_table=NO_LATENCY_TABLE, **changes)
 
 
 def test_bounds_of_any_kind_hold(known, tiny_rows):
@@ -45,7 +70,7 @@ def test_bounds_of_any_kind_hold(known, tiny_rows):
     mflops, sizes = (known[name].costs(tiny_rows) for name in ("mflops", "parameters"))
     low, high = np.quantile(mflops, [0.2, 0.7])
     most = float(np.quantile(sizes, 0.5))
-    problem = stated(section(bounds={"mflops": (low, high), "parameters": (None, most), "top1": (60.0, None)}), known)
+    problem = build_problem(section(bounds={"mflops": (low, high), "parameters": (None, most), "top1": (60.0, None)}), known)
     assert np.array_equal(problem.allowed(tiny_rows), (mflops >= low) & (mflops <= high) & (sizes <= most))
     assert problem.score.within(np.array([59.9, 60.0])).tolist() == [False, True]
 
@@ -74,15 +99,15 @@ def test_bounds_of_any_kind_hold(known, tiny_rows):
 def test_what_nothing_can_meet_is_said_before_the_search(changes, message, known):
     """The key, and what there is."""
     with pytest.raises(ValueError, match=message):
-        stated(section(**changes), known)
+        build_problem(section(**changes), known)
 
 
 @pytest.mark.parametrize("first", ["spread", "uniform"])
 def test_first_draws_keep_the_tightest_bound(first, known):
     """The fewest architectures have so few parameters: all drawn ones do, and they keep the wide bound on MFLOPs nearly always."""
     p = section(first=first, bounds={"mflops": (None, known["mflops"].largest), "parameters": (None, 1.2 * known["parameters"].smallest)})
-    problem = stated(p, known)
-    for draw in draws(p, problem, known):
+    problem = build_problem(p, known)
+    for draw in draws(p.first, problem, known):
         rows = encoding.to_genes(draw(50, np.random.default_rng(0)))
         assert problem.allowed(rows).all()
 
@@ -92,7 +117,7 @@ def test_a_spread_first_draw_reaches_the_ends_more_often(known):
     shares = []
     edge = known["mflops"].largest - (known["mflops"].largest - known["mflops"].smallest) / 8
     for first in ("spread", "uniform"):
-        draw, _ = draws(section(first=first), stated(section(), known), known)
+        draw, _ = draws(first, build_problem(section(), known), known)
         rows = encoding.to_genes(draw(800, np.random.default_rng(0)))
         shares.append((known["mflops"].costs(rows) >= edge).mean())
     assert shares[0] == pytest.approx(1 / 8, abs=0.03) and shares[1] < shares[0] / 2
@@ -104,9 +129,9 @@ def test_the_volume_of_accuracy_and_flops_is_that_of_the_other_stages(known, tin
     score = np.random.default_rng(0).uniform(20, 90, len(rows))
     cost = known["mflops"].costs(rows)
     found = Archive(rows, cost, score, np.zeros(len(rows), int))
-    plain = volume(stated(section(), known), known, 10)(found)
+    plain = hypervolume_of(build_problem(section(), known), known, 10)(found)
     assert plain == pytest.approx(hypervolume(cost, score, known["mflops"].largest, 10))
-    both = volume(stated(section(costs=["mflops", "parameters"]), known), known, 10)(found)
+    both = hypervolume_of(build_problem(section(costs=["mflops", "parameters"]), known), known, 10)(found)
     assert 0 < both < plain
 
 
@@ -121,15 +146,15 @@ def test_scores_are_kept_by_what_they_were_measured_with(tmp_path, monkeypatch):
         "outputs/train/early.safetensors": "d",
     }
     settings = {"seed": 0, "space": "s", "runtime": {}, "evaluation": {"batch": 2}, "search": {"method": "evolution"}}
-    monkeypatch.setattr(provenance, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(processes, "project_root", lambda: tmp_path)
     monkeypatch.setattr(provenance, "inputs", lambda stage: deps)
     monkeypatch.setattr(params, "read_all", lambda: settings)
     row = np.array([1, 2, 3])
 
     def kept(weights: str = "outputs/train/weights.safetensors") -> float | None:
-        return search.scores(weights, p).get(row)
+        return search.cached_scores(weights, p.latency_table).get(row)
 
-    search.scores("outputs/train/weights.safetensors", p).put(row, 50.0)
+    search.cached_scores("outputs/train/weights.safetensors", p.latency_table).put(row, 50.0)
     assert kept() == 50.0 and kept("outputs/train/early.safetensors") is None
     deps["nas/search"] = deps[p.latency_table] = settings["search"] = deps["outputs/train/early.safetensors"] = "other"
     assert kept() == 50.0

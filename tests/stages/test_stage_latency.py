@@ -14,6 +14,7 @@ from nas.stages import latency, runner
 from nas.tracking.session import SilentRun
 
 ROOT = Path(__file__).parents[2]
+OUT = runner.out("latency")
 KEYS = {"kendall_tau_latency", "kendall_tau_flops", "kendall_tau_repeat", "median_relative_error", "p90_relative_error", "bias"}
 KEYS |= {"noise_floor", "p90_noise", "min_latency_ms", "max_latency_ms", "networks", "seconds"}
 
@@ -31,8 +32,7 @@ def project(tmp_path, monkeypatch) -> Path:
     }  # fewer, and a busy machine leaves only noise to fit
     found["space"] = str(ROOT / "nas/spaces/smoke.yaml")
     Path("params.yaml").write_text(yaml.safe_dump(found))
-    latency.CLASSES.parent.mkdir(parents=True)
-    latency.CLASSES.write_text('{"classes": 7}')
+    runner.write_json(runner.out("split") / "metrics.json", {"classes": 7})
 
     class Nothing:
         def save(self, state, name): ...
@@ -41,8 +41,8 @@ def project(tmp_path, monkeypatch) -> Path:
 
     @contextmanager
     def stage(name, parameters):
-        latency.OUT.mkdir(parents=True)
-        yield SilentRun(), Nothing()
+        OUT.mkdir(parents=True)
+        yield runner.Stage("latency", "latency", OUT, SilentRun(), Nothing())
 
     monkeypatch.setattr(runner, "stage", stage)
     return tmp_path
@@ -51,17 +51,17 @@ def project(tmp_path, monkeypatch) -> Path:
 def test_the_stage_leaves_a_table_and_how_good_it_is(project):
     """All outputs, the agreed metrics, a table that a search can take, and a row for each of 20 networks and 8 rounds."""
     latency.main()
-    metrics = json.loads((latency.OUT / "metrics.json").read_text())
+    metrics = json.loads((OUT / "metrics.json").read_text())
     assert metrics.keys() == KEYS and metrics["networks"] == 8 and metrics["noise_floor"] >= 0
     searched = mbconv.load(ROOT / "nas/spaces/smoke.yaml")
-    table = LatencyTable.load(latency.OUT / "table.json", searched, 7)
+    table = LatencyTable.load(OUT / "table.json", searched, 7)
     assert table.costs.unit == "ms"
     assert table.range_ms == pytest.approx((metrics["min_latency_ms"], metrics["max_latency_ms"]), rel=1e-4)
     setting = table.setting
     assert setting["repetitions"] == 8 and setting["backend"] == "torch" and setting["versions"]["torch"]
-    rows = pd.read_csv(latency.OUT / "validation.csv")
+    rows = pd.read_csv(OUT / "validation.csv")
     assert len(rows) == 20 * 8 and (rows["raw_latency_ms"] > 0).all()
-    assert (latency.OUT / "validation.png").read_bytes().startswith(b"\x89PNG")
+    assert (OUT / "validation.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_too_little_time_stops_it(project):

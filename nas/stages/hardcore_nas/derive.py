@@ -17,7 +17,7 @@ from nas.cost import latency_hardcore_nas
 from nas.latency.hardcore_nas import ProfiledHardcoreNas
 from nas.runtime.io import read_json
 from nas.spaces.hardcore_nas import Arch, Space
-from nas.stages import latency as main_pipeline
+from nas.stages import runner
 from nas.stages.derived import derive
 from nas.stages.errors import user_errors
 from nas.stages.hardcore_nas import config
@@ -31,7 +31,7 @@ FAMILY_KEYS = (*SEARCHED_KEYS, "table_latency_ms", "measured_latency_ms", "noise
 def main() -> None:
     s = config.read()
     with config.PIPELINE.stage("derive", s.sections("seed", "space", "latency")) as (run, checkpoint, out):
-        found = latency_hardcore_nas.LatencyTable.load(config.TABLE, s.space, main_pipeline.counted(main_pipeline.CLASSES))
+        found = latency_hardcore_nas.LatencyTable.load(config.TABLE, s.space, runner.count_classes())
         searched = networks(SEARCHED, s.space, "search", SEARCHED_KEYS)
         derive(searched, s.latency, ProfiledHardcoreNas(s.space), found, s.seed, config.PIPELINE, run, checkpoint, out)
 

@@ -9,7 +9,7 @@ writes   latency/table.json           `nas.cost.latency_hardcore_nas.LatencyTabl
 
 from nas.latency.hardcore_nas import ProfiledHardcoreNas
 from nas.latency.profiler import profile
-from nas.stages import latency as main_pipeline
+from nas.stages import runner
 from nas.stages.errors import user_errors
 from nas.stages.hardcore_nas import config
 from nas.stages.tables import write
@@ -18,7 +18,7 @@ from nas.stages.tables import write
 def main() -> None:
     s = config.read()
     with config.PIPELINE.stage("latency", s.sections("seed", "space", "latency")) as (run, checkpoint, out):
-        space, classes = ProfiledHardcoreNas(s.space), main_pipeline.counted(main_pipeline.CLASSES)
+        space, classes = ProfiledHardcoreNas(s.space), runner.count_classes()
         profiled = profile(s.latency, space, classes, s.seed, s.latency.backend.start(), checkpoint)
         write(profiled, config.PIPELINE, run, out)
 

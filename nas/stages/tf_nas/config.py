@@ -17,8 +17,8 @@ from nas.runtime import params
 from nas.spaces.tf_nas import Space, load
 from nas.stages import pipelines, runner
 from nas.stages.pipelines import Pipeline, Targets, Training
-from nas.stages.transfer import Transfer
 from nas.training.recipe import Runtime
+from nas.training.transfer import Transfer
 
 PIPELINE = Pipeline("tf_nas")
 TABLE = PIPELINE.outputs / "latency" / "table.json"

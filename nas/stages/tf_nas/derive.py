@@ -17,7 +17,7 @@ from nas.latency.tf_nas import ProfiledTfNas
 from nas.runtime.io import read_json
 from nas.spaces.rows import Plan
 from nas.spaces.tf_nas import Arch, Space
-from nas.stages import latency as main_pipeline
+from nas.stages import runner
 from nas.stages.derived import derive
 from nas.stages.errors import user_errors
 from nas.stages.tf_nas import config
@@ -29,7 +29,7 @@ FAMILY = config.PIPELINE.outputs / "derive" / "family.json"
 def main() -> None:
     s = config.read()
     with config.PIPELINE.stage("derive", s.sections("seed", "space", "latency")) as (run, checkpoint, out):
-        table = latency_tf_nas.LatencyTable.load(config.TABLE, s.space, main_pipeline.counted(main_pipeline.CLASSES))
+        table = latency_tf_nas.LatencyTable.load(config.TABLE, s.space, runner.count_classes())
         found = []
         for entry in read_json(SEARCHED):
             choice, target_ms = chosen(entry), entry["target_latency_ms"]

@@ -9,7 +9,7 @@ writes   latency/table.json           `nas.cost.latency_tf_nas.LatencyTable.load
 
 from nas.latency.profiler import profile
 from nas.latency.tf_nas import ProfiledTfNas
-from nas.stages import latency as main_pipeline
+from nas.stages import runner
 from nas.stages.errors import user_errors
 from nas.stages.tables import write
 from nas.stages.tf_nas import config
@@ -19,7 +19,7 @@ def main() -> None:
     s = config.read()
     with config.PIPELINE.stage("latency", s.sections("seed", "space", "latency")) as (run, checkpoint, out):
         space = ProfiledTfNas(s.space, s.latency.step)
-        classes = main_pipeline.counted(main_pipeline.CLASSES)
+        classes = runner.count_classes()
         profiled = profile(s.latency, space, classes, s.seed, s.latency.backend.start(), checkpoint)
         write(profiled, config.PIPELINE, run, out)
 

@@ -17,6 +17,7 @@ import pandas as pd
 from torch import nn
 
 from nas.data.dataset import dataset_keys, open_dataset
+from nas.data.splits import hold_out
 from nas.models.blocks import RowNetwork
 from nas.runtime.checkpoint import load_weights
 from nas.runtime.progress import progress
@@ -25,8 +26,10 @@ from nas.stages.errors import user_errors
 from nas.stages.tf_nas import config
 from nas.stages.tf_nas.derive import family
 from nas.stages.tf_nas.train import WEIGHTS
-from nas.stages.transfer import Tuner, holdout, like, spread
 from nas.training.finetune import Try
+from nas.training.transfer import Tuner
+from nas.training.transfer import evenly_by_cost as spread
+from nas.training.transfer import normalised_as as like
 
 
 def main() -> None:
@@ -46,7 +49,7 @@ def main() -> None:
         rows, metrics = [], {}
         for key, entry, setting in progress(jobs, "transfer: fine-tunings on the hold-out", len(jobs)):
             data = like(open_dataset(split.OUT, key), source)
-            fit, held_out = holdout(data, p.holdout, s.seed)
+            fit, held_out = (np.sort(part) for part in hold_out(data.indices("train"), data.labels, p.holdout, s.seed))
             held = tuner.top1(
                 f"{key}/{entry['name']}/{setting}/hold-out", copy.deepcopy(trained[entry["name"]]), data, fit, held_out, setting
             )

@@ -19,7 +19,7 @@ from nas.runtime import params, presets
 from nas.runtime.params import ParamsError
 from nas.sampling.attentive import BestUp, Uniform
 from nas.sampling.uniform import Unconstrained
-from nas.stages.train import Train
+from nas.training.strategy import Train
 from studies.methods import config, cost, oneshot, page
 from studies.methods.baseline import Choice, build
 from studies.methods.cost import Work
