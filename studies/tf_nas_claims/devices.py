@@ -73,7 +73,7 @@ def main() -> None:
 def profile_device(s: tf_nas.Settings, space: ProfiledTfNas, threads: int, classes: int, checkpoint: Checkpoint) -> Device:
     """This device with so many threads, profiled as stage latency of TF-NAS does it."""
     latency = s.latency.model_copy(update={"backend": s.latency.backend.model_copy(update={"threads": threads})})
-    profiled = profile(latency, space, classes, s.seed, latency.backend.start(), config.Kept(checkpoint, "survey-"))
+    profiled = profile(latency, space, classes, s.seed, latency.backend.start(), config.Kept(checkpoint, "profile-"))
     return Device(latency, profiled.table, profiled.metrics()["p90_relative_error"], config.middle_target(s, profiled.table))
 
 
