@@ -1,1 +1,1 @@
-"""What an architecture costs: tables that add up along the chain of stages."""
+"""Costs of architectures: tables that are summed along the chain of stages, and the list of costs."""

@@ -24,41 +24,41 @@ def running(beta: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Latency:
-    """A table of a device: milliseconds of every block in every configuration.
+    """Expected latency of relaxed architectures, from the latency of every block in every configuration.
 
     Raises:
-        ValueError: for shapes that do not fit, a stage without a depth, or an entry below zero or not finite.
+        ValueError: for inconsistent shapes, a stage without a depth, or an entry that is negative or not finite.
     """
 
-    fixed_ms: float  # stem, fixed block, head, and what a network costs besides
+    fixed_ms: float  # stem, fixed block, head, and the overhead of a network
     blocks_ms: np.ndarray  # (stages, blocks, configurations); 0 where a stage has no such block
     offered: np.ndarray  # (stages, blocks) whether a stage may have 1, 2, ... blocks
 
     def __post_init__(self) -> None:
         if self.blocks_ms.ndim != 3 or self.offered.shape != self.blocks_ms.shape[:2] or not self.offered.any(1).all():
-            raise ValueError(f"a table of shape {self.blocks_ms.shape} with depths {self.offered.tolist()} is none of a space")
+            raise ValueError(f"a table of shape {self.blocks_ms.shape} with depths {self.offered.tolist()} fits no space")
         if not (np.isfinite(self.blocks_ms).all() and self.blocks_ms.min() >= 0 and np.isfinite(self.fixed_ms)):
-            raise ValueError(f"milliseconds have to be finite, and those of blocks not below 0; the least is {self.blocks_ms.min()}")
+            raise ValueError(f"latencies have to be finite, and those of blocks not negative; the least is {self.blocks_ms.min()}")
 
     def __call__(self, point: Any) -> float:
-        """Expected milliseconds of a network."""
+        """Expected latency of a relaxed architecture, ms."""
         return float(self.fixed_ms + (point.kappa * (point.alpha * self.blocks_ms).sum(2)).sum())
 
     def of(self, arch: Arch) -> float:
-        """Milliseconds of a network: the sum of its entries."""
+        """Latency of a network, ms: the sum of its entries."""
         return float(self.fixed_ms + sum(self.blocks_ms[s, b, c] for s, stage in enumerate(arch) for b, c in enumerate(stage)))
 
     def of_configurations(self, beta: np.ndarray) -> np.ndarray:
-        """(stages, blocks, configurations) milliseconds that each adds if it is chosen, by how likely its block runs."""
+        """(stages, blocks, configurations) latency that each adds if it is chosen, ms, times the probability of its block."""
         return running(beta)[:, :, None] * self.blocks_ms
 
     def of_depths(self, alpha: np.ndarray) -> np.ndarray:
-        """(stages, blocks) milliseconds of a stage of depth 1, 2, ...; infinite where the depth is not offered."""
+        """(stages, blocks) latency of a stage of depth 1, 2, ..., ms; infinite where the depth is not offered."""
         return np.where(self.offered, (alpha * self.blocks_ms).sum(2).cumsum(1), np.inf)
 
     @property
     def range_ms(self) -> tuple[float, float]:
-        """Of the fastest and of the slowest network."""
+        """Latencies of the fastest and of the slowest network."""
         low = np.where(self.offered, self.blocks_ms.min(2).cumsum(1), np.inf).min(1).sum()
         high = np.where(self.offered, self.blocks_ms.max(2).cumsum(1), 0).max(1).sum()
         return float(self.fixed_ms + low), float(self.fixed_ms + high)
@@ -67,7 +67,7 @@ class Latency:
         """The target itself.
 
         Raises:
-            InfeasibleTarget: if it is outside of what the networks of the space take; states the range.
+            InfeasibleTarget: if it is outside the range of latencies of the space; states the range.
         """
         low, high = self.range_ms
         if not low <= target_ms <= high:

@@ -47,7 +47,7 @@ def stage_parameters(space: StageSpace, c_in: int, arch: StageArch) -> int:
 
 
 def block_parameters(c_in: int, arch: StageArch, se: bool) -> int:
-    """Parameters of one MBConv block; see `nas.cost.flops.block_macs` for what is in it."""
+    """Parameters of one MBConv block, whose layers `nas.cost.flops.block_macs` lists."""
     hidden = hidden_width(c_in, arch.expansion)
     reduced = make_divisible(hidden // 4)
     number = conv_weights(c_in, hidden, 1) + norm_parameters(hidden) if arch.expansion != 1 else 0
@@ -65,7 +65,7 @@ def head_parameters(c_in: int, expansion: int, width: int, classes: int) -> int:
 
 
 def conv_weights(c_in: int, c_out: int, kernel: int, groups: int = 1) -> int:
-    """Weights of a convolution with a square kernel and no bias: one multiply-accumulate each, at a single place."""
+    """Weights of a convolution with a square kernel and no bias: one multiply-accumulate each, per output pixel."""
     return conv_macs(c_in, c_out, kernel, 1, groups)
 
 

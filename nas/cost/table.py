@@ -1,8 +1,7 @@
-"""A cost that is a sum along the chain stem, stages, head; one architecture or a million at once.
+"""A cost that is a sum along the chain stem, stages, head; for one architecture or a million at once.
 
-AttentiveNAS (arXiv:2011.09011) counts FLOPs; any cost that adds up over stages fits, latency too.
-Given the resolution, what a link of the chain costs depends on its own choices and on the width
-before it only.
+AttentiveNAS (arXiv:2011.09011) counts FLOPs; every cost that is additive over stages fits, latency too. Given the resolution,
+the cost of a link of the chain depends only on its own choices and on the width before it.
 """
 
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from nas.cost.infeasible import InfeasibleTarget
 from nas.spaces import encoding
 from nas.spaces.mbconv import Arch, SearchSpace
 
-AT_ONCE = 10_000  # rows; their working arrays stay in cache
+CHUNK_ROWS = 10_000  # their working arrays stay in cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,20 +21,20 @@ class CostTable:
     """One number per (link of the chain, resolution, width in, choice); axes in the order of the space's choices.
 
     Raises:
-        ValueError: if an array does not have the shape that the space asks for.
+        ValueError: if an array does not have the shape that the space needs.
     """
 
     space: SearchSpace
-    unit: str  # of every cost that goes in or out, e.g. "MFLOPs"
+    unit: str  # of all costs, e.g. "MFLOPs"
     per_unit: int  # entries add up to per_unit times the cost: 1 000 000 multiply-accumulates a MFLOP; 1 for ms in float64
-    stem: np.ndarray  # (resolutions, stem widths), with all that is paid once per resolution
+    stem: np.ndarray  # (resolutions, stem widths), includes fixed costs per resolution
     stages: tuple[np.ndarray, ...]  # each (resolutions, widths in, widths out, depths, kernels, expansions)
     head: np.ndarray  # (resolutions, last stage's widths, head widths)
 
     def __post_init__(self) -> None:
-        found = [a.shape for a in (self.stem, *self.stages, self.head)]
-        if found != self.shapes(self.space):
-            raise ValueError(f"cost table of shapes {found}; space {self.space.name!r} needs {self.shapes(self.space)}")
+        shapes = [a.shape for a in (self.stem, *self.stages, self.head)]
+        if shapes != self.shapes(self.space):
+            raise ValueError(f"cost table of shapes {shapes}; space {self.space.name!r} needs {self.shapes(self.space)}")
 
     @staticmethod
     def shapes(space: SearchSpace) -> list[tuple[int, ...]]:
@@ -50,7 +49,7 @@ class CostTable:
 
     @cached_property
     def links(self) -> list[np.ndarray]:
-        """The chain in one form: stem, stages, head as (resolutions, widths in, widths out, other choices)."""
+        """Stem, stages and head, each as (resolutions, widths in, widths out, other choices)."""
         stages = [a.reshape(*a.shape[:3], -1) for a in self.stages]
         return [self.stem[:, None, :, None], *stages, self.head[..., None]]
 
@@ -71,11 +70,11 @@ class CostTable:
             ValueError: if a value is not offered in the space.
         """
         rows = np.asarray(rows)
-        parts = [rows[start : start + AT_ONCE] for start in range(0, max(len(rows), 1), AT_ONCE)]
+        parts = [rows[start : start + CHUNK_ROWS] for start in range(0, max(len(rows), 1), CHUNK_ROWS)]
         return np.concatenate([self.costs_at(encoding.indices(self.space, part)) for part in parts])
 
     def costs_at(self, places: np.ndarray) -> np.ndarray:
-        """`costs` for architectures given as (n, genes) places in each gene's choices (`encoding.indices`)."""
+        """`costs` of architectures as (n, genes) indices into each gene's choices (`encoding.indices`)."""
         gene = np.ascontiguousarray(places.T)
         n = len(self.stages)
         resolution, widths = gene[0], gene[1 : 3 + n]
@@ -88,7 +87,7 @@ class CostTable:
 
     @cached_property
     def smallest(self) -> float:
-        """The least cost of any architecture, in `unit`; not always that of the smallest architecture."""
+        """The least cost of any architecture, in `unit`; the smallest architecture may cost more."""
         return self._extreme(np.min)
 
     @cached_property
@@ -110,7 +109,7 @@ class CostTable:
         return InfeasibleTarget(target, self.smallest, self.largest, self.unit, advice)
 
     def _extreme(self, pick: np.ufunc) -> float:
-        """Dynamic programme from the head back: the extreme of what is still to pay, per (resolution, width)."""
+        """Dynamic programme from the head back: the extreme of the remaining cost, per (resolution, width)."""
         rest = np.zeros(self.links[-1].shape[::2][:2], dtype=self.links[-1].dtype)
         for link in reversed(self.links):
             rest = pick(pick(link, axis=3) + rest[:, None, :], axis=2)
@@ -118,7 +117,7 @@ class CostTable:
 
 
 def _flat(first: np.ndarray, others: tuple[np.ndarray, ...] | np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Places in a raveled array; several times as fast as indexing with a tuple."""
+    """Indices into a raveled array; several times as fast as indexing with a tuple."""
     flat = first
     for place, size in zip(others, shape[1:], strict=True):
         flat = flat * size + place

@@ -1,4 +1,4 @@
-"""Numbers of parameters: sums by hand, and torch's own count of the networks that are cut out."""
+"""Numbers of parameters: sums by hand, and torch's own count of extracted networks."""
 
 import numpy as np
 import pytest
@@ -34,24 +34,24 @@ def test_whole_network_by_hand():
 
 
 def test_torch_counts_the_same_in_the_tiny_space(tiny_space, rng):
-    """Twenty random networks of it and its ends, with 7 classes."""
+    """Twenty random networks and both ends of the space have torch's count, with 7 classes."""
     archs = [tiny_space.smallest(), tiny_space.largest(), *(tiny_space.random(rng) for _ in range(20))]
     assert parameters.table(tiny_space, 7).costs(encoding.to_genes(archs)).tolist() == [counted(tiny_space, a, 7) for a in archs]
 
 
 def test_torch_counts_the_same_in_the_papers_space(rng):
-    """The ends and three random networks of AttentiveNAS's space, 1000 classes."""
+    """Both ends and three random networks of AttentiveNAS's space have torch's count, with 1000 classes."""
     archs = [PAPER.smallest(), PAPER.largest(), *(PAPER.random(rng) for _ in range(3))]
     assert parameters.table(PAPER, 1000).costs(encoding.to_genes(archs)).tolist() == [counted(PAPER, a, 1000) for a in archs]
 
 
 def test_the_resolution_makes_no_difference(tiny_space, tiny_rows):
-    """The two halves of the space, at 16 and at 20 px, have the same numbers."""
+    """Architectures at 16 and at 20 px have the same numbers of parameters."""
     costs = parameters.table(tiny_space, 3).costs(tiny_rows)
     assert np.array_equal(np.sort(costs[tiny_rows[:, 0] == 16]), np.sort(costs[tiny_rows[:, 0] == 20]))
 
 
 def test_no_classes_are_refused(tiny_space):
-    """As with FLOPs."""
+    """0 classes raise, as with FLOPs."""
     with pytest.raises(ValueError, match="0 classes"):
         parameters.table(tiny_space, 0)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nas.cost.infeasible import InfeasibleTarget
 from nas.cost.table import CostTable
 from nas.sampling.exact import Counter
 from nas.spaces import encoding
@@ -78,5 +79,5 @@ def test_bounds_out_of_reach_state_the_range(tiny_space):
     """Bounds above the largest cost, or the wrong way round, raise with both ends of the range."""
     table = random_table(tiny_space, 0, whole=True)
     for low, high in ((table.largest + 1, table.largest + 2), (2.0, 1.0)):
-        with pytest.raises(ValueError, match=f"{table.smallest:.6g} to {table.largest:.6g} ms"):
+        with pytest.raises(InfeasibleTarget, match=f"{table.smallest:.6g} to {table.largest:.6g} ms"):
             table.check_between(low, high)

@@ -42,7 +42,7 @@ def rounds(machine: Machine, programs: list[Program], n: int = 5, limit_s: float
 
 
 def test_each_call_gets_its_own_time(machine):
-    """Whatever order the programs come in; the calls are timed once a round, after one run that does not count."""
+    """Each call is timed once per round, after one warm-up run, in whatever order the programs come."""
     found = rounds(machine, [machine.program(1, 2), machine.program(4)])[-1]
     assert found.laps == pytest.approx(np.tile([1, 2, 4], (5, 1)))
     assert found.references == pytest.approx(np.full((5, 2), 0.5))
@@ -51,13 +51,13 @@ def test_each_call_gets_its_own_time(machine):
 
 @pytest.mark.parametrize(("seconds", "runs"), [(1.0, 1 + 1), (0.0002, 3 + 1), (0.0, 20 + 1)])
 def test_short_programs_are_warmed_up_for_longer(machine, seconds, runs):
-    """Until half a millisecond has passed, with at least one run and at most 20, before the one that counts."""
+    """Warm-up lasts half a millisecond, with at least one run and at most 20, before the run that counts."""
     machine.program(seconds).laps(HostClock(machine.now))
     assert machine.calls == runs
 
 
 def test_a_slow_spell_of_the_machine_cancels(machine):
-    """In every other round everything takes three times as long; normalised, all rounds agree."""
+    """Normalised rounds agree when everything takes three times as long in every other round."""
     programs = [machine.program(1, 2), machine.program(4)]
     found = Rounds.none(programs)
     for i in range(5):
@@ -68,7 +68,7 @@ def test_a_slow_spell_of_the_machine_cancels(machine):
 
 
 def test_slowdown_follows_the_order_of_visits():
-    """The machine is twice as slow in the second half of a round, whichever programs come then; ten other rounds are usual."""
+    """The slowdown is 2 in the second half of a round, for whichever programs come then; ten other rounds are usual."""
     order = np.random.default_rng(0).permutation(40)
     references = np.ones((11, 40))
     references[0, order[20:]] = 2
@@ -76,8 +76,8 @@ def test_slowdown_follows_the_order_of_visits():
     assert (found[0, order[:20]] == 1).all() and (found[0, order[24:]] == 2).all() and (found[1:] == 1).all()
 
 
-def test_references_that_are_interrupted_change_nothing():
-    """Two of three that take a hundred times as long say nothing about the visits around them."""
+def test_interrupted_references_change_nothing():
+    """Two of three references take a hundred times as long, and the slowdown around them stays 1."""
     references = np.full((3, 20), 100.0)
     references[:, ::3] = 1
     found = Rounds(np.ones((3, 20)), references, np.tile(np.arange(20), (3, 1)), 1.0)
@@ -85,28 +85,28 @@ def test_references_that_are_interrupted_change_nothing():
 
 
 def test_moving_percentile_at_the_ends():
-    """By hand: medians and minima of windows of up to three."""
+    """Medians and minima of windows of up to three, by hand."""
     values = np.array([1.0, 9, 2, 8])
     assert moving_percentile(values, 3, 50).tolist() == [5, 2, 8, 5]
     assert moving_percentile(values, 3, 0).tolist() == [1, 1, 2, 2]
 
 
-def test_it_ends_in_time(machine):
-    """A round takes 2 x (7 + 2 x 0.5) = 16 s: three of them fit into 50 s."""
+def test_measuring_ends_within_the_limit(machine):
+    """A round takes 2 x (7 + 2 x 0.5) = 16 s, so three rounds fit into 50 s."""
     found = rounds(machine, [machine.program(1, 2), machine.program(4)], n=100, limit_s=50)[-1]
     assert len(found) == 3 and found.seconds == machine.time == pytest.approx(48)
 
 
-def test_too_little_time_is_an_error(machine):
-    """Fewer than two rounds leave nothing to take a median of; it stops at the limit and names the key."""
+def test_a_limit_below_two_rounds_is_an_error(machine):
+    """With time for fewer than two rounds, measuring stops at the limit and names the key."""
     assert MIN_ROUNDS == 2
     with pytest.raises(ValueError, match=r"2 rounds over 2 programs do not fit into 20 s; raise params\.yaml: latency\.limit_s"):
         rounds(machine, [machine.program(1, 2), machine.program(4)], limit_s=20)
     assert machine.time <= 20 + 2 * (4 + 0.5)
 
 
-def test_going_on_gives_what_would_have_been(machine):
-    """Three rounds, then two more from them: orders, times and seconds as in five at once."""
+def test_resumed_rounds_equal_uninterrupted_ones(machine):
+    """Three rounds and two more from them have the orders, times and seconds of five at once."""
     programs = [machine.program(1, 2), machine.program(4), machine.program(8)]
     whole = rounds(machine, programs)[-1]
     begun = rounds(machine, programs, n=3)[-1]
@@ -116,8 +116,8 @@ def test_going_on_gives_what_would_have_been(machine):
     assert resumed[-1].laps == pytest.approx(whole.laps) and resumed[-1].seconds == pytest.approx(whole.seconds)
 
 
-def test_nothing_is_run_when_all_is_done(machine):
-    """A stage that is resumed after its last round."""
+def test_nothing_runs_when_all_rounds_are_done(machine):
+    """A stage that is resumed after its last round measures nothing."""
     programs = [machine.program(1)]
     done = rounds(machine, programs)[-1]
     before = machine.calls
