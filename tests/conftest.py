@@ -1,4 +1,4 @@
-"""What several test folders share."""
+"""Fixtures of several test folders."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def tiny_space() -> SearchSpace:
-    """2304 architectures: few enough to list."""
+    """A search space of 2304 architectures, few enough to list."""
     mb1 = StageSpace("mb1", widths=(8, 16), depths=(1, 2), kernels=(3, 5), expansions=(1,), stride=1, se=False)
     mb2 = StageSpace("mb2", widths=(16, 24, 32), depths=(1, 2, 3), kernels=(3, 5), expansions=(2, 3), stride=2, se=True)
     return SearchSpace("tiny", (16, 20), (8, 16), 2, (mb1, mb2), (32, 48), 2)
@@ -27,7 +27,7 @@ def tiny_rows(tiny_space: SearchSpace) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def easy_set():
-    """96 images of 20 px, 60 of them for training, whose class is the brightest of three colours: learned in seconds."""
+    """96 images of 20 px, 60 of them for training; the class is the brightest of three colours, learned in seconds."""
     from nas.data.dataset import ImageDataset
     from nas.data.sources import ArrayImages
     from nas.data.splits import Parts
@@ -44,7 +44,7 @@ def easy_set():
 
 @pytest.fixture(scope="session")
 def bundled(tiny_space, easy_set, tmp_path_factory):
-    """A folder with a small network and all its formats, batch-norm statistics away from their start. Not to be changed: copy it."""
+    """A folder with a small network and all its formats, with non-initial batch-norm statistics. Do not change it; copy it."""
     import torch
 
     from nas.evaluation.evaluate import calibrate

@@ -1,4 +1,4 @@
-"""No code runs from data: nothing that could run it is used, a hostile file is refused wherever one is read, servers stay local."""
+"""No code runs from data: unsafe calls are not used, hostile files raise wherever they are read, servers stay local."""
 
 import ast
 import io
@@ -46,22 +46,22 @@ from nas.stages import runner
 from nas.stages.split import divide
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted(path for folder in ("nas", "flows", "benchmarks", ".ci") for path in (ROOT / folder).rglob("*.py"))
+SOURCES = sorted(path for folder in ("nas", "studies", "flows", "benchmarks", ".ci") for path in (ROOT / folder).rglob("*.py"))
 
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "tarfile", "zipfile", "skops"}
 CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "runpy.run_path", "runpy.run_module", "shutil.unpack_archive"}
 CALLS |= {"yaml.load", "yaml.load_all", "yaml.full_load", "yaml.full_load_all", "yaml.unsafe_load", "yaml.unsafe_load_all"}
 CALLS |= {"torch.jit.load", "torch.hub.load", "torch.package.PackageImporter", "pandas.read_pickle", "pandas.read_hdf", "numpy.fromregex"}
 NAMES = {"yaml.Loader", "yaml.FullLoader", "yaml.UnsafeLoader", "yaml.CLoader", "yaml.CFullLoader", "yaml.CUnsafeLoader"}
-NEEDED = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}  # what a call must say in so many words
-ONLY_IN = {  # calls that are safe where they stand
-    "torch.export.load": {"nas/export/torch_export.py"},  # of a file that has just been written
+NEEDED = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}  # arguments that a call must have explicitly
+ONLY_IN = {  # calls that are safe in these files
+    "torch.export.load": {"nas/export/torch_export.py"},  # of a file written just before
     "importlib.import_module": {"nas/__init__.py", "nas/stages/check.py"},  # names that are constants there
 }
 
 
-def offences(text: str, file: str = "x.py") -> Iterator[str]:
-    """What in a module could run code from data: forbidden modules, calls and names, by their full names."""
+def unsafe_uses(text: str, file: str = "x.py") -> Iterator[str]:
+    """Forbidden modules, calls and names of a module that could run code from data, by their full names."""
     tree = ast.parse(text)
     known = {}
     for node in ast.walk(tree):
@@ -74,23 +74,23 @@ def offences(text: str, file: str = "x.py") -> Iterator[str]:
             known |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
             yield from (node.module for _ in [0] if node.module.split(".")[0] in MODULES)
 
-    def full(node: ast.AST) -> str:
+    def full_name(node: ast.AST) -> str:
         name, _, rest = ast.unparse(node).partition(".")
         if rest and name not in known:
             return ""  # of a variable
         return ".".join(filter(None, [known.get(name, name), rest]))
 
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute | ast.Name) and full(node) in NAMES:
-            yield full(node)
+        if isinstance(node, ast.Attribute | ast.Name) and full_name(node) in NAMES:
+            yield full_name(node)
         if not isinstance(node, ast.Call):
             continue
-        name, said = full(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
-        if name in CALLS or said.get("shell") == "True" or said.get("allow_pickle", "False") != "False":
+        name, keywords = full_name(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+        if name in CALLS or keywords.get("shell") == "True" or keywords.get("allow_pickle", "False") != "False":
             yield name
-        if name.endswith("YAML") and (node.args or "typ" in said):
+        if name.endswith("YAML") and (node.args or "typ" in keywords):
             yield name
-        if name in NEEDED and said.get(NEEDED[name][0]) != str(NEEDED[name][1]):
+        if name in NEEDED and keywords.get(NEEDED[name][0]) != str(NEEDED[name][1]):
             yield name
         if name in ONLY_IN and file not in ONLY_IN[name]:
             yield name
@@ -98,8 +98,8 @@ def offences(text: str, file: str = "x.py") -> Iterator[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_nothing_that_runs_code_from_data_is_used(path):
-    """By module, call and argument, in everything but the tests."""
-    assert not list(offences(path.read_text(), path.relative_to(ROOT).as_posix()))
+    """The rule covers modules, calls and arguments in all code but the tests."""
+    assert not list(unsafe_uses(path.read_text(), path.relative_to(ROOT).as_posix()))
 
 
 @pytest.mark.parametrize(
@@ -123,22 +123,22 @@ def test_nothing_that_runs_code_from_data_is_used(path):
         "from ruamel.yaml import YAML\nYAML(typ='unsafe')",
     ],
 )
-def test_the_rule_finds_each_of_them(text):
-    """Under whatever name it was imported."""
-    assert list(offences(text))
+def test_the_rule_finds_unsafe_uses(text):
+    """It resolves import aliases."""
+    assert list(unsafe_uses(text))
 
 
 @pytest.mark.parametrize(
     "text",
     ["import torch\ntorch.load(x, weights_only=True)", "network.eval()", "import re\nre.compile(x)", "import yaml\nyaml.safe_load(x)"],
 )
-def test_the_rule_lets_the_rest_be(text):
-    """Methods of the same name are others."""
-    assert not list(offences(text))
+def test_the_rule_allows_safe_uses(text):
+    """Methods of the same name are allowed."""
+    assert not list(unsafe_uses(text))
 
 
 class Hostile:
-    """Unpickled, it makes a file."""
+    """An object that creates a file when unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -154,7 +154,7 @@ def written(save: Callable[[io.BytesIO], object]) -> bytes:
 
 
 def archive_of(data: bytes, kind: str) -> bytes:
-    """An archive with a model that would lead out of the folder it were unpacked into."""
+    """An archive with a member whose path leads out of the target folder."""
 
     def zipped(file: io.BytesIO) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -170,7 +170,7 @@ def archive_of(data: bytes, kind: str) -> bytes:
 
 
 def contents(marker: Path) -> dict[str, bytes]:
-    """Files that would make the marker if whatever is in them were executed."""
+    """Files that would create the marker if their content were executed."""
     evil = Hostile(marker)
     array = np.array([evil], dtype=object)
     state = {"state_dict": {"first_conv.conv.conv.weight": torch.zeros(1)}, "top1": [], "extra": evil}
@@ -192,7 +192,7 @@ CONTENTS = list(contents(Path("x")))
 
 @pytest.fixture(scope="module")
 def divided(tmp_path_factory) -> Path:
-    """What stage split wrote of 120 letters. Not to be changed: copy it."""
+    """Output of stage split for 120 images. Do not change it; copy it."""
     folder = tmp_path_factory.mktemp("split")
     drawn = Source(name="glyphs", images=120, difficulty=0.0, alphabet="AB")
     fractions = {"test": 0.2, "predictor": 0.2, "search": 0.2, "val": 0.2}
@@ -207,7 +207,7 @@ def divided(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def places(tiny_space, bundled, divided, tmp_path) -> dict[str, tuple[Path, type[Exception], Callable[[], object]]]:
-    """Every place that reads a file: the file, the error, and the reading."""
+    """Every place that reads a file: the path, the error and the reader."""
     folder = tmp_path / "files"
     shutil.copytree(divided, folder / "split")
     for name in ("description", "weights"):
@@ -220,22 +220,22 @@ def places(tiny_space, bundled, divided, tmp_path) -> dict[str, tuple[Path, type
     checkpoint.folder.mkdir(parents=True)
     shutil.copy(ROOT / "params.yaml", folder / "good.yaml")
 
-    def read_set() -> object:
+    def read_dataset() -> object:
         return open_dataset(folder / "split")
 
     def torchvision(name: str) -> Callable[[], object]:
         return lambda: sources.open_source(Source(name=name), folder / ("imagenet" if name == "imagenet" else ""), 0, 8)
 
     network = torch.nn.Linear(1, 1)
-    at = {
+    readers = {
         "checkpoint": (checkpoint.folder / "state.pt", CheckpointError, checkpoint.load),
         "weights": (folder / "w.safetensors", CheckpointError, lambda: load_weights(folder / "w.safetensors", network)),
         "predictor": (folder / "forest.npz", PredictorError, lambda: Forest.load(folder / "forest.npz")),
         "authors' checkpoint": (folder / "authors.pth.tar", WeightsError, lambda: read_weights(folder / "authors.pth.tar")),
         "image": (folder / "images" / "0.jpg", ImageError, lambda: find_images(folder / "images", 40)),
-        "pixels": (folder / "split" / "images" / "glyphs.npy", DocumentError, read_set),
-        "parts": (folder / "split" / "splits.parquet", DocumentError, read_set),
-        "sets": (folder / "split" / "sets.json", DocumentError, read_set),
+        "pixels": (folder / "split" / "images" / "glyphs.npy", DocumentError, read_dataset),
+        "parts": (folder / "split" / "splits.parquet", DocumentError, read_dataset),
+        "sets": (folder / "split" / "sets.json", DocumentError, read_dataset),
         "metrics": (folder / "metrics.json", DocumentError, lambda: runner.count_classes(folder / "metrics.json")),
         "table": (folder / "measured.parquet", DocumentError, lambda: read_table(folder / "measured.parquet", "again")),
         "family": (folder / "family.json", ArchitectureError, lambda: encoding.read_family(folder / "family.json")),
@@ -246,38 +246,38 @@ def places(tiny_space, bundled, divided, tmp_path) -> dict[str, tuple[Path, type
         "bundle": (folder / "model.pt", BundleError, lambda: nas.load(folder / "model.pt")),
         "space": (folder / "space.yaml", SpaceError, lambda: mbconv.load(folder / "space.yaml")),
         "params.yaml": (folder / "params.yaml", ParamsError, lambda: params.read_all(folder / "params.yaml")),
-        "profile": (folder / "evil.yaml", ParamsError, lambda: presets.apply("evil", folder / "good.yaml", folder)),
+        "preset": (folder / "evil.yaml", ParamsError, lambda: presets.apply("evil", folder / "good.yaml", folder)),
         "ImageNet's classes": (folder / "imagenet" / "meta.bin", FileNotFoundError, torchvision("imagenet")),
         "cars' labels": (folder / "stanford_cars" / "devkit" / "cars_train_annos.mat", FileNotFoundError, torchvision("stanford_cars")),
         "CIFAR-10": (folder / "cifar-10-batches-py" / "data_batch_1", FileNotFoundError, torchvision("cifar10")),
     }
-    for path, _, _ in at.values():
+    for path, _, _ in readers.values():
         path.parent.mkdir(parents=True, exist_ok=True)
-    return at
+    return readers
 
 
 PLACES = ["checkpoint", "weights", "predictor", "authors' checkpoint", "image", "pixels", "parts", "sets", "metrics", "table", "family"]
-PLACES += ["latency table", "scores", "bundle's description", "bundle's weights", "bundle", "space", "params.yaml", "profile"]
+PLACES += ["latency table", "scores", "bundle's description", "bundle's weights", "bundle", "space", "params.yaml", "preset"]
 PLACES += ["ImageNet's classes", "cars' labels", "CIFAR-10"]
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_hostile_file_is_refused_wherever_one_is_read(places, place, tmp_path):
-    """Pickles as Python, torch and numpy write them, YAML that calls, archives: none does anything, each is told by its name."""
+def test_a_hostile_file_raises_wherever_it_is_read(places, place, tmp_path):
+    """Pickles of Python, torch and numpy, YAML with calls and archives run nothing, and the error names the file."""
     assert list(places) == PLACES
     path, error, read = places[place]
     for kind, data in contents(tmp_path / "executed").items():
-        path.write_bytes(data if place != "scores" else data + b"\n")  # a last line without an end counts as torn
+        path.write_bytes(data if place != "scores" else data + b"\n")  # an incomplete last line is ignored
         with pytest.raises(error) as caught:
             read()
         assert not list(tmp_path.rglob("*executed*")), kind
-        told = str(caught.value)
-        assert type(caught.value) is error and (path.name in told or "complete in" in told), (kind, told)
+        message = str(caught.value)
+        assert type(caught.value) is error and (path.name in message or "complete in" in message), (kind, message)
 
 
 @pytest.mark.parametrize("kind", CONTENTS)
 def test_the_files_are_hostile(kind, tmp_path):
-    """What is refused above would have made its file: as the careless reading of each kind shows."""
+    """An unsafe reader of each kind does create the marker."""
     import yaml
 
     data = contents(tmp_path / "executed")[kind]
@@ -301,8 +301,8 @@ def test_the_files_are_hostile(kind, tmp_path):
     assert (tmp_path / "executed").exists()
 
 
-def test_a_predictor_that_would_swell_is_refused(tmp_path):
-    """A compressed file of 1 MB may stand for 1 GB."""
+def test_a_compressed_predictor_is_an_error(tmp_path):
+    """A compressed file of 1 MB may expand to 1 GB."""
     rng = np.random.default_rng(0)
     forest = Forest.fit(rng.integers(3, size=(40, 5)), rng.random(40), trees=2, max_depth=2)
     np.savez_compressed(tmp_path / "forest.npz", **vars(forest))
@@ -310,8 +310,8 @@ def test_a_predictor_that_would_swell_is_refused(tmp_path):
         Forest.load(tmp_path / "forest.npz")
 
 
-def test_a_bundle_that_would_take_all_memory_is_refused(bundled, tmp_path):
-    """A description of 16384 channels everywhere is told before such a network is made, and one of endless depth is read no further."""
+def test_a_bundle_that_would_take_all_memory_is_an_error(bundled, tmp_path):
+    """Too many channels or blocks in a description raise before the network is built."""
     folder = Path(shutil.copytree(bundled, tmp_path / "easy-a0"))
     described = json.loads((folder / "bundle.json").read_text())
     for stage in described["architecture"]["stages"]:
@@ -325,30 +325,30 @@ def test_a_bundle_that_would_take_all_memory_is_refused(bundled, tmp_path):
         nas.load(folder)
 
 
-def test_a_family_cannot_lead_elsewhere(tmp_path):
-    """Names in family.json are names of files beside it."""
+def test_a_family_cannot_name_files_elsewhere(tmp_path):
+    """Names in family.json are file names in its folder."""
     arch = encoding.to_json(mbconv.load(FOLDER / "smoke.yaml").smallest())
     for name in ("../evil", "/evil", "", "..", "a/b"):
         entry = {"name": name, "arch": arch, "mflops": 1, "parameters": 1, "top1_search": 1, "top1_val": 1}
         (tmp_path / "family.json").write_text(json.dumps([entry]))
-        with pytest.raises(ArchitectureError, match="can name no file"):
+        with pytest.raises(ArchitectureError, match="cannot name a file"):
             encoding.read_family(tmp_path / "family.json")
 
 
-def test_a_number_in_quotes_is_no_latency(tiny_space, tmp_path):
-    """Text is not converted to numbers, and a block cannot be listed twice."""
-    found = json.loads(LatencyTable(tiny_space, 5, dict.fromkeys(distinct_blocks(tiny_space), Entry(1.0, 0.0)), 0.0).to_json())
-    for change, told in [
-        (found["entries"][0] | {"latency_ms": "1.5"}, r"entries\.0\.\w+\.latency_ms: Input should be a valid number"),
-        (found["entries"][1], "twice"),
+def test_a_latency_in_quotes_is_an_error(tiny_space, tmp_path):
+    """Strings are not converted to numbers, and a block cannot be listed twice."""
+    table = json.loads(LatencyTable(tiny_space, 5, dict.fromkeys(distinct_blocks(tiny_space), Entry(1.0, 0.0)), 0.0).to_json())
+    for change, message in [
+        (table["entries"][0] | {"latency_ms": "1.5"}, r"entries\.0\.\w+\.latency_ms: Input should be a valid number"),
+        (table["entries"][1], "twice"),
     ]:
-        (tmp_path / "table.json").write_text(json.dumps(found | {"entries": [change, *found["entries"][1:]]}))
-        with pytest.raises(LatencyTableError, match=told):
+        (tmp_path / "table.json").write_text(json.dumps(table | {"entries": [change, *table["entries"][1:]]}))
+        with pytest.raises(LatencyTableError, match=message):
             LatencyTable.load(tmp_path / "table.json", tiny_space, 5)
 
 
 TEXTS = [ROOT / "Makefile", ROOT / "README.md", ROOT / "pyproject.toml", *ROOT.glob("prefect*.yaml"), *(ROOT / "docs").rglob("*.md")]
-TEXTS += [*(ROOT / "flows").rglob("*"), *(ROOT / "nas").rglob("*.py")]
+TEXTS += [*(ROOT / "flows").rglob("*"), *(ROOT / "nas").rglob("*.py"), *(ROOT / "studies").rglob("*.py")]
 SERVERS = re.compile(r"(?:prefect server start|mlflow (?:ui|server) )[^\n`;]*")
 CHECKS_OFF = re.compile(r"0\.0\.0\.0|--allowed-hosts|--cors-allowed-origins|ALLOWED_HOSTS|DISABLE_SECURITY|disable-security|host[= ]\"?\*")
 
@@ -356,23 +356,23 @@ CHECKS_OFF = re.compile(r"0\.0\.0\.0|--allowed-hosts|--cors-allowed-origins|ALLO
 @pytest.mark.parametrize(
     "path", [p for p in TEXTS if p.suffix != ".pyc" and p.is_file()], ids=lambda path: path.relative_to(ROOT).as_posix()
 )
-def test_servers_listen_on_this_machine_alone(path):
-    """Wherever one is started, in code or in words, with 127.0.0.1; nowhere is a check of hosts turned off."""
+def test_servers_listen_on_this_machine_only(path):
+    """In code and documentation every server is started with 127.0.0.1, and no host check is turned off."""
     text = path.read_text()
-    started = SERVERS.findall(text)
-    assert all("--host 127.0.0.1" in command for command in started), started
+    commands = SERVERS.findall(text)
+    assert all("--host 127.0.0.1" in command for command in commands), commands
     assert not CHECKS_OFF.search(text)
 
 
-def test_servers_are_found():
-    """The rule sees those that there are."""
+def test_the_rule_finds_servers():
+    """The pattern matches the existing commands."""
     assert len(SERVERS.findall((ROOT / "Makefile").read_text())) == 1
     assert any(SERVERS.findall((ROOT / name).read_text()) for name in ("prefect.yaml", "README.md"))
 
 
 @pytest.fixture
 def served(tmp_path):
-    """Start a server from a folder of its own; answers of it by path and headers, once it is there."""
+    """Start a server in its own folder; returns a function that sends requests to it."""
     running = []
 
     def served(command: list[str], port: int, path: str) -> Callable[..., httpx.Response]:
@@ -406,13 +406,13 @@ def port() -> int:
 
 
 def listening(port: int) -> set[str]:
-    """Addresses on which someone listens at the port."""
+    """Addresses that listen at the port."""
     return {c.laddr.ip for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN and c.laddr.port == port}
 
 
 @pytest.mark.slow
-def test_mlflow_answers_this_machine_alone(served, port):
-    """`make ui` listens on 127.0.0.1, and a page that has another name lead here (DNS rebinding) gets nothing."""
+def test_mlflow_answers_this_machine_only(served, port):
+    """`make ui` listens on 127.0.0.1, and a request with a foreign host name (DNS rebinding) is refused."""
     command = ["make", "-f", str(ROOT / "Makefile"), "-o", "none/.ready", "VENV=none", "ui", f"PORT={port}"]
     ask = served(command, port, "/api/2.0/mlflow/experiments/search?max_results=1")
     assert listening(port) == {"127.0.0.1"}
@@ -420,11 +420,11 @@ def test_mlflow_answers_this_machine_alone(served, port):
 
 
 @pytest.mark.slow
-def test_prefect_answers_no_page_of_another_site(served, port):
-    """Started in the project, its server listens on 127.0.0.1 and gives no other origin leave to use it."""
+def test_prefect_does_not_answer_other_origins(served, port):
+    """Its server listens on 127.0.0.1 and allows no other origin."""
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     ask = served(command, port, "/api/health")
     assert listening(port) == {"127.0.0.1"}
-    asked = {"access_control_request_method": "POST"}
-    assert "access-control-allow-origin" not in ask("OPTIONS", origin="http://evil.example", **asked).headers
-    assert ask("OPTIONS", origin="http://127.0.0.1:4200", **asked).headers["access-control-allow-origin"] == "http://127.0.0.1:4200"
+    request = {"access_control_request_method": "POST"}
+    assert "access-control-allow-origin" not in ask("OPTIONS", origin="http://evil.example", **request).headers
+    assert ask("OPTIONS", origin="http://127.0.0.1:4200", **request).headers["access-control-allow-origin"] == "http://127.0.0.1:4200"

@@ -1,10 +1,9 @@
-"""Run a stage with clocks that show the same times whenever it is run: `python run_stage.py [--jumps] STAGE`, in a project's root.
+"""Run a stage with deterministic clocks: `python run_stage.py [--jumps] STAGE`, in a project's root.
 
-What a stage measures with the clock (latencies) is in its outputs, so two runs would differ. Here time passes only when
-something runs that is timed, by an amount that depends on its size: the work is done, its duration is made up. Amounts are
-multiples of 2**-30 s, so that sums of them are exact, in whatever order.
+Measured latencies are in a stage's outputs, so two runs would differ. Here the clock advances only while timed work runs,
+by an amount that depends on its size. Amounts are multiples of 2**-30 s, so that their sums are exact in any order.
 
-With --jumps `time.time`, the clock that can be set, goes back and forward by hours, while `time.monotonic` goes on.
+With --jumps `time.time` jumps back and forward by hours, while `time.monotonic` does not.
 """
 
 import importlib
@@ -26,8 +25,8 @@ from nas.stages import export, runner
 TICK_S = 2.0**-30
 
 
-class Passing:
-    """Time that has passed, seconds."""
+class FakeTime:
+    """Elapsed time, seconds."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -36,46 +35,46 @@ class Passing:
         return self.now
 
 
-class MadeUp(TorchBackend):
-    """Torch that takes a tick for each number that is multiplied with a weight, nearly."""
+class FakeTorch(TorchBackend):
+    """The torch backend with made-up durations of about one tick per multiplication."""
 
-    def __init__(self, *args, passing: Passing) -> None:
+    def __init__(self, *args, elapsed: FakeTime) -> None:
         super().__init__(*args)
-        self._passing, self.clock = passing, HostClock(passing)
+        self._elapsed, self.clock = elapsed, HostClock(elapsed)
 
     def prepare(self, module, example):
         run = super().prepare(module, example)
         seconds = TICK_S * (1000 + example.numel() * 3 + sum(p.numel() for p in module.parameters()) * example.shape[-1])
 
         def call(x):
-            self._passing.now += seconds
+            self._elapsed.now += seconds
             return run(x)
 
         return call
 
 
-def made_up_clocks() -> None:
-    """In the stages that measure time: latency and export."""
-    passing = Passing()
-    config.Torch.start = lambda p: MadeUp(torch.device(p.device), p.threads, p.channels_last, passing=passing)
-    profiler.measure = partial(profiler.measure, now=passing)
+def install_fake_clocks() -> None:
+    """Replace the clocks of the stages that measure time: latency and export."""
+    elapsed = FakeTime()
+    config.Torch.start = lambda p: FakeTorch(torch.device(p.device), p.threads, p.channels_last, elapsed=elapsed)
+    profiler.measure = partial(profiler.measure, now=elapsed)
     profiler.datetime = SimpleNamespace(now=lambda zone: datetime(2026, 1, 1, tzinfo=UTC))
 
-    def counted() -> float:
-        passing.now += 2.0**-10
-        return passing.now
+    def tick() -> float:
+        elapsed.now += 2.0**-10
+        return elapsed.now
 
-    export.time = SimpleNamespace(perf_counter=counted)
+    export.time = SimpleNamespace(perf_counter=tick)
 
 
-def jumping_clock() -> None:
-    """Each time it is read, the clock may have been set by up to a day."""
+def install_jumping_clock() -> None:
+    """At each read the clock may jump by up to a day."""
     real, rng = time.time, random.Random(0)
     time.time = lambda: real() + (rng.uniform(-86400, 86400) if rng.random() < 0.2 else 0)
 
 
 if __name__ == "__main__":
-    made_up_clocks()
+    install_fake_clocks()
     if "--jumps" in sys.argv:
-        jumping_clock()
+        install_jumping_clock()
     runner.execute(importlib.import_module(f"nas.stages.{sys.argv[-1]}").main)

@@ -1,4 +1,4 @@
-"""Stages that are killed, run out of disk or lose the time: they end with the bytes of an undisturbed run. Minutes long."""
+"""Stages that are killed, run out of disk or lose the time end with the bytes of an uninterrupted run. Minutes long."""
 
 import os
 import random
@@ -17,11 +17,11 @@ import torch
 pytestmark = pytest.mark.slow
 
 STAGES = ["split", "pretrain", "fit_predictor", "train", "latency", "search", "export", "transfer", "report"]
-KILLS = 3  # of each stage
+KILLS = 3  # per stage
 
 
-def killed(project, stage: str, after_s: float) -> bool:
-    """Start the stage and kill -9 all its processes after some seconds; False if it ended before."""
+def kill_after(project, stage: str, after_s: float) -> bool:
+    """Start the stage and kill -9 all its processes after some seconds; False if it ended before that."""
     project.remove_outputs(stage)
     process = project.start(stage)
     try:
@@ -36,12 +36,12 @@ def killed(project, stage: str, after_s: float) -> bool:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_killed_at_random_points_ends_the_same(project, stage):
-    """kill -9 three times, each time going on from what the last one left: all outputs have the undisturbed hashes, no step is doubled."""
+    """After kill -9 three times, each time resumed, all outputs have the same hashes and no point of a curve is duplicated."""
     rng = random.Random(f"{stage}")
     project.forget(stage)
     kills = 0
     for _ in range(30):
-        if killed(project, stage, rng.uniform(0.05, 0.95) * project.seconds[stage]):
+        if kill_after(project, stage, rng.uniform(0.05, 0.95) * project.seconds[stage]):
             kills += 1
         else:
             project.forget(stage)
@@ -51,20 +51,20 @@ def test_a_stage_killed_at_random_points_ends_the_same(project, stage):
     project.finish(stage)
     assert kills == KILLS
     assert project.hashed(stage) == project.hashes[stage]
-    assert project.doubled() == []
+    assert project.duplicates() == []
 
 
 @pytest.mark.parametrize("stage", ["train", "latency", "search"])
-def test_a_clock_that_jumps_changes_nothing(project, stage):
-    """The time of day, set by up to a day at every fifth look at it: limits, bars and scores do not depend on it."""
+def test_a_jumping_clock_changes_no_output(project, stage):
+    """Limits, progress and scores do not depend on the time of day."""
     project.forget(stage)
     project.finish(stage, "--jumps")
     assert project.hashed(stage) == project.hashes[stage]
     assert all(0 <= int(seconds) < 600 for seconds in re.findall(r"done in (-?\d+) s", project.log()))
 
 
-def test_a_checkpoint_cut_in_half_costs_an_epoch(project):
-    """The state before it is used, which is said, and the training ends the same."""
+def test_a_truncated_checkpoint_costs_an_epoch(project):
+    """The previous state is used, a message says so, and the training ends the same."""
     project.forget("train")
     process = project.start("train")
     while not list(project.folder.glob(".checkpoints/train-*/state.pt.previous")):
@@ -78,11 +78,11 @@ def test_a_checkpoint_cut_in_half_costs_an_epoch(project):
     project.finish("train")
     assert "resuming from the previous one" in project.log() and ", 0 of them done" not in project.log()
     assert project.hashed("train") == project.hashes["train"]
-    assert project.doubled() == []
+    assert project.duplicates() == []
 
 
-def test_a_full_disk_is_told_and_the_stage_goes_on_after_room_is_made(project):
-    """Checkpoints on a disk that has room for the first epoch's only: an error in a line, that epoch whole, then the undisturbed end."""
+def test_a_stage_resumes_after_a_full_disk(project):
+    """With space for the first epoch only it stops with one line and that epoch's state; with more space it ends the same."""
     project.forget("train")
     weights = project.folder / "outputs/pretrain/weights.safetensors"
     disk, size = project.folder / ".checkpoints", 5 * weights.stat().st_size  # first and early weights, one state with momentum
@@ -103,21 +103,21 @@ def test_a_full_disk_is_told_and_the_stage_goes_on_after_room_is_made(project):
         subprocess.run(["umount", disk], check=True)
     assert re.search(r"train: steps: \d+ to do, \d+ of them done", project.log())
     assert project.hashed("train") == project.hashes["train"]
-    assert project.doubled() == []
+    assert project.duplicates() == []
 
 
 @pytest.mark.parametrize("weights", [0, 2, 4])
-def test_a_disk_without_room_for_anything(project, tmp_path, weights):
-    """Outputs, checkpoints, MLflow's database and its journal on one full disk, room for so many weights left: told, then it goes on."""
+def test_a_disk_without_any_space(project, tmp_path, weights):
+    """With outputs, checkpoints and MLflow's database on one full disk the stage stops with one line; with space it ends the same."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("only root can mount a file system")
     try:
         copied = replace(project, folder=Path(shutil.copytree(project.folder, disk / "project", symlinks=True)))
-        room = weights * (copied.folder / "outputs/train/weights.safetensors").stat().st_size
+        space = weights * (copied.folder / "outputs/train/weights.safetensors").stat().st_size
         copied.forget("train")
-        size = shutil.disk_usage(disk).used + room + 2**16
+        size = shutil.disk_usage(disk).used + space + 2**16
         subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
         assert copied.start("train").wait() == 1
         assert re.search(r"error: (.|\n)*(make room|but only .* MiB are free|No space left|disk is full)", copied.log()), copied.log()
@@ -126,13 +126,13 @@ def test_a_disk_without_room_for_anything(project, tmp_path, weights):
         copied.remove_outputs("train")
         copied.finish("train")
         assert copied.hashed("train") == project.hashes["train"]
-        assert copied.doubled() == []
+        assert copied.duplicates() == []
     finally:
         subprocess.run(["umount", disk], check=True)
 
 
-def test_two_repros_at_once(project):
-    """One runs the stage, the other waits or is refused by a line; outputs and dvc.lock are those of one alone."""
+def test_two_simultaneous_repros(project):
+    """One runs the stage, the other waits or stops with one line; the outputs equal those of a single run."""
     project.run(sys.executable, "-m", "dvc", "commit", "--force", "split")
     project.forget("pretrain")
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", "pretrain"]
@@ -142,6 +142,6 @@ def test_two_repros_at_once(project):
     assert 0 in [process.returncode for process in both], printed
     assert sum("Running stage 'pretrain'" in text for text in printed) >= 1 and not any("Traceback" in text for text in printed)
     assert project.hashed("pretrain") == project.hashes["pretrain"]
-    again = project.run(*command).stdout
-    assert "Running stage" not in again
-    assert project.doubled() == []
+    output = project.run(*command).stdout
+    assert "Running stage" not in output
+    assert project.duplicates() == []

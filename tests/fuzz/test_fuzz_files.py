@@ -1,8 +1,8 @@
-"""Files that people and programs write, changed at random: what reads them takes them or raises its own error, which names the file.
+"""Fuzzing of all files that are read: a reader accepts a file or raises its own error, which names the file.
 
-Valid files are changed where their structure says (keys dropped, renamed, doubled, values of other types, huge, negative,
-nested) and then, sometimes, in their bytes (anchors, tags, byte-order marks, halves of characters, garbage). A few thousand
-in `make test`, always the same; a hundred thousand others each time in `make test-slow`.
+Valid files are mutated in their structure (keys dropped, renamed, duplicated; values of other types, huge, negative,
+nested) and sometimes in their bytes (anchors, tags, byte-order marks, surrogates, garbage). `make test` tries a few thousand,
+always the same; `make test-slow` tries a hundred thousand, different ones each time.
 """
 
 import copy
@@ -39,15 +39,15 @@ ROOT = Path(__file__).parents[2]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 SECTIONS = config.SECTIONS
 PAPER = mbconv.load(FOLDER / "attentive_nas.yaml")
-SHARE = 40  # of what `make test-slow` tries, one in so many in `make test`
-STUCK_S = 20  # seconds after which one file counts as never read
-STEPS = 97  # ways to go on from a place, at most
-MEGABYTES = 500  # that all files of a test may take at most
+FAST_SHARE = 40  # `make test` tries one file in this many of `make test-slow`
+TIMEOUT_S = 20  # per file
+MAX_BRANCHES = 97  # choices per level of a document
+MAX_MEGABYTES = 500  # memory growth of a test
 
-ODD: list[Any] = [None, True, False, 0, 1, -1, 2, 2**31, 2**63, -(2**63), 10**400, 0.5, -0.0, 1e-320, 1e308, float("nan"), float("inf")]
-ODD += ["", " ", "1", "nan", "null", "é", "\u202e", "\ud800", "\0", "\x1b[2J", "a" * 1000, "../../x", "/", "~", "${seed}", "a\nb: c"]
-ODD += [[], {}, [[]], [None], {"a": 1}, {"": {}}, [1, 2, 3], ["a"], [0.5, 1.0], {"name": "x"}, [[[[[[]]]]]]]
-VALUES = st.sampled_from(ODD) | st.integers() | st.floats() | st.text(max_size=8)
+UNUSUAL: list[Any] = [None, True, False, 0, 1, -1, 2, 2**31, 2**63, -(2**63), 10**400, 0.5, -0.0, 1e-320, 1e308, float("nan"), float("inf")]
+UNUSUAL += ["", " ", "1", "nan", "null", "é", "\u202e", "\ud800", "\0", "\x1b[2J", "a" * 1000, "../../x", "/", "~", "${seed}", "a\nb: c"]
+UNUSUAL += [[], {}, [[]], [None], {"a": 1}, {"": {}}, [1, 2, 3], ["a"], [0.5, 1.0], {"name": "x"}, [[[[[[]]]]]]]
+VALUES = st.sampled_from(UNUSUAL) | st.integers() | st.floats() | st.text(max_size=8)
 TAGS = [
     b"!!int ''",
     b"!!float ''",
@@ -64,15 +64,15 @@ SIGNS = [b"\x00", b"\xef\xbb\xbf", b"\xff\xfe", b"\xc3", b"\x80", b"---\n", b"..
 SIGNS += [b"'", b"\t", b"\r", b"%YAML 9.9\n", b"#", b":", b"|\n", b">-\n", b",", b"\n", b"[" * 2000, b"{a: " * 60, b"- " * 3000]
 NUMBERS = [b"1e999", b"-1", b"NaN", b"Infinity", b"0x" + b"f" * 5000, b"9" * 5000, b"0b_", b"1:99:99", b"2020-13-45", b"2020-01-01"]
 TOKENS = [*TAGS, *SIGNS, *NUMBERS, b'"\\ud800"', b'"\\0"', "💥".encode()]
-PATHS = st.integers(0, STEPS**7 - 1)  # down into a document, a digit a step
+PATHS = st.integers(0, MAX_BRANCHES**7 - 1)  # a path into a document, one digit per level
 
 
-def place(found: dict[str, Any], path: int) -> tuple[Any, Any]:
-    """A mapping or list, this one or somewhere below, and one of its keys."""
-    box, key = found, ""
+def locate(document: dict[str, Any], path: int) -> tuple[Any, Any]:
+    """A mapping or list at some depth, and one of its keys."""
+    box, key = document, ""
     while path and isinstance(box[key], dict | list) and box[key]:
         box = box[key]
-        path, number = divmod(path, STEPS)
+        path, number = divmod(path, MAX_BRANCHES)
         key = list(box)[number % len(box)] if isinstance(box, dict) else number % len(box)
     return box, key
 
@@ -121,32 +121,32 @@ CUTS = st.tuples(st.integers(0, 2**20), st.integers(0, 20), st.sampled_from(TOKE
 
 @st.composite
 def changed(draw: st.DrawFn, text: str) -> Any:
-    """The document of a JSON text, changed in one to four places."""
-    found = {"": json.loads(text)}
+    """The document of a JSON text, changed in one to three places."""
+    document = {"": json.loads(text)}
     for change, path, elsewhere, value in draw(st.lists(CHANGES, min_size=1, max_size=3)):
-        box, key = place(found, path)
-        other, name = place(found, elsewhere)
-        if box is not found or change is replace:
+        box, key = locate(document, path)
+        other, name = locate(document, elsewhere)
+        if box is not document or change is replace:
             change(box, key, other[name], value)
-    return found[""]
+    return document[""]
 
 
 @st.composite
 def cut(draw: st.DrawFn, data: bytes) -> bytes:
-    """The bytes with up to three places overwritten or filled in."""
+    """The bytes with up to three places overwritten or inserted."""
     for start, length, token in draw(st.lists(CUTS, min_size=1, max_size=3)):
         start %= len(data) + 1
         data = data[:start] + token + data[start + length :]
     return data
 
 
-def dumped(found: Any) -> bytes:
-    """JSON, which is YAML as well, with halves of characters escaped."""
-    return json.dumps(found).encode()
+def dumped(document: Any) -> bytes:
+    """JSON, which is also YAML, with surrogates escaped."""
+    return json.dumps(document).encode()
 
 
 def files(*documents: str, raw: tuple[bytes, ...] = ()) -> st.SearchStrategy[bytes]:
-    """Files made of JSON texts, and of `raw` as they are: changed, cut, both; and garbage."""
+    """Files from JSON texts and from `raw` bytes: mutated in structure, in bytes, in both; and garbage."""
     structured = st.one_of(*(changed(text) for text in documents)).map(dumped)
     texts = st.sampled_from([text.encode() for text in documents] + list(raw))
     return st.one_of(structured, structured, structured.flatmap(cut), texts.flatmap(cut), st.binary(max_size=64))
@@ -154,33 +154,33 @@ def files(*documents: str, raw: tuple[bytes, ...] = ()) -> st.SearchStrategy[byt
 
 @dataclass(frozen=True)
 class Reader:
-    """Something that reads a kind of file."""
+    """A reader of one kind of file."""
 
     read: Callable[[Path], object]
     inputs: st.SearchStrategy[bytes]
-    errors: tuple[type[Exception], ...]  # no subclasses of them: FileNotFoundError is, UnicodeDecodeError is not, one of ours
+    errors: tuple[type[Exception], ...]  # exact types: a UnicodeDecodeError is a ValueError but not an error of the project
     tried: int  # files, in `make test-slow`
     file: str = "fuzzed.json"
 
 
-def a_section(path: Path) -> None:
-    """Each section that the file has, as its stage reads it."""
+def read_sections(path: Path) -> None:
+    """Reads every section as its stage does."""
     for name in params.read_all(path):
         if name in SECTIONS:
             params.read(name, SECTIONS[name], path)
 
 
-def in_memory(path: Path) -> None:
-    """`params.check` on what a file holds, read by json, which is quicker than YAML."""
-    found = io.read_json(path, ParamsError)
-    if isinstance(found, dict):
-        for name in found:
+def check_sections(path: Path) -> None:
+    """Runs `params.check` on a JSON file, which is faster to read than YAML."""
+    values = io.read_json(path, ParamsError)
+    if isinstance(values, dict):
+        for name in values:
             if name in SECTIONS:
-                params.check(found, name, SECTIONS[name], path)
+                params.check(values, name, SECTIONS[name], path)
 
 
-def all_of_it(path: Path) -> None:
-    """As the first stage does, in the project's root."""
+def check_all_sections(path: Path) -> None:
+    """Checks params.yaml as the first stage does, in the project's root."""
     before = Path.cwd()
     try:
         os.chdir(path.parent)
@@ -189,27 +189,27 @@ def all_of_it(path: Path) -> None:
         os.chdir(before)
 
 
-def a_space(path: Path) -> None:
-    """A space that is taken has models."""
-    found = mbconv.load(path)
-    assert found.size >= 1 and found.largest() in found and found.random(np.random.default_rng(0)) in found
+def read_space(path: Path) -> None:
+    """An accepted space has architectures."""
+    space = mbconv.load(path)
+    assert space.size >= 1 and space.largest() in space and space.random(np.random.default_rng(0)) in space
 
 
-def an_architecture(path: Path) -> None:
-    """One that is taken is whole numbers, which a space takes or refuses, and comes back from JSON."""
+def read_architecture(path: Path) -> None:
+    """An accepted architecture is hashable, can be looked up in a space and is restored from JSON."""
     arch = encoding.from_json(io.read_json(path, ArchitectureError))
     assert encoding.from_json(json.loads(json.dumps(encoding.to_json(arch)))) == arch
     assert arch in PAPER or isinstance(hash(arch), int)
 
 
-def a_family(path: Path) -> None:
-    """Names of a family that is taken stay in the folder of weights."""
+def read_family(path: Path) -> None:
+    """The names of an accepted family are files in its folder."""
     for entry in encoding.read_family(path):
         assert (path.parent / f"{entry['name']}.safetensors").parent == path.parent
 
 
-def a_table(tiny_space: mbconv.SearchSpace) -> Callable[[Path], None]:
-    """A table that is taken has a finite cost for everything."""
+def table_reader(tiny_space: mbconv.SearchSpace) -> Callable[[Path], None]:
+    """A reader: an accepted table has finite, positive costs."""
 
     def read(path: Path) -> None:
         costs = latency_mbconv.cost_table(tiny_space, 5, path)
@@ -218,15 +218,15 @@ def a_table(tiny_space: mbconv.SearchSpace) -> Callable[[Path], None]:
     return read
 
 
-def a_predictor(path: Path) -> None:
-    """One that is taken predicts."""
+def read_predictor(path: Path) -> None:
+    """An accepted predictor predicts."""
     forest = Forest.load(path)
     assert forest.predict(np.zeros((3, int(forest.genes)))).shape == (3,)
 
 
 @pytest.fixture(scope="module")
 def readers(tiny_space, tmp_path_factory) -> dict[str, Reader]:
-    """By the name of what is read."""
+    """Readers by the kind of file."""
     folder = tmp_path_factory.mktemp("valid")
     rng = np.random.default_rng(0)
     by_space = [json.dumps(yaml.safe_load((FOLDER / f"{name}.yaml").read_text())) for name in ("smoke", "glyphs")]
@@ -242,23 +242,23 @@ def readers(tiny_space, tmp_path_factory) -> dict[str, Reader]:
     description = bundle._HashedDescription(**described, weights_sha256="0").model_dump_json()
     blocks = (FOLDER / "smoke.yaml").read_bytes()
     return {
-        "sections of params.yaml": Reader(in_memory, st.one_of(*map(changed, by_section)).map(dumped), (ParamsError,), 30_000),
+        "sections of params.yaml": Reader(check_sections, st.one_of(*map(changed, by_section)).map(dumped), (ParamsError,), 30_000),
         "params.yaml": Reader(
-            a_section, files(*by_section, raw=tuple(yaml.safe_dump({n: PARAMS[n]}).encode() for n in SECTIONS)), (ParamsError,), 14_000
+            read_sections, files(*by_section, raw=tuple(yaml.safe_dump({n: PARAMS[n]}).encode() for n in SECTIONS)), (ParamsError,), 14_000
         ),
         "all of params.yaml": Reader(
-            all_of_it,
+            check_all_sections,
             st.one_of(changed(json.dumps(PARAMS)).map(dumped), cut((ROOT / "params.yaml").read_bytes())),
             (ParamsError, SpaceError, FileNotFoundError),
             1_000,
             file="params.yaml",
         ),
-        "search space": Reader(a_space, files(*by_space, raw=(blocks,)), (SpaceError,), 20_000, file="fuzzed.yaml"),
-        "architecture": Reader(an_architecture, files(json.dumps(arch)), (ArchitectureError,), 15_000),
-        "family": Reader(a_family, files(json.dumps([model, model])), (ArchitectureError,), 5_000),
-        "latency table": Reader(a_table(tiny_space), files(table), (LatencyTableError,), 15_000),
+        "search space": Reader(read_space, files(*by_space, raw=(blocks,)), (SpaceError,), 20_000, file="fuzzed.yaml"),
+        "architecture": Reader(read_architecture, files(json.dumps(arch)), (ArchitectureError,), 15_000),
+        "family": Reader(read_family, files(json.dumps([model, model])), (ArchitectureError,), 5_000),
+        "latency table": Reader(table_reader(tiny_space), files(table), (LatencyTableError,), 15_000),
         "bundle": Reader(bundle._description, files(description), (bundle.BundleError,), 5_000),
-        "predictor": Reader(a_predictor, cut((folder / "forest.npz").read_bytes()), (PredictorError,), 2_000, file="forest.npz"),
+        "predictor": Reader(read_predictor, cut((folder / "forest.npz").read_bytes()), (PredictorError,), 2_000, file="forest.npz"),
     }
 
 
@@ -266,67 +266,67 @@ NAMES = ["sections of params.yaml", "params.yaml", "all of params.yaml", "search
 NAMES += ["bundle", "predictor"]
 
 
-def fuzz(reader: Reader, folder: Path, files: int, again: bool) -> None:
-    """Read so many files; whatever is not taken is refused with an error of ours that names the file."""
+def fuzz(reader: Reader, folder: Path, files: int, reproducible: bool) -> None:
+    """Read this many files; a file is accepted or raises one of the reader's errors, which names it."""
     path, done = folder / reader.file, 0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    def stuck(number: int, frame: object) -> None:
-        raise AssertionError(f"not read within {STUCK_S} s")
+    def time_out(number: int, frame: object) -> None:
+        raise AssertionError(f"not read within {TIMEOUT_S} s")
 
     @settings(
         max_examples=files,
         deadline=None,
         database=None,
-        derandomize=again,
+        derandomize=reproducible,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
     @given(reader.inputs)
-    def one(data: bytes) -> None:
+    def read_one(data: bytes) -> None:
         nonlocal done
         done += 1
         path.write_bytes(data)
-        signal.alarm(STUCK_S)
+        signal.alarm(TIMEOUT_S)
         try:
             reader.read(path)
         except reader.errors as error:
-            assert type(error) in reader.errors, f"{type(error).__name__} is no error of ours: {error}"
-            assert path.name in str(error) or reader.read is an_architecture, error
+            assert type(error) in reader.errors, f"{type(error).__name__} is not an error of the reader: {error}"
+            assert path.name in str(error) or reader.read is read_architecture, error
         finally:
             signal.alarm(0)
 
-    handler = signal.signal(signal.SIGALRM, stuck)
+    handler = signal.signal(signal.SIGALRM, time_out)
     try:
-        one()
+        read_one()
     finally:
         signal.signal(signal.SIGALRM, handler)
     assert done >= files
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEGABYTES * 1024  # KiB on Linux
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MAX_MEGABYTES * 1024  # KiB on Linux
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """With the search spaces that params.yaml may name."""
+    """A folder with the search spaces that params.yaml may name."""
     shutil.copytree(ROOT / "nas" / "spaces", tmp_path / "nas" / "spaces")
     return tmp_path
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_changed_files_are_taken_or_refused(readers, folder, name):
-    """Some thousands of each kind's share, the same each time."""
-    fuzz(readers[name], folder, readers[name].tried // SHARE, again=True)
+def test_mutated_files_are_accepted_or_raise(readers, folder, name):
+    """A few hundred files per kind, the same in every run."""
+    fuzz(readers[name], folder, readers[name].tried // FAST_SHARE, reproducible=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_very_many_changed_files_are_taken_or_refused(readers, folder, name):
-    """A hundred thousand in all, others each time."""
-    fuzz(readers[name], folder, readers[name].tried, again=False)
+def test_a_hundred_thousand_mutated_files_are_accepted_or_raise(readers, folder, name):
+    """A hundred thousand files in total, different in every run."""
+    fuzz(readers[name], folder, readers[name].tried, reproducible=False)
 
 
 def test_enough_files_are_tried(readers):
-    """Every kind is, and a hundred thousand in all."""
+    """All kinds together have at least a hundred thousand files."""
     assert list(readers) == NAMES and sum(reader.tried for reader in readers.values()) >= 100_000
 
 
@@ -337,43 +337,43 @@ MERGED = "a: &a {x: 1}\n" + "".join(f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        (BILLION, "the alias *a: write the value out"),
-        (MERGED, "the alias *a: write the value out"),
-        ("a: &a [*a]", "the alias *a"),
-        ("[" * 100_000, "it is too deep"),
-        ("a: " + "[" * 60 + "]" * 60, "more than 50 lists and mappings within each other"),
-        ("seed: 1\nseed: 2", "the key 'seed' stands twice"),
-        ("1: a", "the key 1 is no text; put it in quotes"),
+        (BILLION, "alias *a: write the value out"),
+        (MERGED, "alias *a: write the value out"),
+        ("a: &a [*a]", "alias *a"),
+        ("[" * 100_000, "it is nested too deeply"),
+        ("a: " + "[" * 60 + "]" * 60, "lists and mappings are nested more than 50 deep"),
+        ("seed: 1\nseed: 2", "duplicate key 'seed'"),
+        ("1: a", "the key 1 is not a string; put it in quotes"),
         ("a: !!python/object/apply:os.system [exit]", "could not determine a constructor"),
-        ("a: !!set {b}", "set is no type of value that is used here"),
+        ("a: !!set {b}", "values of type set are not supported"),
         ("a: 2020-13-45", "a value does not fit its type (ValueError: 'month must be in 1..12')"),
         ("a: !!int ''", "a value does not fit its type (IndexError"),
         ("a: 0x" + "f" * 5000, "a number of thousands of digits: whole numbers have at most 63 bits"),
-        ('a: "\\ud800"', "holds a NUL or half a character"),
+        ('a: "\\ud800"', "has a NUL or an unpaired surrogate"),
         ("# " + "x" * io.MAX_YAML_BYTES, "bytes, at most 262144 are read"),
     ],
 )
-def test_what_is_refused_of_yaml(tmp_path, text, told):
-    """Small files that stand for large values, and values that are none, each with its reason."""
+def test_invalid_yaml_is_an_error_with_a_reason(tmp_path, text, message):
+    """Files that expand to large values and unsupported values raise with the reason."""
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(ParamsError) as error:
         params.read_all(path)
-    assert "params.yaml" in str(error.value) and told in str(error.value)
+    assert "params.yaml" in str(error.value) and message in str(error.value)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
-def test_other_encodings_are_told(tmp_path, encoding):
-    """The first byte that is no UTF-8 is named."""
+def test_other_encodings_are_an_error(tmp_path, encoding):
+    """The message names the first byte that is not UTF-8."""
     path = tmp_path / "params.yaml"
     path.write_text("näme: 1", encoding=encoding)
-    with pytest.raises(ParamsError, match=r"params\.yaml is no UTF-8 text: byte 0x"):
+    with pytest.raises(ParamsError, match=r"params\.yaml is not UTF-8: byte 0x"):
         params.read_all(path)
 
 
-def test_a_byte_order_mark_is_passed_over(tmp_path):
+def test_a_byte_order_mark_is_ignored(tmp_path):
     """Some editors write one."""
     path = tmp_path / "params.yaml"
     path.write_bytes(b"\xef\xbb\xbfseed: 1")
@@ -381,24 +381,24 @@ def test_a_byte_order_mark_is_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("[" * 100_000, "it is too deep"),
-        ("[" * 60 + "]" * 60, "more than 50 lists"),
-        ('{"a": 1, "b": 2, "a": 3}', "the key 'a' stands twice"),
+        ("[" * 100_000, "it is nested too deeply"),
+        ("[" * 60 + "]" * 60, "nested more than 50 deep"),
+        ('{"a": 1, "b": 2, "a": 3}', "duplicate key 'a'"),
         ("1" * 5000, "damaged"),
-        ('"\\ud800"', "half a character"),
+        ('"\\ud800"', "an unpaired surrogate"),
     ],
 )
-def test_what_is_refused_of_json(tmp_path, text, told):
-    """As of YAML."""
+def test_invalid_json_is_an_error_with_a_reason(tmp_path, text, message):
+    """Deep nesting, duplicate keys, huge numbers and surrogates raise with the reason."""
     path = tmp_path / "table.json"
     path.write_text(text)
     with pytest.raises(io.DocumentError) as error:
         io.read_json(path)
-    assert "table.json" in str(error.value) and told in str(error.value)
+    assert "table.json" in str(error.value) and message in str(error.value)
 
 
-def test_the_limit_of_python_is_not_needed():
-    """Python's own recursion limit is the default while these tests run, so that depth is really what is refused."""
+def test_pythons_recursion_limit_is_the_default():
+    """With a raised limit the tests of depth would show nothing."""
     assert sys.getrecursionlimit() <= 3000
