@@ -155,7 +155,7 @@ def stage(
             return
         folder = "-".join(filter(None, (pipeline.name, name, key)))
         with Checkpoint(processes.project_root(), folder, provenance.fingerprint(address)) as checkpoint:
-            yield Stage(title, prefix or name, out, run, checkpoint if distributed.ranks() == 1 else RankZeroCheckpoint(checkpoint))
+            yield Stage(title, prefix or name, out, run, checkpoint if distributed.world_size() == 1 else RankZeroCheckpoint(checkpoint))
 
 
 def _group(pipeline: Pipeline) -> Group | None:

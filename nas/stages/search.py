@@ -91,9 +91,9 @@ def cached_scores(weights: str, latency_table: str) -> ScoreCache:
         latency_table: the file, on which no score depends.
     """
     cache = ScoreCache() if not distributed.is_first() else score_file(weights, latency_table)
-    if distributed.ranks() > 1:
+    if distributed.world_size() > 1:
         rows, scores = cache.known()
-        state = distributed.from_first({"rows": torch.from_numpy(rows), "scores": torch.from_numpy(scores)})
+        state = distributed.broadcast({"rows": torch.from_numpy(rows), "scores": torch.from_numpy(scores)})
         for row, score in zip(state["rows"].numpy(), state["scores"].tolist()) if not distributed.is_first() else ():
             cache.put(row, score)
     return cache

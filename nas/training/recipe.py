@@ -92,7 +92,7 @@ def training_batches(
     Raises:
         ValueError: if there are fewer images than fill a batch, or a batch cannot be divided among the processes.
     """
-    share = distributed.share(recipe.batch)
+    share = distributed.batch_share(recipe.batch)
     return TrainingBatches(data, items, recipe.batch, recipe.augmentation, seed, runtime.workers, device.type == "cuda", share)
 
 
