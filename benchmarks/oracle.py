@@ -1,13 +1,12 @@
-"""Made-up accuracies over a search space, to try searches on without a supernet.
+"""Synthetic accuracies over a search space: oracles that searches are benchmarked on without a supernet.
 
-A random forest fitted to made-up measurements: nobody has all architectures of the paper's space measured, and a forest
-is what the paper itself takes for one (AttentiveNAS, arXiv:2011.09011, section 4.3). What the measurements have in common
-with real ones, and nothing more is claimed: accuracy is concave in the logarithm of cost; each gene has gains that
-diminish, of a size of its own, so that some cost more than they are worth; depth and width of a stage, and the
-resolution and the depth of early stages, help each other; pairs of choices have gains and losses of their own
-(ruggedness); a measurement has noise. The forest then makes steps of it all. Structures differ in how much of each, and
-in where was measured: "measured" is what a predictor of the paper would be, a thousand uniformly random architectures, so
-that it is flat towards both ends of the costs; "formula" has no forest at all.
+An oracle is a random forest fitted to synthetic measurements, as the paper's accuracy predictor is fitted to real ones
+(AttentiveNAS, arXiv:2011.09011, section 4.3). The measurements share these properties with real ones: accuracy is concave
+in the logarithm of cost; every gene has diminishing gains of its own size, so that some cost more than they are worth;
+depth and width of a stage, and the resolution and the depth of early stages, reinforce each other; pairs of choices have
+gains and losses (ruggedness); a measurement has noise. The forest turns all of it into steps. Structures differ in the size
+of these terms, and in the measured architectures: "measured" has a thousand uniformly random ones, as the paper's
+predictor, so that it is flat towards both ends of the costs; "formula" has no forest.
 """
 
 from collections.abc import Callable
@@ -28,16 +27,16 @@ from nas.spaces.mbconv import Arch, SearchSpace
 
 @dataclass(frozen=True)
 class Structure:
-    """How much of the top-1 accuracy comes from what; percentage points between a weak and a strong choice."""
+    """Size of every term of the top-1 accuracy: percentage points between a weak and a strong choice."""
 
     name: str
     cost: float = 6.0  # from the cheapest to the most expensive, by cost alone
-    genes: float = 6.0  # all genes together, each by itself
+    genes: float = 6.0  # sum of the genes' own gains
     balance: float = 2.0  # widths, depths and resolution that fit each other
     pairs: float = 0.6  # standard deviation over architectures of what pairs of choices add
     noise: float = 0.2  # standard deviation of a measurement
     measured: int = 4000  # architectures that the forest is fitted to; 0: no forest, the sum of the above without noise
-    even: float = 0.5  # share of these that is spread evenly over the costs; the others are uniformly random
+    even: float = 0.5  # share of these spread evenly over the costs; the others are uniformly random
     trees: int = 50
 
 
@@ -53,7 +52,7 @@ STRUCTURES = (
 
 @dataclass(frozen=True, eq=False)
 class Oracle:
-    """Scores of architectures; the same one gets the same score."""
+    """A deterministic score of architectures."""
 
     top1: Callable[[np.ndarray], np.ndarray]  # (n, genes) -> (n,) percent
 
@@ -68,7 +67,7 @@ def load_table(name: str, classes: int) -> CostTable:
 
 
 def build(table: CostTable, structure: Structure, seed: int) -> Oracle:
-    """An oracle; seeds give other gains, pairs and noise."""
+    """Build an oracle; the seed determines gains, pairs and noise."""
     start = [seed, len(structure.name), int(structure.genes)]
     if structure.measured == 0:
         exact = replace(structure, noise=0.0)
@@ -80,23 +79,23 @@ def build(table: CostTable, structure: Structure, seed: int) -> Oracle:
 
 
 def _measured(table: CostTable, structure: Structure, rng: np.random.Generator) -> np.ndarray:
-    """Architectures to measure, (measured, genes): 64 costs with as many each, then uniformly random ones."""
-    each = int(structure.measured * structure.even) // 64
-    if not each:
+    """Architectures to measure, (measured, genes): equally many at 64 costs, then uniformly random ones."""
+    per_cost = int(structure.measured * structure.even) // 64
+    if not per_cost:
         return encoding.random_genes(table.space, structure.measured, rng)
     sampler = ExactSampler(table, (table.largest - table.smallest) / 64, bins=20_000)
     flat = sampler.prior().flat()
-    even = [sampler.draw(flat.draw(rng), each, rng).rows for _ in range(64)]
+    even = [sampler.draw(flat.draw(rng), per_cost, rng).rows for _ in range(64)]
     return np.concatenate([*even, encoding.random_genes(table.space, structure.measured - sum(map(len, even)), rng)])
 
 
 def measurements(table: CostTable, structure: Structure, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Made-up top-1, percent: rows (n, genes) -> (n,)."""
+    """Synthetic top-1, percent: rows (n, genes) -> (n,)."""
     unit = _unit(table.space, rows)
-    dear = np.log(table.costs(rows) / table.smallest) / np.log(table.largest / table.smallest)
+    relative_cost = np.log(table.costs(rows) / table.smallest) / np.log(table.largest / table.smallest)
     free = np.array([len(g.choices) > 1 for g in table.space.genes])
     weight = rng.gamma(1.0, size=len(free)) * free
-    top1 = 70 + structure.cost * (1 - (1 - dear) ** 2)
+    top1 = 70 + structure.cost * (1 - (1 - relative_cost) ** 2)
     top1 += structure.genes * (unit ** rng.uniform(0.3, 0.9, len(free))) @ (weight / weight.sum())
     top1 += structure.balance * _balance(table.space, unit, rng)
     top1 += structure.pairs * _pairs(table.space, rows, np.flatnonzero(free), rng)
@@ -104,7 +103,7 @@ def measurements(table: CostTable, structure: Structure, rows: np.ndarray, rng: 
 
 
 def _unit(space: SearchSpace, rows: np.ndarray) -> np.ndarray:
-    """Places of the choices from 0, the smallest, to 1; 0 where there is no choice."""
+    """Positions of the choices from 0, the smallest, to 1; 0 where there is no choice."""
     last = np.array([len(g.choices) - 1 for g in space.genes])
     return encoding.indices(space, rows) / np.maximum(last, 1)
 
@@ -120,10 +119,10 @@ def _balance(space: SearchSpace, unit: np.ndarray, rng: np.random.Generator) -> 
 def _pairs(space: SearchSpace, rows: np.ndarray, genes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A number for each pair of choices of 60 pairs of genes, summed, with standard deviation 1 over uniform architectures."""
     places = encoding.indices(space, rows)
-    every = list(combinations(genes.tolist(), 2))
+    pairs = list(combinations(genes.tolist(), 2))
     total = np.zeros(len(rows))
-    for at in rng.choice(len(every), size=min(60, len(every)), replace=False):
-        a, b = every[at]
+    for at in rng.choice(len(pairs), size=min(60, len(pairs)), replace=False):
+        a, b = pairs[at]
         gains = rng.normal(size=(len(space.genes[a].choices), len(space.genes[b].choices)))
         total += gains[places[:, a], places[:, b]]
-    return total / np.sqrt(min(60, len(every)))
+    return total / np.sqrt(min(60, len(pairs)))

@@ -31,14 +31,14 @@ def main() -> None:
         {
             "exact: tables": f"{best_of(lambda: ExactSampler(table, STEP), 3):.2f} s",
             "exact: prior": f"{best_of(lambda: ExactSampler(table, STEP).prior(), 1):.2f} s, tables included",
-            f"exact: {BATCH} at once": f"{best_of(lambda: draw(exact, BATCH), 5) / len(common) / BATCH * 1e6:.1f} us a sample",
-            "exact: 3 at once": f"{best_of(lambda: draw(exact, 3), 5) / len(common) / 3 * 1e6:.0f} us a sample",
-            "exact: trials a sample": f"{np.mean(draw(exact, BATCH)):.4f}",
+            f"exact: {BATCH} at once": f"{best_of(lambda: draw(exact, BATCH), 5) / len(common) / BATCH * 1e6:.1f} us per sample",
+            "exact: 3 at once": f"{best_of(lambda: draw(exact, 3), 5) / len(common) / 3 * 1e6:.0f} us per sample",
+            "exact: trials per sample": f"{np.mean(draw(exact, BATCH)):.4f}",
             f"factorised: pool of {POOL:,}": f"{best_of(lambda: FactorisedSampler(table, STEP, POOL, rng), 1):.2f} s",
-            f"factorised: {BATCH} at once": f"{best_of(lambda: draw(paper, BATCH), 3) / len(common) / BATCH * 1e6:.1f} us a sample",
-            "factorised: trials a sample": f"{np.mean(draw(paper, BATCH)):.1f}",
+            f"factorised: {BATCH} at once": f"{best_of(lambda: draw(paper, BATCH), 3) / len(common) / BATCH * 1e6:.1f} us per sample",
+            "factorised: trials per sample": f"{np.mean(draw(paper, BATCH)):.1f}",
             "plain rejection: trials, targets from the prior": f"{uniform_trials(prior) @ prior.probabilities:.1f}",
-            "plain rejection: trials, targets at random": f"{uniform_trials(prior).mean():.3g}",
+            "plain rejection: trials, uniform targets": f"{uniform_trials(prior).mean():.3g}",
         },
     )
     machine()

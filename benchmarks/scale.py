@@ -1,9 +1,9 @@
-"""Two processes beside one, and the budget of a profile on paper.
+"""Scaling from one to two processes, and the estimated compute budget of a preset.
 
 python -m benchmarks.scale            images/s of supernet training, sub-networks/s of evaluation, time of a gradient exchange,
-                                      on the default space; the variants take turns, medians
-python -m benchmarks.scale budget [PROFILE] [TRAINING] [EVALUATION]
-                                      FLOPs, bytes and hours of presets/PROFILE.yaml on ImageNet, for GPUs that reach so many
+                                      on the default space; medians of interleaved runs
+python -m benchmarks.scale budget [PRESET] [TRAINING] [EVALUATION]
+                                      FLOPs, bytes and hours of presets/PRESET.yaml on ImageNet, for GPUs that reach these
                                       TFLOP/s in training (bf16) and in evaluation (fp32); see docs/scale.md
 """
 
@@ -39,22 +39,22 @@ from nas.training.recipe import Recipe, Runtime
 from nas.training.trainer import Trainer
 
 TURNS = 3
-VARIANTS = ((1, 1), (1, 2), (2, 1))  # processes, threads of an operator in training or evaluators side by side
+VARIANTS = ((1, 1), (1, 2), (2, 1))  # processes, threads per operator in training, or evaluators in parallel
 SPACE, CLASSES, SIDE = "nas/spaces/glyphs.yaml", 34, 24
-STEPS, EPOCHS, ARCHS, PICTURES, EXCHANGES = 12, 3, 48, 512, 50
+STEPS, EPOCHS, ARCHS, IMAGES, EXCHANGES = 12, 3, 48, 512, 50
 JPEGS = 64
 
 IMAGENET = 1_281_167  # training images
-REACHED = (5.8, 4.0)  # TFLOP/s of an A100 in training and evaluation; docs/scale.md says where from
+REACHED = (5.8, 4.0)  # TFLOP/s of an A100 in training and evaluation; sources in docs/scale.md
 GPUS = (8, 64)
-GBIT_S = 100.0  # of the network that gradients go over
+GBIT_S = 100.0  # bandwidth of the network that exchanges gradients
 
 
-# What one turn does, in each of its processes
+# One turn, in every process
 
 
-class Forgets:
-    """A checkpoint that keeps nothing: the disk is not what is measured."""
+class NoCheckpoint:
+    """A checkpoint that stores nothing: the disk is not measured."""
 
     def save(self, *_: object) -> None:
         pass
@@ -64,7 +64,7 @@ class Forgets:
 
 
 def training(supernet: Supernet, data: ImageDataset, recipe: Recipe, runtime: Runtime) -> float:
-    """Images a second over all processes, the first epoch left out."""
+    """Images per second over all processes, without the first epoch."""
     ends = []
     batches = TrainingBatches(
         data, data.indices("train"), recipe.batch, recipe.augmentation, 0, share=distributed.batch_share(recipe.batch)
@@ -73,13 +73,13 @@ def training(supernet: Supernet, data: ImageDataset, recipe: Recipe, runtime: Ru
         supernet, batches, BestUp(Unconstrained(supernet.space), 3),
         epochs=EPOCHS, seed=0, place="train", recipe=recipe, runtime=runtime, device=torch.device("cpu"),
     )  # fmt: skip
-    trainer.fit(Forgets(), lambda: (0.0, 0.0), lambda _: ends.append(time.perf_counter()))
+    trainer.fit(NoCheckpoint(), lambda: (0.0, 0.0), lambda _: ends.append(time.perf_counter()))
     return (EPOCHS - 1) * batches.steps * recipe.batch / (ends[-1] - ends[0])
 
 
 def evaluation(supernet: Supernet, data: ImageDataset, evaluators: int) -> float:
-    """Sub-networks a second over all processes, the first few left out."""
-    batches = EvaluationBatches(data, data.indices("train")[:PICTURES], 256)
+    """Sub-networks per second over all processes, without the first few."""
+    batches = EvaluationBatches(data, data.indices("train")[:IMAGES], 256)
     scorer = Scorer(supernet, batches, batches, torch.device("cpu"), evaluators=evaluators)
     rng = np.random.default_rng(0)
     first, archs = ([supernet.space.random(rng) for _ in range(n)] for n in (4, ARCHS))
@@ -90,12 +90,12 @@ def evaluation(supernet: Supernet, data: ImageDataset, evaluators: int) -> float
 
 
 def exchange(supernet: Supernet) -> float:
-    """Median seconds of averaging all gradients."""
+    """Median time of averaging all gradients, seconds."""
     for parameter in supernet.parameters():
         parameter.grad = torch.ones_like(parameter)
     seconds = []
     for _ in range(EXCHANGES):
-        distributed.mean(torch.zeros(1))  # all begin together
+        distributed.mean(torch.zeros(1))  # synchronises the start
         start = time.perf_counter()
         distributed.average_gradients(supernet)
         seconds.append(time.perf_counter() - start)
@@ -103,7 +103,7 @@ def exchange(supernet: Supernet) -> float:
 
 
 def turn(threads: int) -> None:
-    """One turn; the first process prints its figures as JSON."""
+    """One turn; the first process prints its results as JSON."""
     recipe = params.read("recipe", Recipe)
     runtime = Runtime(device="cpu", threads=threads, evaluators=1, workers=0, precision="fp32", channels_last=True)
     runtime.start()
@@ -114,17 +114,17 @@ def turn(threads: int) -> None:
     data = ImageDataset("noise", "Noise", images, names, (0.5,) * 3, (0.3,) * 3, SIDE, Parts(np.repeat("train", n)), False)
     torch.manual_seed(0)
     supernet = Supernet(mbconv.load(SPACE), CLASSES, recipe.zero_init)
-    sys.stdout, shown = sys.stderr, sys.stdout
-    found = {"training": training(supernet, data, recipe, runtime)}
+    sys.stdout, output = sys.stderr, sys.stdout
+    results = {"training": training(supernet, data, recipe, runtime)}
     torch.set_num_threads(1)
-    found |= {"evaluation": evaluation(supernet, data, threads), "exchange": exchange(supernet)}
+    results |= {"evaluation": evaluation(supernet, data, threads), "exchange": exchange(supernet)}
     if distributed.is_first():
-        print(json.dumps(found), file=shown, flush=True)
+        print(json.dumps(results), file=output, flush=True)
 
 
 def compare() -> None:
     """All variants in turns."""
-    found = {variant: [] for variant in VARIANTS}
+    results = {variant: [] for variant in VARIANTS}
     for _ in range(TURNS):
         for processes, threads in VARIANTS:
             launcher = Launcher(processes=processes, nodes=1, rendezvous=None, restarts=0)
@@ -133,8 +133,8 @@ def compare() -> None:
             done = subprocess.run(words, env=os.environ | launcher.environment(), capture_output=True, text=True)
             if done.returncode:
                 sys.exit(done.stderr)
-            found[processes, threads].append(json.loads(done.stdout.splitlines()[-1]))
-    medians = {v: {key: statistics.median(t[key] for t in turns) for key in turns[0]} for v, turns in found.items()}
+            results[processes, threads].append(json.loads(done.stdout.splitlines()[-1]))
+    medians = {v: {key: statistics.median(t[key] for t in turns) for key in turns[0]} for v, turns in results.items()}
     one = medians[1, 1]
     for key, title, unit in (("training", "supernet training", "images/s"), ("evaluation", "evaluation", "sub-networks/s")):
         what = "threads" if key == "training" else "evaluators"
@@ -158,7 +158,7 @@ def weights(name: str, classes: int) -> int:
 
 @dataclass(frozen=True)
 class Work:
-    """How many images go through the networks of a job, and what each costs; a multiply-accumulate is two FLOP."""
+    """Number of images that a job processes, and the FLOP of one; a multiply-accumulate is two FLOP."""
 
     title: str
     images: float
@@ -167,7 +167,7 @@ class Work:
 
 
 def merged(name: str) -> dict:
-    """params.yaml with a profile over it; the file stays as it is."""
+    """params.yaml with a preset applied; the file is unchanged."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "params.yaml"
         shutil.copyfile(params.FILE, file)
@@ -183,7 +183,7 @@ def forward(p: dict) -> dict[str, float]:
 
 
 def jobs(p: dict, mflops: dict[str, float]) -> list[Work]:
-    """The long ones. Backward costs twice forward; bestup-3-loss scores its candidates forward."""
+    """The long jobs. Backward costs twice forward; bestup-3-loss scores its candidates forward."""
     recipe, split, evaluated = p["recipe"], p["split"], p["evaluation"]
     drawn, sampled = 2e6 * mflops["drawn"], recipe["sampled"]
     step = 3 * (2e6 * (mflops["smallest"] + mflops["largest"]) + sampled * drawn)
@@ -197,12 +197,12 @@ def jobs(p: dict, mflops: dict[str, float]) -> list[Work]:
         Work(f"its {p['pretrain']['subnetworks']:,} sub-networks measured", p["pretrain"]["subnetworks"] * measured, drawn),
         Work("train", p["train"]["epochs"] * IMAGENET * (1 - split["val"]), step + candidates * sampled * drawn, trains=True),
         Work(f"search, {evaluations:,} sub-networks", evaluations * searched, drawn),
-        Work("random search beside it (search.baseline)", evaluations * searched, drawn),
+        Work("random search as baseline (search.baseline)", evaluations * searched, drawn),
     ]
 
 
 def decoding(recipe: Recipe, side: int) -> dict[str, float]:
-    """Images a second that one core decodes and prepares, by the package's loaders; JPEGs of 500 x 375, made up."""
+    """Images a second that one core decodes and prepares, by the package's loaders; synthetic JPEGs of 500 x 375."""
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{i}.jpg" for i in range(JPEGS)]
@@ -219,12 +219,12 @@ def decoding(recipe: Recipe, side: int) -> dict[str, float]:
 
 
 def budget(name: str = "imagenet", training: float = REACHED[0], evaluation: float = REACHED[1]) -> None:
-    """Print it, for GPUs that reach so many TFLOP/s."""
+    """Print the compute budget, for GPUs that reach these TFLOP/s."""
     p = merged(name)
     recipe, mflops, size = params.check(p, "recipe", Recipe), forward(p), weights(p["space"], 1000)
-    show(f"profile {name}: MFLOPs (multiply-accumulates) of an image, forward", {k: f"{v:,.0f}" for k, v in mflops.items()})
+    show(f"preset {name}: MFLOPs (multiply-accumulates) of an image, forward", {k: f"{v:,.0f}" for k, v in mflops.items()})
     work = jobs(p, mflops)
-    print(f"\n{'':42} {'images':>9} {'GFLOP each':>11} {'EFLOP':>7}" + "".join(f" {f'h, {g} GPUs':>11}" for g in GPUS))
+    print(f"\n{'':42} {'images':>9} {'GFLOP/image':>11} {'EFLOP':>7}" + "".join(f" {f'h, {g} GPUs':>11}" for g in GPUS))
     for w in work:
         seconds = w.images * w.flop / (1e12 * (training if w.trains else evaluation))
         hours = "".join(f" {seconds / g / 3600:11.1f}" for g in GPUS)

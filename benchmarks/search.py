@@ -1,9 +1,9 @@
-"""Hypervolume against evaluations for every way of searching: `python -m benchmarks.search [structure ...]`.
+"""Hypervolume against evaluations for every search method: `python -m benchmarks.search [structure ...]`.
 
-On made-up oracles (benchmarks/oracle.py), one for each of 5 seeds, over the space of AttentiveNAS with the paper's 5,632
-evaluations, and over the default space with as few as params.yaml has. Prints a table for each, the processor time besides
-scoring, and how often the two targets are met; draws benchmarks/search.png (or what --image says). Structures are those
-of benchmarks/oracle.py; "mixed", "measured" and "formula" if none is named.
+On synthetic oracles (benchmarks/oracle.py), one per seed, over the space of AttentiveNAS with the paper's 5,632 evaluations,
+and over the default space with those of params.yaml. Prints a table per oracle, the CPU time excluding evaluation, and how
+often the two targets are met; draws benchmarks/search.png (or --image). Structures are those of benchmarks/oracle.py;
+"mixed", "measured" and "formula" by default.
 """
 
 import argparse
@@ -37,19 +37,19 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Scale:
-    """A space, and how much of each search is run on it."""
+    """A space, and the budget of every method on it."""
 
     space: str
     classes: int
     evolution: evolution.EvolutionConfig
     nsga2: nsga2.Nsga2Config
     bayesian: bayesian.BayesianConfig
-    early: int  # evaluations after which Bayesian search is to be where evolution ends
-    shown: tuple[int, ...]  # evaluations, of the table
+    early: int  # evaluations after which Bayesian search should match the end of evolution
+    columns: tuple[int, ...]  # evaluations at the columns of the table
 
     @property
     def evaluations(self) -> int:
-        """Of every method."""
+        """The budget of every method."""
         return self.bayesian.evaluations
 
 
@@ -63,7 +63,7 @@ SCALES = (
         nsga2=nsga2.Nsga2Config(evaluations=5632, population=128, offspring=128, crossover_probability=0.9, mutation_probability=0.05),
         bayesian=bayesian.BayesianConfig(evaluations=5632, start=64, batch=32),
         early=1500,
-        shown=(256, 512, 1000, 1500, 3000, 5632),
+        columns=(256, 512, 1000, 1500, 3000, 5632),
     ),
     Scale(
         space="glyphs",
@@ -72,34 +72,34 @@ SCALES = (
         nsga2=nsga2.Nsga2Config(evaluations=480, population=32, offspring=32, crossover_probability=0.9, mutation_probability=0.05),
         bayesian=bayesian.BayesianConfig(evaluations=480, start=64, batch=32),
         early=240,
-        shown=(96, 160, 240, 360, 480),
+        columns=(96, 160, 240, 360, 480),
     ),
 )
 
 
 @dataclass
 class Timed:
-    """Scores of an oracle, and the processor time that they took."""
+    """An oracle that measures its CPU time."""
 
     score: oracle.Oracle
     seconds: float = field(default=0.0)
 
     def __call__(self, archs: list[Arch]) -> np.ndarray:
         start = time.process_time()
-        found = self.score(archs)
+        scores = self.score(archs)
         self.seconds += time.process_time() - start
-        return found
+        return scores
 
 
 def methods(scale: Scale, table: CostTable) -> dict[str, Method]:
-    """All of them, by the name in table and image."""
+    """All methods, by their name in table and image."""
     sampler = ExactSampler(table, (table.largest - table.smallest) / 64, bins=20_000)
 
     def between(low: float, high: float, n: int, rng: np.random.Generator) -> list[Arch]:
         return sampler.draw_between(low, high, n, rng).archs()
 
     spread, uniform = StratifiedDraw(between, table.smallest, table.largest), Unconstrained(table.space)
-    every = (
+    configured = (
         evolution.Evolution(scale.evolution, uniform),
         evolution.Evolution(scale.evolution, spread),
         nsga2.Nsga2(scale.nsga2, spread),
@@ -107,7 +107,7 @@ def methods(scale: Scale, table: CostTable) -> dict[str, Method]:
         evolution.RandomSearch(scale.evaluations, 256, uniform),
         evolution.RandomSearch(scale.evaluations, 256, spread),
     )
-    return dict(zip(COLOURS, every, strict=True))
+    return dict(zip(COLOURS, configured, strict=True))
 
 
 def area(evaluated: Archive, n: int, table: CostTable) -> float:
@@ -116,42 +116,42 @@ def area(evaluated: Archive, n: int, table: CostTable) -> float:
 
 
 def compare(scale: Scale, table: CostTable, structure: oracle.Structure, seeds: int, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Prints the table of a structure.
+    """Print the table of a structure.
 
     Returns:
-        for each method hypervolumes (seeds, counts) after so many evaluations.
+        per method the hypervolumes (seeds, counts) after these numbers of evaluations.
     """
     problem = Problem(table.space, (cost_objective("mflops", table), score_objective()))
-    every = methods(scale, table)
-    areas: dict[str, list[list[float]]] = {name: [] for name in every}
-    seconds: dict[str, list[float]] = {name: [] for name in every}
+    by_name = methods(scale, table)
+    areas: dict[str, list[list[float]]] = {name: [] for name in by_name}
+    seconds: dict[str, list[float]] = {name: [] for name in by_name}
     for seed in range(seeds):
-        made_up = oracle.build(table, structure, seed)
-        for name, method in every.items():
-            score, start = Timed(made_up), time.process_time()
-            found = search(method, problem, score=score, seed=seed)
+        synthetic = oracle.build(table, structure, seed)
+        for name, method in by_name.items():
+            score, start = Timed(synthetic), time.process_time()
+            archive = search(method, problem, score=score, seed=seed)
             seconds[name].append(time.process_time() - start - score.seconds)
-            areas[name].append([area(found, n, table) for n in counts])
-    found = {name: np.array(values) for name, values in areas.items()}
-    show(scale, structure, found, seconds, counts)
-    return found
+            areas[name].append([area(archive, n, table) for n in counts])
+    arrays = {name: np.array(values) for name, values in areas.items()}
+    show(scale, structure, arrays, seconds, counts)
+    return arrays
 
 
 def show(
-    scale: Scale, structure: oracle.Structure, found: dict[str, np.ndarray], seconds: dict[str, list[float]], counts: np.ndarray
+    scale: Scale, structure: oracle.Structure, areas: dict[str, np.ndarray], seconds: dict[str, list[float]], counts: np.ndarray
 ) -> None:
-    """Prints means over the seeds, and how often the targets are met."""
-    shown = np.searchsorted(counts, scale.shown)
-    seeds = len(found["bayesian"])
-    print(f"\n{scale.space}, oracle {structure.name!r}, {seeds} seeds: mean hypervolume after so many evaluations; the most CPU seconds")
-    print(f"{'':<24}" + "".join(f"{n:>9}" for n in scale.shown) + "  seconds")
-    for name, values in found.items():
-        print(f"{name:<24}" + "".join(f"{v:>9.5f}" for v in values.mean(axis=0)[shown]) + f"{max(seconds[name]):>9.2f}")
-    paper = found["evolution (the paper's)"][:, -1]
-    met = (found["bayesian"][:, np.searchsorted(counts, scale.early)] >= paper).sum()
+    """Print means over the seeds, and how often the targets are met."""
+    columns = np.searchsorted(counts, scale.columns)
+    seeds = len(areas["bayesian"])
+    print(f"\n{scale.space}, oracle {structure.name!r}, {seeds} seeds: mean hypervolume by number of evaluations; maximum CPU seconds")
+    print(f"{'':<24}" + "".join(f"{n:>9}" for n in scale.columns) + "  seconds")
+    for name, values in areas.items():
+        print(f"{name:<24}" + "".join(f"{v:>9.5f}" for v in values.mean(axis=0)[columns]) + f"{max(seconds[name]):>9.2f}")
+    paper = areas["evolution (the paper's)"][:, -1]
+    met = (areas["bayesian"][:, np.searchsorted(counts, scale.early)] >= paper).sum()
     print(f"bayesian at {scale.early} at least as good as the paper's evolution at {scale.evaluations}: {met} of {seeds} seeds")
-    blind = np.maximum(found["random"], found["random, spread"])[:, -1]
-    ahead = [f"{name} {(values[:, -1] > blind).sum()}" for name, values in found.items() if not name.startswith("random")]
+    blind = np.maximum(areas["random"], areas["random, spread"])[:, -1]
+    ahead = [f"{name} {(values[:, -1] > blind).sum()}" for name, values in areas.items() if not name.startswith("random")]
     print(f"ahead of both random searches at {scale.evaluations}, seeds of {seeds}: {', '.join(ahead)}", flush=True)
 
 
@@ -171,19 +171,19 @@ def main() -> None:
     parser.add_argument("structures", nargs="*", default=["mixed", "measured", "formula"], help=f"of {', '.join(structures)}")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--image", default="benchmarks/search.png")
-    asked = parser.parse_args()
-    if unknown := sorted(set(asked.structures) - set(structures)):
+    args = parser.parse_args()
+    if unknown := sorted(set(args.structures) - set(structures)):
         parser.error(f"no structure {unknown[0]!r}; there are {', '.join(structures)}")
     timing.machine()
     charts = []
     for scale in SCALES:
         table = oracle.load_table(scale.space, scale.classes)
-        counts = np.unique(np.concatenate([np.geomspace(scale.shown[0] / 2, scale.evaluations, 40).astype(int), scale.shown]))
-        for name in asked.structures:
-            areas = compare(scale, table, structures[name], asked.seeds, counts)
+        counts = np.unique(np.concatenate([np.geomspace(scale.columns[0] / 2, scale.evaluations, 40).astype(int), scale.columns]))
+        for name in args.structures:
+            areas = compare(scale, table, structures[name], args.seeds, counts)
             charts.append(chart(scale, structures[name], areas, counts))
-    save(image(*charts), asked.image)
-    print(f"\n{asked.image}")
+    save(image(*charts), args.image)
+    print(f"\n{args.image}")
 
 
 if __name__ == "__main__":
