@@ -38,9 +38,9 @@ def audit(command: Path, pins: Path) -> tuple[list[str], str]:
             raise SystemExit(f"pip-audit failed: {last}") from None
         return [], f"{SKIPPED}, the list of vulnerabilities cannot be reached ({last})"
     lines = [
-        f"{package['name']} {package['version']}: {vulnerability['id']}, fixed in {', '.join(vulnerability['fix_versions']) or 'no version yet'}"
+        f"{package['name']} {package['version']}: {vuln['id']}, fixed in {', '.join(vuln['fix_versions']) or 'no version yet'}"
         for package in packages
-        for vulnerability in package.get("vulns", ())
+        for vuln in package.get("vulns", ())
     ]
     unknown = sum("skip_reason" in package for package in packages)
     if unknown == len(packages):
