@@ -1,4 +1,4 @@
-"""How long the accuracy predictor takes: python -m benchmarks.predictor
+"""Time of the accuracy predictor: python -m benchmarks.predictor
 
 512 fitted rows of the paper's space, 100 trees of depth 15 (AttentiveNAS, section 4.3), one thread.
 """

@@ -1,4 +1,4 @@
-"""Fronts against their definition, pair by pair, and the dominated area by hand and by counting."""
+"""Pareto fronts against their definition, dominated volumes by hand and by counting, rank correlation by hand."""
 
 import numpy as np
 import pytest
@@ -61,13 +61,13 @@ def test_hypervolume_is_the_number_of_dominated_cells(points):
 
 
 def test_points_beyond_the_reference_add_nothing():
-    """Neither a point that costs more than the reference nor one that is worth less has any area."""
+    """Neither a point that costs more than the reference nor one of lower value has any area."""
     assert dominated_area([11.0, 1.0], [5.0, -1.0], reference_cost=10, reference_value=0) == 0
 
 
 @pytest.mark.parametrize(("cost", "value"), [([], []), ([1.0], [1.0, 2.0]), ([1.0], [np.nan])])
 def test_no_front_of_nothing(cost, value):
-    """No points, lengths that differ and not-a-number are errors."""
+    """No points, different lengths and NaN are errors."""
     with pytest.raises(ValueError):
         best_front(cost, value)
 
@@ -83,22 +83,22 @@ def dominated(points: np.ndarray, i: int) -> bool:
 @given(several)
 def test_a_front_of_any_number_of_objectives_is_the_definition(points):
     """Pair by pair; the first objective ascends."""
-    found = pareto_front(points)
-    assert sorted(found) == [i for i in range(len(points)) if not dominated(points, i)]
-    assert (np.diff(points[found, 0]) >= 0).all()
+    indices = pareto_front(points)
+    assert sorted(indices) == [i for i in range(len(points)) if not dominated(points, i)]
+    assert (np.diff(points[indices, 0]) >= 0).all()
 
 
 @given(several, st.integers(1, 30))
-def test_ranks_are_fronts_of_what_is_left(points, enough):
+def test_ranks_are_fronts_of_the_unranked_points(points, enough):
     """Peeled one by one by the definition; with `enough`, as far as that many points need."""
-    found, left, number = front_ranks(points), list(range(len(points))), 0
+    ranks, unranked, number = front_ranks(points), list(range(len(points))), 0
     stopped = front_ranks(points, enough)
-    while left:
-        here = [i for k, i in enumerate(left) if not dominated(points[left], k)]
-        assert set(found[here]) == {number}
-        assert set(stopped[here]) == {min(number, stopped.max())}
-        left, number = [i for i in left if i not in here], number + 1
-    assert (stopped == found).sum() >= min(enough, len(points))
+    while unranked:
+        front = [i for k, i in enumerate(unranked) if not dominated(points[unranked], k)]
+        assert set(ranks[front]) == {number}
+        assert set(stopped[front]) == {min(number, stopped.max())}
+        unranked, number = [i for i in unranked if i not in front], number + 1
+    assert (stopped == ranks).sum() >= min(enough, len(points))
 
 
 def test_crowding_by_hand():
@@ -108,7 +108,7 @@ def test_crowding_by_hand():
 
 
 def test_crowding_of_equals():
-    """An objective without any range tells nobody apart."""
+    """An objective without any range adds no distance."""
     assert crowding_distance(np.zeros((4, 2))).tolist() == [np.inf, 0, 0, np.inf]
 
 
@@ -129,7 +129,7 @@ def test_volume_of_two_objectives_is_the_hypervolume(points):
 
 @pytest.mark.parametrize("points", [np.empty((0, 2)), np.zeros(3), np.array([[0.0, np.nan]])])
 def test_no_front_of_anything_else(points):
-    """No points, no objectives and not-a-number are errors."""
+    """No points, no objectives and NaN are errors."""
     with pytest.raises(ValueError, match="point"):
         pareto_front(points)
 
@@ -146,7 +146,7 @@ def test_kendall_tau_by_hand():
 
 
 def test_no_ranking_raises():
-    """A constant column has no ranks to compare; a silent NaN would end up in the metrics."""
+    """A constant column is an error; a silent NaN would end up in the metrics."""
     with pytest.raises(ValueError, match="two different values"):
         kendall_tau(np.ones(4), np.arange(4))
 
@@ -164,8 +164,8 @@ def test_hypervolume_ends():
 
 def test_search_metrics_by_hand():
     """Costs from 1 to 10 MFLOPs, chance 20 %: 0.9 x 0.2 + 0.4 x 0.3 of the unit square; the cheapest quarter ends at 3.25."""
-    found = search_metrics([1.0, 6.0, 10.0, 1.2], [40.0, 70.0, 65.0, 30.0], (1.0, 10.0), 20)
-    assert found == pytest.approx({"hypervolume": 0.9 * 0.2 + 0.4 * 0.3, "top1_low": 40, "top1_best": 70})
+    values = search_metrics([1.0, 6.0, 10.0, 1.2], [40.0, 70.0, 65.0, 30.0], (1.0, 10.0), 20)
+    assert values == pytest.approx({"hypervolume": 0.9 * 0.2 + 0.4 * 0.3, "top1_low": 40, "top1_best": 70})
 
 
 def test_the_low_end_includes_its_edge():

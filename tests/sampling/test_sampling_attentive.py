@@ -1,4 +1,4 @@
-"""Strategies on scores that are known, and their names."""
+"""Sampling strategies on known scores, and their names."""
 
 import numpy as np
 import pytest
@@ -77,8 +77,8 @@ def test_uniform_needs_no_score(tiny_space, rng):
 
 
 @pytest.mark.parametrize("scores", [[1.0, float("nan")], [1.0]])
-def test_scores_that_decide_nothing_are_refused(tiny_space, scores):
-    """A loss that is not a number, or one too few, stops the step."""
+def test_invalid_scores_are_refused(tiny_space, scores):
+    """A NaN loss or a missing one stops the step."""
     with pytest.raises(ValueError, match="2 candidates"):
         best([tiny_space.smallest(), tiny_space.largest()], lambda archs: scores)
 
@@ -92,13 +92,13 @@ def test_pareto_set_of_many_is_that_of_the_space(tiny_space, tiny_rows):
 
     for front, sign in (("best", 1), ("worst", -1)):
         expected = encoding.from_genes(tiny_rows[best_front(sign * table.costs(tiny_rows), sign * predict(tiny_rows))])
-        found = pareto_set(table, predict, front, 60_000, np.random.default_rng(0)).models
+        models = pareto_set(table, predict, front, 60_000, np.random.default_rng(0)).models
         # architectures of equal cost and value do not occur, so the sets are equal
-        assert set(found) == set(expected)
+        assert set(models) == set(expected)
 
 
 @pytest.mark.parametrize(("name", "sign"), [("bestup-1m-acc", 1), ("worstup-1m-acc", -1)])
-def test_a_million_set_is_that_of_all_that_was_drawn(name, sign):
+def test_an_offline_set_is_the_front_of_a_million_draws(name, sign):
     """Pair by pair, in the paper's space: no architecture drawn dominates a model, each is dominated by a model or is one.
 
     For the worst set, dominating is costing as much or more and being as bad or worse.
@@ -145,11 +145,11 @@ def test_fixed_set_is_drawn_uniformly(tiny_space, rng):
 )
 def test_names_of_strategies(tiny_space, name, kind, k):
     """The rule, the number of candidates and whether the predictor decides."""
-    found = build_strategy(name, Unconstrained(tiny_space), predict=lambda rows: rows[:, 0])
+    rule = build_strategy(name, Unconstrained(tiny_space), predict=lambda rows: rows[:, 0])
 
-    assert type(found) is kind
-    assert found.k == k
-    assert (found.predictor is not None) == name.endswith("acc") == parse_strategy(name).needs_predictor
+    assert type(rule) is kind
+    assert rule.k == k
+    assert (rule.predictor is not None) == name.endswith("acc") == parse_strategy(name).needs_predictor
 
 
 @pytest.mark.parametrize(("name", "m"), [("bestup-1m-acc", 1_000_000), ("worstup-1m-acc", 1_000_000), ("bestup-20k-acc", 20_000)])
@@ -181,7 +181,7 @@ def test_a_wrong_name_states_the_forms(name):
 
 @pytest.mark.parametrize(("name", "lack"), [("bestup-50-acc", "predictor"), ("worstup-1m-acc", "predictor")])
 def test_a_strategy_that_lacks_its_predictor(tiny_space, name, lack):
-    """-acc without a predictor is refused when the strategy is made, not at the first step."""
+    """-acc without a predictor is refused when the strategy is built, not at the first step."""
     with pytest.raises(ValueError, match=lack):
         build_strategy(name, Unconstrained(tiny_space))
 
@@ -214,8 +214,8 @@ def test_candidates_under_flat_targets(tiny_space, rng):
     costs = table.costs(encoding.to_genes([arch for step in drawn for arch in step])).reshape(5000, 3)
     middle = costs.mean(axis=1)
     nearest = prior.targets[np.abs(middle[:, None] - prior.targets).argmin(axis=1)]
-    found, times = np.unique(nearest, return_counts=True)
+    targets, times = np.unique(nearest, return_counts=True)
 
     assert (np.abs(costs - nearest[:, None]) <= 0.01 + 1e-9).all()
-    assert np.array_equal(found, prior.targets)
+    assert np.array_equal(targets, prior.targets)
     assert chisquare(times).pvalue > 1e-3

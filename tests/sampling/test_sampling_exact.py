@@ -1,4 +1,4 @@
-"""Sampling under a target: uniform against a listed space, and the paper's space against published figures."""
+"""Sampling under a target: uniform on an enumerated space, and the paper's space against published numbers."""
 
 import numpy as np
 import pytest
@@ -45,27 +45,27 @@ def factorised(paper_table):
 
 @pytest.mark.parametrize("bins", [25, 100_000])
 def test_exact_sampler_is_uniform_in_its_bucket(tiny_table, tiny_rows, bins, rng):
-    """Chi-square of 100 draws an architecture against the listed bucket, in the fullest bucket and one at the edge."""
+    """Chi-square of 100 draws per architecture against the enumerated bucket, in the fullest bucket and one at the edge."""
     sampler = ExactSampler(tiny_table, STEP, bins)
     bucket = Buckets(STEP).of(tiny_table.costs(tiny_rows))
     targets, counts = sampler.counts
     for target in (targets[counts.argmax()], targets[3]):
         models = tiny_rows[bucket == round(target / STEP)]
         drawn = sampler.draw(target, 100 * len(models), rng).rows
-        found, times = np.unique(drawn, axis=0, return_counts=True)
+        rows, times = np.unique(drawn, axis=0, return_counts=True)
 
-        assert np.array_equal(found, np.unique(models, axis=0))
+        assert np.array_equal(rows, np.unique(models, axis=0))
         assert chisquare(times).pvalue > 1e-3
 
 
 def test_exact_sampler_is_uniform_between_bounds(tiny_table, tiny_rows, coarse, rng):
-    """Chi-square again, for an interval that follows no bucket and has both ends in it."""
+    """Chi-square for an interval that is no bucket, both ends included."""
     costs = np.sort(tiny_table.costs(tiny_rows))
     low, high = costs[200], costs[400]
     models = tiny_rows[(tiny_table.costs(tiny_rows) >= low) & (tiny_table.costs(tiny_rows) <= high)]
-    found, times = np.unique(coarse.draw_between(low, high, 100 * len(models), rng).rows, axis=0, return_counts=True)
+    rows, times = np.unique(coarse.draw_between(low, high, 100 * len(models), rng).rows, axis=0, return_counts=True)
 
-    assert np.array_equal(found, np.unique(models, axis=0))
+    assert np.array_equal(rows, np.unique(models, axis=0))
     assert chisquare(times).pvalue > 1e-3
 
 
@@ -139,7 +139,7 @@ def test_prior_of_the_paper_space_agrees_with_uniform_draws(paper, rng):
     assert chisquare(times[common], expected).pvalue > 1e-3
 
 
-def test_little_of_the_paper_space_is_cheap(paper):
+def test_the_share_of_cheap_architectures_in_the_paper_space(paper):
     """0.2 % of the architectures cost at most 312 MFLOPs."""
     share = Counter(paper.table).below([312.0])[0] / paper.table.space.size
 
@@ -157,7 +157,7 @@ def test_plain_rejection_takes_one_over_the_prior(paper, rng):
     assert trials.mean() == pytest.approx(3.2e9, rel=0.02)
 
 
-def test_factorised_sampler_keeps_to_its_bucket(factorised):
+def test_factorised_samples_are_in_their_bucket(factorised):
     """Exact costs in the bucket at every target of the pool's prior that is not rare."""
     prior = factorised.prior()
     for target in prior.targets[prior.probabilities > 1e-3]:
@@ -166,7 +166,7 @@ def test_factorised_sampler_keeps_to_its_bucket(factorised):
 
 
 def test_factorised_trials_are_those_published(factorised, rng):
-    """The paper reports about 12 trials a sample, a recount of its release 14.4; 50,878 without the proposal."""
+    """The paper reports about 12 trials per sample, a recount of its release 14.4; 50,878 without the proposal."""
     prior = factorised.prior()
     trials = [factorised.draw(t, 200, rng).trials.mean() for t in prior.targets[prior.probabilities > 1e-4]]
 
@@ -191,21 +191,21 @@ def test_factorised_prior_approaches_the_exact_one(factorised, paper):
 
 
 def test_a_target_that_the_pool_lacks_raises(factorised):
-    """1950 MFLOPs has two architectures of 4.4e11; a pool of 200,000 does not meet them."""
+    """1950 MFLOPs has two architectures of 4.4e11; a pool of 200,000 has none of them."""
     with pytest.raises(ValueError, match="larger pool"):
         factorised.draw(1950, 1, np.random.default_rng(0))
 
 
 def test_trials_that_run_out_raise(paper_table):
-    """The factorised proposal never returns what missed its bucket: with one trial a sample it gives up."""
+    """The factorised sampler returns no architecture outside the bucket: with one trial per sample it raises."""
     sampler = FactorisedSampler(paper_table, step=25, pool=10_000, rng=np.random.default_rng(0), limit=1)
     with pytest.raises(RuntimeError, match="target 700 MFLOPs"):
         sampler.draw(700, 500, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("target", [175, 1975])
-def test_a_target_out_of_reach_states_the_range(paper, target, rng):
-    """Below the smallest and above the largest bucket the range is named."""
+def test_an_infeasible_target_states_the_range(paper, target, rng):
+    """The error for a target below or above all buckets states the range."""
     with pytest.raises(ValueError, match=r"203\.39 to 1939\.34 MFLOPs"):
         paper.draw(target, 1, rng)
     with pytest.raises(ValueError, match=r"203\.39 to 1939\.34 MFLOPs"):
@@ -222,13 +222,13 @@ def test_a_gap_names_its_neighbours(tiny_table, tiny_rows, rng):
 
 
 def test_a_target_off_the_step_is_refused(paper, rng):
-    """512 is no multiple of 25."""
+    """The target 512 is not a multiple of 25."""
     with pytest.raises(ValueError, match="nearest is 500"):
         paper.draw(512, 1, rng)
 
 
-def test_a_hopeless_interval_gives_up(paper, rng):
-    """Bounds that hold next to nothing of what the bins cannot tell apart end in an error, not in a search for ever."""
+def test_used_up_trials_raise(paper, rng):
+    """Bounds that nearly no proposal keeps end in an error, not in an endless loop."""
     at = paper.table.cost(published.find("AttentiveNAS-A4").arch)
     with pytest.raises(RuntimeError, match=r"of 1000 architectures"):
         reject(lambda m: paper.draw(450, m, rng).rows, lambda rows: paper.table.costs(rows) == at + 1e-9, 1000, 16, 5000, "nothing")

@@ -1,4 +1,4 @@
-"""Evolution and random search on an oracle whose whole space can be enumerated."""
+"""Evolution and random search on an oracle over a space that can be enumerated."""
 
 from itertools import product
 
@@ -25,8 +25,8 @@ SPACE = SearchSpace(
     head_widths=(32, 48),
     head_expansion=1,
 )
-EVERY = np.array(list(product(*(g.choices for g in SPACE.genes))))  # all 4608 architectures
-LOW, HIGH = EVERY.min(axis=0), EVERY.max(axis=0)
+ALL_ROWS = np.array(list(product(*(g.choices for g in SPACE.genes))))  # all 4608 architectures
+LOW, HIGH = ALL_ROWS.min(axis=0), ALL_ROWS.max(axis=0)
 GAIN = np.array([9, 1, 2, 4, 3, 2, 5, 1, 2, 3, 1])  # percent of top-1 between a gene's ends
 PRICE = np.array([6, 1, 2, 3, 1, 3, 6, 1, 1, 4, 2])  # cost between a gene's ends
 
@@ -48,13 +48,13 @@ def draw(n: int, rng: np.random.Generator) -> list[Arch]:
 
 
 class Oracle:
-    """Scores from the closed form, and a list of every architecture it was asked for."""
+    """Scores from the closed form, and the list of all scored architectures."""
 
     def __init__(self) -> None:
-        self.asked: list[Arch] = []
+        self.calls: list[Arch] = []
 
     def __call__(self, archs: list[Arch]) -> list[float]:
-        self.asked += archs
+        self.calls += archs
         return top1(encoding.to_genes(archs)).tolist()
 
 
@@ -88,47 +88,47 @@ BUDGETS = np.arange(2.0, 33.0)
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_true_front_is_found(seed):
-    """For every budget, the best of all 4608 architectures is among the 1180 that evolution evaluates."""
-    found = run(seed=seed, rounds=14)
-    assert steps(found.cost, found.score, BUDGETS).tolist() == steps(cost(EVERY), top1(EVERY), BUDGETS).tolist()
-    assert len(found) == 1180
+    """For every budget, the best of all 4608 architectures is among the 1180 evaluated ones."""
+    archive = run(seed=seed, rounds=14)
+    assert steps(archive.cost, archive.score, BUDGETS).tolist() == steps(cost(ALL_ROWS), top1(ALL_ROWS), BUDGETS).tolist()
+    assert len(archive) == 1180
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_evolution_beats_random_search_with_the_same_budget(seed):
     """Averaged over the budgets, random search misses the true front by more than twice as much."""
-    true = steps(cost(EVERY), top1(EVERY), BUDGETS)
+    true = steps(cost(ALL_ROWS), top1(ALL_ROWS), BUDGETS)
     evolved, drawn = run(seed=seed), run_random(n=780, seed=seed)
     lost = [(true - steps(e.cost, e.score, BUDGETS)).mean() for e in (evolved, drawn)]
     assert lost[1] > 2 * lost[0]
 
 
 def test_evaluations_are_counted_once():
-    """60 + 9 * (40 + 40) = 780 distinct architectures, and the oracle was asked for each exactly once."""
+    """60 + 9 * (40 + 40) = 780 distinct architectures, each scored once by the oracle."""
     oracle = Oracle()
-    found = run(oracle)
-    assert len(oracle.asked) == len(set(oracle.asked)) == len(found) == 780
-    assert np.bincount(found.round).tolist() == [60] + [80] * 9
+    archive = run(oracle)
+    assert len(oracle.calls) == len(set(oracle.calls)) == len(archive) == 780
+    assert np.bincount(archive.round).tolist() == [60] + [80] * 9
 
 
 def test_costs_and_scores_are_those_of_the_rows():
-    """Columns stay together: cost and score computed anew from the rows are equal."""
-    found = run(rounds=3)
-    assert np.array_equal(found.cost, cost(found.rows))
-    assert np.array_equal(found.score, top1(found.rows))
+    """Cost and score recomputed from the rows are equal."""
+    archive = run(rounds=3)
+    assert np.array_equal(archive.cost, cost(archive.rows))
+    assert np.array_equal(archive.score, top1(archive.rows))
 
 
 def test_the_smallest_and_the_largest_network_are_in_the_population():
-    """Both searches begin with it, drawn or not."""
+    """Both searches start with them."""
     assert run(rounds=0).archs[:2] == run_random().archs[:2] == [SPACE.smallest(), SPACE.largest()]
 
 
 def test_bounds_hold():
-    """Nothing outside 10 to 14 is evaluated, in any round."""
+    """No architecture that costs less than 10 or more than 14 is evaluated."""
     oracle = Oracle()
-    found, drawn = run(oracle, low=10, high=14, rounds=4), run_random(oracle, low=10, high=14, seed=1)
-    costs = cost(encoding.to_genes(oracle.asked))
-    assert len(costs) == len(found) + len(drawn) and costs.min() >= 10 and costs.max() <= 14
+    archive, drawn = run(oracle, low=10, high=14, rounds=4), run_random(oracle, low=10, high=14, seed=1)
+    costs = cost(encoding.to_genes(oracle.calls))
+    assert len(costs) == len(archive) + len(drawn) and costs.min() >= 10 and costs.max() <= 14
 
 
 def test_a_gap_in_the_costs_raises_after_a_bounded_search():
@@ -137,32 +137,32 @@ def test_a_gap_in_the_costs_raises_after_a_bounded_search():
         run(low=2.1, high=2.2)
 
 
-def test_an_exhausted_region_ends_the_search_with_what_there_is():
-    """32 architectures cost at most 4: all are evaluated, none twice, and the search ends before its rounds do."""
-    there = {tuple(r) for r in EVERY[cost(EVERY) <= 4]}
-    found = run(low=2, high=4, rounds=1000)
-    assert {tuple(r) for r in found.rows} == there and len(found) == len(there)
-    assert found.round.max() < 1000
+def test_an_exhausted_region_ends_the_search():
+    """All 32 architectures that cost at most 4 are evaluated once, and the search ends before its last round."""
+    feasible = {tuple(r) for r in ALL_ROWS[cost(ALL_ROWS) <= 4]}
+    archive = run(low=2, high=4, rounds=1000)
+    assert {tuple(r) for r in archive.rows} == feasible and len(archive) == len(feasible)
+    assert archive.round.max() < 1000
 
 
-def test_random_search_of_more_than_there_is_ends():
-    """Asked for 1000 in a region of a few, it evaluates those few."""
-    assert len(run_random(n=1000, low=2, high=4)) == (cost(EVERY) <= 4).sum()
+def test_random_search_of_an_exhausted_region_ends():
+    """With a budget of 1000 in a region of 32 it evaluates the 32."""
+    assert len(run_random(n=1000, low=2, high=4)) == (cost(ALL_ROWS) <= 4).sum()
 
 
 @pytest.mark.parametrize("stop", [0, 3, 8])
 def test_a_resumed_evolution_ends_as_the_undisturbed_one(stop):
-    """From the arrays that `on_round` saw after any round, the rest comes out bit for bit the same."""
+    """From the arrays of any round on, the search is bit for bit the same."""
     saved = {}
     whole = run(seed=5, on_round=lambda evaluated, number: saved.update({number: evaluated.to_arrays()}))
     oracle = Oracle()
     resumed = run(oracle, seed=5, archive=Archive(**saved[stop]))
     assert same(whole, resumed)
-    assert len(oracle.asked) == 80 * (9 - stop)
+    assert len(oracle.calls) == 80 * (9 - stop)
 
 
 def test_a_resumed_random_search_ends_as_the_undisturbed_one():
-    """Stopped after block 2 of 64, 64, 64, 64, 44; the last blocks are drawn as they would have been."""
+    """Stopped after block 2 of 64, 64, 64, 64, 44; the last blocks are drawn as without a stop."""
     saved = {}
     whole = run_random(on_round=lambda evaluated, number: saved.update({number: evaluated}))
     assert same(whole, run_random(archive=saved[2]))
@@ -170,9 +170,9 @@ def test_a_resumed_random_search_ends_as_the_undisturbed_one():
 
 
 def test_a_finished_search_evaluates_nothing_more():
-    """Resumed after its last round, it returns what it was given and does not ask the oracle."""
+    """Resumed after its last round, it returns the same archive without a call of the oracle."""
     whole, oracle = run(), Oracle()
-    assert same(run(oracle, archive=whole), whole) and oracle.asked == []
+    assert same(run(oracle, archive=whole), whole) and oracle.calls == []
 
 
 def test_the_seed_decides():
@@ -181,14 +181,14 @@ def test_the_seed_decides():
     assert not same(run(seed=1, rounds=2), run(seed=2, rounds=2))
 
 
-def test_parents_are_the_best_of_each_bucket():
-    """Width 10: 4 and -4 are around 0, 5 to 14 around 10; of equals the first evaluated."""
+def test_parents_are_the_best_per_bucket():
+    """Width 10: 4 and -4 are around 0, 5 to 14 around 10; ties go to the first evaluated."""
     evaluated = Archive(np.zeros((6, 11)), np.array([4, 3, 5, 14, 9, 31.0]), np.array([1, 2, 7, 7, 6, 3.0]), np.zeros(6))
     assert evolution.best_per_bucket(evaluated, 10).tolist() == [1, 2, 5]
 
 
-def test_frames_hold_everything():
-    """To a frame with one column a gene, and back."""
+def test_an_archive_survives_a_frame():
+    """To a frame with one column per gene, and back."""
     whole = run(rounds=2)
     frame = whole.to_frame(SPACE)
     assert list(frame)[:3] == ["resolution", "stem.width", "a.width"] and list(frame)[-3:] == ["mflops", "top1", "round"]
@@ -203,6 +203,6 @@ def test_a_frame_of_another_space_is_refused():
 
 @pytest.mark.parametrize(("scores", "message"), [([np.nan] * 60, "diverged"), ([1.0], "one value per")])
 def test_broken_scores_stop_the_search(scores, message):
-    """A NaN or a missing score never becomes part of a ranking."""
+    """A NaN or a missing score raises."""
     with pytest.raises(ValueError, match=message):
         run(lambda archs: scores)

@@ -13,22 +13,22 @@ from nas.spaces.mbconv import Arch, StageArch
 
 
 def evaluated(cost: list[float], score: list[float]) -> Archive:
-    """Architectures told apart by their resolution: 1, 2, ..."""
+    """Architectures with resolutions 1, 2, ..."""
     rows = np.array([Arch(i + 1, 8, (StageArch(8, 1, 3, 1),), 8).genes for i in range(len(cost))])
     return Archive(rows, np.array(cost, float), np.array(score, float), np.zeros(len(cost), int))
 
 
-#                   1   2   3   4   5   6    front: 1 2 4 6 (3 is worse than 2 and dearer, 5 no better than 4)
+#                   1   2   3   4   5   6    front: 1 2 4 6 (3 is worse than 2 and more expensive, 5 no better than 4)
 SEARCHED = evaluated([1, 2, 3, 4, 6, 16], [50, 60, 55, 70, 70, 80])
 
 
 def test_a_size_spreads_over_doublings():
-    """Three of 1, 2, 4, 16: the ends and the one next to their geometric mean, 4."""
+    """Of costs 1, 2, 4, 16 three models are the ends and the one at their geometric mean, 4."""
     assert [m.cost for m in family.pareto_family(SEARCHED, "toy", size=3)] == [1, 4, 16]
 
 
-def test_a_small_front_is_taken_whole():
-    """Ten models asked for, four worth having."""
+def test_a_small_front_is_the_family():
+    """A family of ten models from a front of four has four."""
     assert [m.arch.resolution for m in family.pareto_family(SEARCHED, "toy", size=10)] == [1, 2, 4, 6]
 
 
@@ -36,8 +36,8 @@ def test_a_small_front_is_taken_whole():
     points=st.lists(st.tuples(st.floats(1, 1000), st.floats(0, 100)), min_size=1, max_size=40),
     size=st.integers(1, 9),
 )
-def test_a_family_is_ascending_distinct_and_beaten_by_nobody(points, size):
-    """Whatever was evaluated: cost and accuracy both rise, and no evaluated network is as cheap and better."""
+def test_a_family_is_ascending_distinct_and_not_dominated(points, size):
+    """Cost and accuracy both rise, and no evaluated architecture is as cheap and better."""
     cost, score = map(list, zip(*points))
     models = family.pareto_family(evaluated(cost, score), "toy", size=size)
     assert all(a.cost < b.cost and a.score < b.score for a, b in pairwise(models))
@@ -45,7 +45,7 @@ def test_a_family_is_ascending_distinct_and_beaten_by_nobody(points, size):
     assert 1 <= len(models) <= size
 
 
-def test_a_family_of_nobody_is_refused():
-    """Zero models: the key of params.yaml is named."""
+def test_an_empty_family_is_refused():
+    """The error names the key of params.yaml."""
     with pytest.raises(ValueError, match=r"params\.yaml: search\.models: 0"):
         family.pareto_family(SEARCHED, "toy", size=0)

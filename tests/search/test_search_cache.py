@@ -1,4 +1,4 @@
-"""Scores that are remembered: by architecture, by weights, across processes that were killed."""
+"""The score cache: by architecture, by weights, across processes that were killed."""
 
 import numpy as np
 import pytest
@@ -10,11 +10,11 @@ from nas.search.archive import ScoreCache, row_keys
 ROW = np.array([192, 16, 8])
 
 
-def test_keys_tell_rows_apart(tiny_rows):
+def test_keys_distinguish_rows(tiny_rows):
     """2304 architectures have 2304 keys, the same for the same row in another type or order."""
-    found = row_keys(tiny_rows)
-    assert len(set(found)) == len(tiny_rows)
-    assert row_keys(np.asfortranarray(tiny_rows[::-1].astype(np.int32))) == found[::-1] and row_keys(tiny_rows[:0]) == []
+    keys = row_keys(tiny_rows)
+    assert len(set(keys)) == len(tiny_rows)
+    assert row_keys(np.asfortranarray(tiny_rows[::-1].astype(np.int32))) == keys[::-1] and row_keys(tiny_rows[:0]) == []
 
 
 def test_a_score_belongs_to_its_weights(tmp_path):
@@ -33,25 +33,25 @@ def test_scores_come_back_bit_for_bit(tmp_path_factory, scores):
     for i, score in enumerate(scores):
         cache.put(ROW + i, score)
         cache.put(ROW - 1, score)
-    again = ScoreCache("w", path)
-    assert [again.get(ROW + i) for i in range(len(scores))] == scores and again.get(ROW - 1) == scores[-1]
-    assert len(again) == len(scores) + 1
+    reopened = ScoreCache("w", path)
+    assert [reopened.get(ROW + i) for i in range(len(scores))] == scores and reopened.get(ROW - 1) == scores[-1]
+    assert len(reopened) == len(scores) + 1
 
 
-def test_a_line_that_was_being_written_is_forgotten(tmp_path):
-    """Killed in the middle of the second score: the first is there, the next one starts on a line of its own."""
+def test_an_incomplete_line_is_dropped(tmp_path):
+    """Killed in the middle of the second score: the first is read, the next one starts on a new line."""
     path = tmp_path / "scores.jsonl"
     ScoreCache("w", path).put(ROW, 1.5)
     with open(path, "a") as file:
         file.write('{"weights": "w", "genes": [1, 2')
     ScoreCache("w", path).put(ROW + 1, 2.5)
-    again = ScoreCache("w", path)
-    assert (again.get(ROW), again.get(ROW + 1), len(again)) == (1.5, 2.5, 2)
+    reopened = ScoreCache("w", path)
+    assert (reopened.get(ROW), reopened.get(ROW + 1), len(reopened)) == (1.5, 2.5, 2)
 
 
 @pytest.mark.parametrize("line", ["top1,mflops", '{"weights": "w"}', '{"weights": "w", "genes": ["a"], "score": 1}', "[]"])
-def test_a_file_of_something_else_is_named(tmp_path, line):
-    """The file and the line are in the message."""
+def test_another_file_is_refused(tmp_path, line):
+    """The message names the file and the line."""
     path = tmp_path / "scores.jsonl"
     ScoreCache("w", path).put(ROW, 1.5)
     with open(path, "a") as file:

@@ -1,4 +1,4 @@
-"""The compiled forest against scikit-learn's own."""
+"""The compiled forest against scikit-learn's."""
 
 import zipfile
 from pathlib import Path
@@ -40,16 +40,16 @@ def test_predictions_equal_scikit_learns(measured, forest):
     np.testing.assert_allclose(forest.predict(rows), theirs.predict(rows), atol=1e-9)
 
 
-def test_spread_is_the_standard_deviation_over_trees(measured, forest):
-    """Each tree of scikit-learn's forest asked by itself gives the same disagreement."""
+def test_std_is_the_standard_deviation_over_trees(measured, forest):
+    """The trees of scikit-learn's forest have the same standard deviation."""
     rows = measured[0][:50]
     theirs = RandomForestRegressor(30, max_depth=15, random_state=3).fit(*measured)
-    each = np.stack([tree.predict(rows) for tree in theirs.estimators_])
-    np.testing.assert_allclose(forest.std(rows), each.std(axis=0), atol=1e-9)
+    trees = np.stack([tree.predict(rows) for tree in theirs.estimators_])
+    np.testing.assert_allclose(forest.std(rows), trees.std(axis=0), atol=1e-9)
 
 
-def test_prediction_and_spread_in_one_walk(measured, forest):
-    """Both are bit for bit those that are asked for by themselves."""
+def test_prediction_and_std_in_one_walk(measured, forest):
+    """Both equal the separate calls bit for bit."""
     both = forest.predict_with_std(measured[0])
     assert np.array_equal(both[:, 0], forest.predict(measured[0])) and np.array_equal(both[:, 1], forest.std(measured[0]))
 
@@ -75,8 +75,8 @@ def test_any_forest_compiles(n, genes, values, depth, trees, seed):
     rng = np.random.default_rng(seed)
     rows, top1 = rng.integers(values, size=(n, genes)), rng.random(n)
     theirs = RandomForestRegressor(trees, max_depth=depth, random_state=seed).fit(rows, top1)
-    asked = rng.integers(-1, values + 1, size=(30, genes))
-    np.testing.assert_allclose(Forest.compile(theirs).predict(asked), theirs.predict(asked), atol=1e-9)
+    queries = rng.integers(-1, values + 1, size=(30, genes))
+    np.testing.assert_allclose(Forest.compile(theirs).predict(queries), theirs.predict(queries), atol=1e-9)
 
 
 def test_a_single_tree_done_by_hand():
@@ -86,7 +86,7 @@ def test_a_single_tree_done_by_hand():
     assert forest.predict(np.array([[1, 4], [1, 5], [1, 6], [9, 99]])).tolist() == [20, 20, 80, 80]
 
 
-def test_rows_are_independent_of_their_company(forest):
+def test_rows_are_independent_of_their_chunk(forest):
     """A row's prediction does not depend on the chunk that it is in."""
     rows = encoding.random_genes(PAPER, 1100, np.random.default_rng(2))
     alone = np.concatenate([forest.predict(rows[i : i + 7]) for i in range(0, len(rows), 7)])
@@ -133,7 +133,7 @@ def test_a_broken_file_is_named(forest, tmp_path, damage):
         Forest.load(path)
 
 
-def test_a_missing_file_is_not_called_broken(tmp_path):
+def test_a_missing_file_is_not_a_damaged_one(tmp_path):
     """No file: FileNotFoundError, not advice about a damaged one."""
     with pytest.raises(FileNotFoundError):
         Forest.load(tmp_path / "forest.npz")
@@ -153,7 +153,7 @@ def test_rows_of_another_space_are_refused(forest):
         (np.zeros((3, 2)), np.array([1, np.nan, 2]), "sub-network 1 is NaN or infinite"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(rows, top1, message):
+def test_invalid_measurements_are_refused(rows, top1, message):
     """Wrong shapes, too few sub-networks and broken measurements are named."""
     with pytest.raises(ValueError, match=message):
         Forest.fit(rows, top1)
