@@ -174,7 +174,7 @@ def test_the_default_file_is_params_yaml():
     ("old", "new", "message"),
     [
         ("trial_samples: 50", "trial_sample: 50", "report.trial_sample is not a known key; did you mean 'trial_samples'"),
-        ("strategy: bestup-3-loss", "strategy: bestest", "train.strategy: there is no strategy 'bestest'"),
+        ("strategy: bestup-3-loss", "strategy: bestest", "train.strategy: unknown strategy 'bestest'"),
         ("search_epoch: 1 ", "search_epoch: 99 ", "search_epoch 99 comes after the last of 8 epochs"),
         ("{loss: kl,", "{loss: kll,", "recipe.distillation.loss: Input should be one of 'kl', 'alpha', 'adaptive-alpha'; found 'kll'"),
         ("{loss: kl,", "{loss: kl, clip: 5,", "recipe.distillation.clip is not a known key beside loss: kl; allowed are ['loss', "),
