@@ -25,7 +25,7 @@ import torch
 
 import nas
 from nas.cost.latency import Entry, LatencyTableError
-from nas.cost.latency_mbconv import LatencyTable, distinct_blocks
+from nas.cost.latency_mbconv import MBConvLatencyTable, distinct_blocks
 from nas.data import sources
 from nas.data.dataset import open_dataset
 from nas.data.sources import ImageError, Source
@@ -239,7 +239,7 @@ def places(tiny_space, bundled, divided, tmp_path) -> dict[str, tuple[Path, type
         "metrics": (folder / "metrics.json", DocumentError, lambda: runner.count_classes(folder / "metrics.json")),
         "table": (folder / "measured.parquet", DocumentError, lambda: read_table(folder / "measured.parquet", "again")),
         "family": (folder / "family.json", ArchitectureError, lambda: encoding.read_family(folder / "family.json")),
-        "latency table": (folder / "table.json", LatencyTableError, lambda: LatencyTable.load(folder / "table.json", tiny_space, 5)),
+        "latency table": (folder / "table.json", LatencyTableError, lambda: MBConvLatencyTable.load(folder / "table.json", tiny_space, 5)),
         "scores": (folder / "scores.jsonl", DocumentError, lambda: ScoreCache("w", folder / "scores.jsonl")),
         "bundle's description": (folder / "description" / "bundle.json", BundleError, lambda: nas.load(folder / "description")),
         "bundle's weights": (folder / "weights" / "weights.safetensors", BundleError, lambda: nas.load(folder / "weights")),
@@ -337,14 +337,14 @@ def test_a_family_cannot_name_files_elsewhere(tmp_path):
 
 def test_a_latency_in_quotes_is_an_error(tiny_space, tmp_path):
     """Strings are not converted to numbers, and a block cannot be listed twice."""
-    table = json.loads(LatencyTable(tiny_space, 5, dict.fromkeys(distinct_blocks(tiny_space), Entry(1.0, 0.0)), 0.0).to_json())
+    table = json.loads(MBConvLatencyTable(tiny_space, 5, dict.fromkeys(distinct_blocks(tiny_space), Entry(1.0, 0.0)), 0.0).to_json())
     for change, message in [
         (table["entries"][0] | {"latency_ms": "1.5"}, r"entries\.0\.\w+\.latency_ms: Input should be a valid number"),
         (table["entries"][1], "twice"),
     ]:
         (tmp_path / "table.json").write_text(json.dumps(table | {"entries": [change, *table["entries"][1:]]}))
         with pytest.raises(LatencyTableError, match=message):
-            LatencyTable.load(tmp_path / "table.json", tiny_space, 5)
+            MBConvLatencyTable.load(tmp_path / "table.json", tiny_space, 5)
 
 
 TEXTS = [ROOT / "Makefile", ROOT / "README.md", ROOT / "pyproject.toml", *ROOT.glob("prefect*.yaml"), *(ROOT / "docs").rglob("*.md")]

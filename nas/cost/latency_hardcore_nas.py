@@ -17,40 +17,40 @@ from nas.spaces.hardcore_nas import Arch, Space
 from nas.spaces.rows import Row
 
 
-def running(beta: np.ndarray) -> np.ndarray:
+def block_probability(beta: np.ndarray) -> np.ndarray:
     """(stages, depths) -> (stages, blocks): the sum over the depths that have the block."""
     return beta[:, ::-1].cumsum(1)[:, ::-1]
 
 
 @dataclass(frozen=True, eq=False)
-class Latency:
+class ExpectedLatency:
     """Expected latency of relaxed architectures, from the latency of every block in every configuration.
 
     Raises:
         ValueError: for inconsistent shapes, a stage without a depth, or an entry that is negative or not finite.
     """
 
-    fixed_ms: float  # stem, fixed block, head, and the overhead of a network
+    fixed_latency_ms: float  # stem, fixed block, head, and the overhead of a network
     blocks_ms: np.ndarray  # (stages, blocks, configurations); 0 where a stage has no such block
     offered: np.ndarray  # (stages, blocks) whether a stage may have 1, 2, ... blocks
 
     def __post_init__(self) -> None:
         if self.blocks_ms.ndim != 3 or self.offered.shape != self.blocks_ms.shape[:2] or not self.offered.any(1).all():
             raise ValueError(f"a table of shape {self.blocks_ms.shape} with depths {self.offered.tolist()} fits no space")
-        if not (np.isfinite(self.blocks_ms).all() and self.blocks_ms.min() >= 0 and np.isfinite(self.fixed_ms)):
+        if not (np.isfinite(self.blocks_ms).all() and self.blocks_ms.min() >= 0 and np.isfinite(self.fixed_latency_ms)):
             raise ValueError(f"latencies have to be finite, and those of blocks not negative; the least is {self.blocks_ms.min()}")
 
     def __call__(self, point: Any) -> float:
         """Expected latency of a relaxed architecture, ms."""
-        return float(self.fixed_ms + (point.kappa * (point.alpha * self.blocks_ms).sum(2)).sum())
+        return float(self.fixed_latency_ms + (point.kappa * (point.alpha * self.blocks_ms).sum(2)).sum())
 
     def of(self, arch: Arch) -> float:
         """Latency of a network, ms: the sum of its entries."""
-        return float(self.fixed_ms + sum(self.blocks_ms[s, b, c] for s, stage in enumerate(arch) for b, c in enumerate(stage)))
+        return float(self.fixed_latency_ms + sum(self.blocks_ms[s, b, c] for s, stage in enumerate(arch) for b, c in enumerate(stage)))
 
     def of_configurations(self, beta: np.ndarray) -> np.ndarray:
         """(stages, blocks, configurations) latency that each adds if it is chosen, ms, times the probability of its block."""
-        return running(beta)[:, :, None] * self.blocks_ms
+        return block_probability(beta)[:, :, None] * self.blocks_ms
 
     def of_depths(self, alpha: np.ndarray) -> np.ndarray:
         """(stages, blocks) latency of a stage of depth 1, 2, ..., ms; infinite where the depth is not offered."""
@@ -61,7 +61,11 @@ class Latency:
         """Latencies of the fastest and of the slowest network."""
         low = np.where(self.offered, self.blocks_ms.min(2).cumsum(1), np.inf).min(1).sum()
         high = np.where(self.offered, self.blocks_ms.max(2).cumsum(1), 0).max(1).sum()
-        return float(self.fixed_ms + low), float(self.fixed_ms + high)
+        return float(self.fixed_latency_ms + low), float(self.fixed_latency_ms + high)
+
+    @property
+    def fixed_ms(self) -> float:
+        return self.fixed_latency_ms
 
     def check(self, target_ms: float) -> float:
         """The target itself.
@@ -75,8 +79,11 @@ class Latency:
         return target_ms
 
 
+Latency, running = ExpectedLatency, block_probability
+
+
 @dataclass(frozen=True, eq=False)
-class LatencyTable(latency.LatencyTable[Arch]):
+class HardcoreNasLatencyTable(latency.LatencyTable[Arch]):
     """Per-block latencies of a HardCoRe-NAS space; `entries` by block."""
 
     NAME: ClassVar = "latency table of blocks"
@@ -90,12 +97,12 @@ class LatencyTable(latency.LatencyTable[Arch]):
                 raise LatencyTableError(f"no latency of {block}, which space {self.space.name!r} has")
 
     @cached_property
-    def expected(self) -> Latency:
+    def expected(self) -> ExpectedLatency:
         """The table as arrays, for searches over relaxed architectures."""
         entries = np.zeros((len(self.space.stages), self.space.blocks, len(self.space.configurations)))
         for place, block in all_blocks(self.space).items():
             entries[place] = self.entries[block].latency_ms
-        return Latency(self.fixed_latency_ms, entries, self.space.offered)
+        return ExpectedLatency(self.fixed_latency_ms, entries, self.space.offered)
 
     def latency_ms(self, arch: Arch) -> float:
         return self.expected.of(self.space.check(arch))

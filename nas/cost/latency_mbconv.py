@@ -87,7 +87,7 @@ def _all_blocks(space: SearchSpace) -> Iterator[Block]:
 
 
 @dataclass(frozen=True, eq=False)
-class LatencyTable(latency.LatencyTable[Arch]):
+class MBConvLatencyTable(latency.LatencyTable[Arch]):
     """Per-block latencies of an MBConv space; `entries` by block."""
 
     NAME: ClassVar = "latency table"
@@ -150,5 +150,5 @@ class LatencyTable(latency.LatencyTable[Arch]):
 
 
 def cost_table(space: SearchSpace, classes: int, path: str | Path) -> CostTable:
-    """The latencies in a file as a cost in ms, for sampling, search and bounds; raises as `LatencyTable.load`."""
-    return LatencyTable.load(path, space, classes).costs
+    """The latencies in a file as a cost in ms, for sampling, search and bounds; raises as `MBConvLatencyTable.load`."""
+    return MBConvLatencyTable.load(path, space, classes).costs

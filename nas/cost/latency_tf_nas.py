@@ -72,7 +72,7 @@ class Curve(Line):
 
 
 @dataclass(frozen=True, eq=False)
-class LatencyTable(latency.LatencyTable[Arch]):
+class TfNasLatencyTable(latency.LatencyTable[Arch]):
     """Latency curves of a TF-NAS space; `entries` by operator."""
 
     NAME: ClassVar = "latency table of hidden widths"

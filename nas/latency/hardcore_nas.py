@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nas.cost.latency import Entry, RowBlock
-from nas.cost.latency_hardcore_nas import LatencyTable, all_blocks
+from nas.cost.latency_hardcore_nas import HardcoreNasLatencyTable, all_blocks
 from nas.latency.rows import Block, FixedPart, ProfiledRows
 from nas.spaces.hardcore_nas import Arch, Space
 from nas.spaces.rows import Plan
@@ -34,5 +34,7 @@ class ProfiledHardcoreNas(ProfiledRows[Arch]):
     def random(self, rng: np.random.Generator) -> Arch:
         return self.space.random(rng)
 
-    def table_of(self, classes: int, blocks: Mapping[RowBlock, Entry], fixed_latency_ms: float, setting: Mapping[str, Any]) -> LatencyTable:
-        return LatencyTable(self.space, classes, blocks, fixed_latency_ms, setting)
+    def table_of(
+        self, classes: int, blocks: Mapping[RowBlock, Entry], fixed_latency_ms: float, setting: Mapping[str, Any]
+    ) -> HardcoreNasLatencyTable:
+        return HardcoreNasLatencyTable(self.space, classes, blocks, fixed_latency_ms, setting)

@@ -14,7 +14,7 @@ from nas.cost import flops
 from nas.cost.flops import stage_sides
 from nas.cost.infeasible import InfeasibleTarget
 from nas.cost.latency import Entry
-from nas.cost.latency_mbconv import Block, Head, LatencyTable, MBConvBlock, Stem, distinct_blocks
+from nas.cost.latency_mbconv import Block, Head, MBConvBlock, MBConvLatencyTable, Stem, distinct_blocks
 from nas.latency.modules import HeadModule, StemModule
 from nas.latency.profiler import ProfiledSpace
 from nas.latency.validation import Correction
@@ -90,11 +90,11 @@ class ProfiledMBConv(ProfiledSpace[Arch, Block]):
     def network(self, arch: Arch, classes: int) -> nn.Module:
         return fold(Network(self.space, arch, classes).eval())
 
-    def table(self, classes: int, entries: Mapping[Block, Entry], correction: Correction, setting: Mapping[str, Any]) -> LatencyTable:
+    def table(self, classes: int, entries: Mapping[Block, Entry], correction: Correction, setting: Mapping[str, Any]) -> MBConvLatencyTable:
         scaled = {block: replace(entry, latency_ms=correction.factor * entry.latency_ms) for block, entry in entries.items()}
-        return LatencyTable(self.space, classes, scaled, correction.fixed_latency_ms, setting)
+        return MBConvLatencyTable(self.space, classes, scaled, correction.fixed_latency_ms, setting)
 
-    def select(self, table: LatencyTable, fitted: int, validated: int, rng: np.random.Generator) -> list[Arch]:
+    def select(self, table: MBConvLatencyTable, fitted: int, validated: int, rng: np.random.Generator) -> list[Arch]:
         validation = stratified(table, validated, rng)
         return [*stratified(table, fitted, rng, frozenset(validation)), *validation]
 
@@ -105,7 +105,7 @@ class ProfiledMBConv(ProfiledSpace[Arch, Block]):
         return " ".join(map(str, arch.genes))
 
 
-def stratified(table: LatencyTable, n: int, rng: np.random.Generator, excluded: frozenset[Arch] = frozenset()) -> list[Arch]:
+def stratified(table: MBConvLatencyTable, n: int, rng: np.random.Generator, excluded: frozenset[Arch] = frozenset()) -> list[Arch]:
     """n different architectures, one from each of n equal strata of the range of latencies, cheapest first.
 
     Where a stratum has none, or none that is new, another stratum gives one more.

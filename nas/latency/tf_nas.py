@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from nas.cost.latency import Entry, RowBlock
-from nas.cost.latency_tf_nas import Curve, LatencyTable, Operator, operators
+from nas.cost.latency_tf_nas import Curve, Operator, TfNasLatencyTable, operators
 from nas.latency.rows import Block, FixedPart, ProfiledRows, RowLatencyConfig
 from nas.spaces.rows import Plan
 from nas.spaces.tf_nas import Arch, Space
@@ -56,7 +56,9 @@ class ProfiledTfNas(ProfiledRows[Arch]):
         widths = least + np.rint((most - least) * np.clip(size + rng.uniform(-0.3, 0.3, len(ops)), 0, 1)).astype(int)
         return Arch(tuple(ops.tolist()), depths, tuple(widths.tolist()))
 
-    def table_of(self, classes: int, blocks: Mapping[RowBlock, Entry], fixed_latency_ms: float, setting: Mapping[str, Any]) -> LatencyTable:
+    def table_of(
+        self, classes: int, blocks: Mapping[RowBlock, Entry], fixed_latency_ms: float, setting: Mapping[str, Any]
+    ) -> TfNasLatencyTable:
         points: dict[Operator, list[tuple[int, Entry]]] = {}
         for block, entry in blocks.items():
             points.setdefault(operator_of(block), []).append((block.row.hidden, entry))
@@ -65,7 +67,7 @@ class ProfiledTfNas(ProfiledRows[Arch]):
             hidden, entries = zip(*sorted(points[operator], key=lambda point: point[0]))
             spreads = tuple(entry.spread for entry in entries)
             curves[operator] = Curve(hidden=hidden, latency_ms=tuple(entry.latency_ms for entry in entries), spread=spreads)
-        return LatencyTable(self.space, classes, curves, fixed_latency_ms, setting)
+        return TfNasLatencyTable(self.space, classes, curves, fixed_latency_ms, setting)
 
 
 def operator_of(block: RowBlock) -> Operator:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from nas.cost import latency_hardcore_nas
-from nas.cost.latency_hardcore_nas import LatencyTable
+from nas.cost.latency_hardcore_nas import HardcoreNasLatencyTable
 from nas.plots import style
 from nas.runtime.io import read_json, read_table
 from nas.stages import runner
@@ -64,7 +64,7 @@ def main() -> None:
     own = s.hardcore_nas
     parameters = s.sections("tuning", "starts") | {"hardcore_nas.train": own.train}
     with config.PIPELINE.stage("report", parameters) as (run, _, out):
-        measured = latency_hardcore_nas.LatencyTable.load(hardcore_nas.TABLE, own.space, runner.count_classes())
+        measured = latency_hardcore_nas.HardcoreNasLatencyTable.load(hardcore_nas.TABLE, own.space, runner.count_classes())
         search, tune = (read_json(OWN / stage / "metrics.json") for stage in ("search", "tune"))
         found = Results(
             targets=pd.DataFrame([{"name": name, **entry} for name, entry in zip(NAMES, read_json(SUMMARY))]),
@@ -131,7 +131,7 @@ def _colours(n: int) -> list[str]:
     return [style.CYCLE[i % len(style.CYCLE)] for i in range(n)]
 
 
-def facts(s: config.Settings, measured: LatencyTable) -> dict[str, str]:
+def facts(s: config.Settings, measured: HardcoreNasLatencyTable) -> dict[str, str]:
     """What was run, for the page."""
     p, setting, latency = s.hardcore_nas, measured.setting, measured.expected
     cheapest, most_expensive = latency.range_ms

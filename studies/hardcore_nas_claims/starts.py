@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.cost import latency_hardcore_nas
-from nas.cost.latency_hardcore_nas import Latency
+from nas.cost.latency_hardcore_nas import ExpectedLatency
 from nas.data.loader import EvaluationBatches
 from nas.differentiable.hardcore_nas import frank_wolfe
 from nas.differentiable.hardcore_nas.frank_wolfe import State
@@ -49,7 +49,7 @@ def main() -> None:
     with config.PIPELINE.stage("starts", s.sections("starts")) as (run, checkpoint, out):
         networks = config.Networks(own, checkpoint, run)
         data, device = networks.data, networks.device
-        latency = latency_hardcore_nas.LatencyTable.load(hardcore_nas.TABLE, own.space, len(data.classes)).expected
+        latency = latency_hardcore_nas.HardcoreNasLatencyTable.load(hardcore_nas.TABLE, own.space, len(data.classes)).expected
         place = f"{hardcore_nas.PIPELINE.parameters}: search.targets"
         targets = dict(zip(NAMES, sorted(target.ms(*latency.range_ms, place) for target in own.search.targets)))
         _, items = divided(data, data.indices("train"), own.images.held_out, own.seed)
@@ -101,7 +101,7 @@ def named(arch: Arch) -> str:
     return "_".join("-".join(map(str, stage)) for stage in arch)
 
 
-def programme_ms(state: State, latency: Latency, target_ms: float) -> float:
+def programme_ms(state: State, latency: ExpectedLatency, target_ms: float) -> float:
     """Milliseconds that a linear programme takes at a point of the search, of alpha or of beta in the mean."""
     began = time.perf_counter()
     for _ in range(REPEATS):

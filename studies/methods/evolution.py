@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from nas.cost.latency_hardcore_nas import Latency
+from nas.cost.latency_hardcore_nas import ExpectedLatency
 from nas.differentiable.hardcore_nas.gradients import draw
 from nas.differentiable.hardcore_nas.relaxed import Point, certain
 from nas.differentiable.hardcore_nas.start import balanced
@@ -90,7 +90,7 @@ class GeneSpace:
         return np.cumsum([0, *(1 + stage.depths[-1] for stage in self.space.stages)])[:-1].tolist()
 
 
-def latency_problem(space: Space, latency: Latency, target_ms: float) -> Problem:
+def latency_problem(space: Space, latency: ExpectedLatency, target_ms: float) -> Problem:
     """The score under a bound on the latency.
 
     Raises:
@@ -105,7 +105,7 @@ def latency_problem(space: Space, latency: Latency, target_ms: float) -> Problem
     return Problem(genes, objectives, encode=genes.encode, decode=genes.decode)
 
 
-def max_entropy_draw(latency: Latency, target_ms: float) -> Draw:
+def max_entropy_draw(latency: ExpectedLatency, target_ms: float) -> Draw:
     """Draws from the distribution of largest entropy whose mean latency is within the target.
 
     Uniform draws hardly ever meet a tight target. About half of these do.

@@ -58,7 +58,7 @@ def main() -> None:
     with config.PIPELINE.stage("oneshot", parameters) as (run, checkpoint, out):
         device, data = s.runtime.start(), open_dataset(split.OUT)
         classes, items = len(data.classes), data.indices("train")
-        latency = latency_hardcore_nas.LatencyTable.load(hardcore_nas.TABLE, s.space, classes).expected
+        latency = latency_hardcore_nas.HardcoreNasLatencyTable.load(hardcore_nas.TABLE, s.space, classes).expected
         place = f"{hardcore_nas.PIPELINE.parameters}: search.targets"
         targets = wanted(p.targets, sorted(target.ms(*latency.range_ms, place) for target in s.search.targets))
         model, teacher = OneShot(s.space, classes), RowNetwork(s.space.plan(s.space.largest()), classes)

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 
 from nas.cost import latency_tf_nas
-from nas.cost.latency_tf_nas import LatencyTable
+from nas.cost.latency_tf_nas import TfNasLatencyTable
 from nas.data.dataset import open_dataset
 from nas.differentiable.tf_nas.config import EarlyStopping, NotNegative
 from nas.differentiable.tf_nas.scaling import bound, step
@@ -114,7 +114,7 @@ def varied(s: tf_nas.Settings, seed: int, **changes: Any) -> tf_nas.Settings:
     return replace(s, seed=seed, search=s.search.model_copy(update={"method": method}))
 
 
-def middle_target(s: tf_nas.Settings, table: LatencyTable) -> float:
+def middle_target(s: tf_nas.Settings, table: TfNasLatencyTable) -> float:
     """The middle one of TF-NAS's targets on a device, ms; of two the slower."""
     place = f"{tf_nas.PIPELINE.parameters}: search.targets"
     targets = sorted(target.ms(*table.range_ms, place) for target in s.search.targets)
@@ -160,7 +160,7 @@ class Searches:
     def __init__(self, s: tf_nas.Settings, checkpoint: Checkpoint, run: StageRun) -> None:
         self._checkpoint, self._run = checkpoint, run
         self.device, self.data = s.runtime.start(), open_dataset(split.OUT)
-        self.table = latency_tf_nas.LatencyTable.load(tf_nas.TABLE, s.space, len(self.data.classes))  # TF-NAS's own
+        self.table = latency_tf_nas.TfNasLatencyTable.load(tf_nas.TABLE, s.space, len(self.data.classes))  # TF-NAS's own
         self.target_ms = middle_target(s, self.table)
 
     def search(self, name: str, s: tf_nas.Settings) -> Found:
@@ -171,7 +171,7 @@ class Searches:
         """
         return self.search_on(name, s, self.table, self.target_ms)
 
-    def search_on(self, name: str, s: tf_nas.Settings, table: LatencyTable, target_ms: float) -> Found:
+    def search_on(self, name: str, s: tf_nas.Settings, table: TfNasLatencyTable, target_ms: float) -> Found:
         """For a target on any device; searches of a seed within a stage have the same table."""
         group = f"{s.seed}-{'all' if s.search.classes is None else 'chosen'}-"
         classes, choosing_s = self._classes(s, group)
@@ -188,7 +188,7 @@ class Searches:
         return state["classes"].numpy(), kept.cpu_seconds
 
 
-def reached(table: LatencyTable, choice: Arch, target_ms: float) -> dict[str, Any]:
+def reached(table: TfNasLatencyTable, choice: Arch, target_ms: float) -> dict[str, Any]:
     """A row of a table of results: where a network is by the latency table."""
     return {
         "target_latency_ms": target_ms,
@@ -198,7 +198,7 @@ def reached(table: LatencyTable, choice: Arch, target_ms: float) -> dict[str, An
     }
 
 
-def next_step_ms(table: LatencyTable, choice: Arch) -> float:
+def next_step_ms(table: TfNasLatencyTable, choice: Arch) -> float:
     """What one more round of elasticity scaling would add: of the fewest last stages that can still grow; 0 where none can."""
     stages = range(len(table.space.stages))
     for first in reversed(stages):

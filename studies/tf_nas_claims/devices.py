@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from nas.cost.latency_tf_nas import LatencyTable
+from nas.cost.latency_tf_nas import TfNasLatencyTable
 from nas.latency.profiler import measure_networks, profile
 from nas.latency.tf_nas import ProfiledTfNas, TfNasLatencyConfig
 from nas.runtime.checkpoint import Checkpoint
@@ -37,7 +37,7 @@ class Device:
     """Something that networks are searched for and run on."""
 
     latency: TfNasLatencyConfig
-    table: LatencyTable
+    table: TfNasLatencyTable
     table_error: float  # on networks that the table was not fitted on: the 90th percentile, a fraction
     target_ms: float
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from nas.cost import latency_tf_nas
-from nas.cost.latency_tf_nas import LatencyTable
+from nas.cost.latency_tf_nas import TfNasLatencyTable
 from nas.plots import style
 from nas.runtime.io import read_json, read_table
 from nas.stages import runner
@@ -63,7 +63,7 @@ def main() -> None:
     names = ("trade_off", "collapse", "devices", "stopping")
     with config.PIPELINE.stage("report", s.sections(*names)) as (run, _, out):
         space = s.tf_nas.space
-        table = latency_tf_nas.LatencyTable.load(tf_nas.TABLE, space, runner.count_classes())
+        table = latency_tf_nas.TfNasLatencyTable.load(tf_nas.TABLE, space, runner.count_classes())
         found = Results(
             targets=own_networks(table),
             **{stage.__name__.rpartition(".")[2]: read_table(stage.RESULTS, AGAIN) for stage in (trade_off, collapse, devices, stopping)},
@@ -73,7 +73,7 @@ def main() -> None:
         PAGE.write(judge(found), facts(s, table, found), charts(found), run, out)
 
 
-def own_networks(table: LatencyTable) -> pd.DataFrame:
+def own_networks(table: TfNasLatencyTable) -> pd.DataFrame:
     """TF-NAS's networks: name, `common.reached`, measured_latency_ms, noise_floor."""
     pairs = zip(read_json(SEARCHED), read_json(SUMMARY), strict=True)
     return pd.DataFrame(
@@ -120,7 +120,7 @@ def charts(r: Results) -> list[style.Chart]:
     ]
 
 
-def facts(s: config.Settings, table: LatencyTable, r: Results) -> dict[str, str]:
+def facts(s: config.Settings, table: TfNasLatencyTable, r: Results) -> dict[str, str]:
     """What was run, for the page."""
     p, method, setting = s.tf_nas, s.tf_nas.search.method, table.setting
     classes = f"{p.search.classes.number} of {table.classes}" if p.search.classes else f"all {table.classes}"

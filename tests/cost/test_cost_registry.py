@@ -10,7 +10,7 @@ import pytest
 from nas.cost import flops, latency_mbconv, registry
 from nas.cost.infeasible import InfeasibleTarget
 from nas.cost.latency import Entry
-from nas.cost.latency_mbconv import LatencyTable, distinct_blocks
+from nas.cost.latency_mbconv import MBConvLatencyTable, distinct_blocks
 
 ROOT = Path(__file__).parents[2]
 ENERGY = '''
@@ -79,7 +79,7 @@ def test_a_cost_is_added_with_one_module_and_one_entry(tmp_path):
 
 def test_a_cost_from_a_file_needs_the_file(tiny_space, tmp_path):
     """Latency is among the tables only if the section names a table; its values are those of the file."""
-    table = LatencyTable(tiny_space, 5, dict.fromkeys(distinct_blocks(tiny_space), Entry(1.0, 0.0)), 0.5)
+    table = MBConvLatencyTable(tiny_space, 5, dict.fromkeys(distinct_blocks(tiny_space), Entry(1.0, 0.0)), 0.5)
     table.save(tmp_path / "table.json")
     assert list(registry.tables(tiny_space, 5, {"latency_table": None})) == ["mflops", "parameters"]
     tables = registry.tables(tiny_space, 5, {"latency_table": str(tmp_path / "table.json")})

@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 
 from nas.cost import latency_mbconv
 from nas.cost.latency import Entry
-from nas.cost.latency_mbconv import Head, LatencyTable, MBConvBlock, Stem, blocks_of, cost_table, distinct_blocks
+from nas.cost.latency_mbconv import Head, MBConvBlock, MBConvLatencyTable, Stem, blocks_of, cost_table, distinct_blocks
 from nas.sampling.exact import ExactSampler
 from nas.spaces import encoding
 from nas.spaces.mbconv import Arch, StageArch
 
 
 @pytest.fixture(scope="module")
-def table(tiny_space) -> LatencyTable:
+def table(tiny_space) -> MBConvLatencyTable:
     """Latencies that no two blocks share."""
     random = np.random.default_rng(3)
     entries = {block: Entry(round(random.uniform(0.01, 0.2), 5), 0.02, 40) for block in distinct_blocks(tiny_space)}
-    return LatencyTable(tiny_space, 5, entries, 0.05, {"device": "toy", "backend": "torch", "threads": 1, "batch": 1})
+    return MBConvLatencyTable(tiny_space, 5, entries, 0.05, {"device": "toy", "backend": "torch", "threads": 1, "batch": 1})
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_exact_sampling_takes_latency(table, share, seed):
 
 def test_a_file_gives_the_table_back(table, file):
     """A file holds entries, fixed overhead and setting, and can be read as a cost table."""
-    read = LatencyTable.load(file, table.space, 5)
+    read = MBConvLatencyTable.load(file, table.space, 5)
     assert (read.entries, read.fixed_latency_ms, read.setting) == (table.entries, table.fixed_latency_ms, table.setting)
     assert np.array_equal(cost_table(table.space, 5, file).head, table.costs.head)
 
@@ -96,7 +96,7 @@ def test_a_file_gives_the_table_back(table, file):
 def test_a_file_of_version_1_is_read(table, file):
     """Version 1 differs in its name only."""
     edit(file, lambda document: document.update(format="latency table 1"))
-    read = LatencyTable.load(file, table.space, 5)
+    read = MBConvLatencyTable.load(file, table.space, 5)
     assert (read.entries, read.fixed_latency_ms, read.setting) == (table.entries, table.fixed_latency_ms, table.setting)
 
 
@@ -114,7 +114,7 @@ def test_units_are_in_the_names(file):
 def test_a_missing_file_is_refused_with_the_command_that_measures_one(table, tmp_path):
     """The message names the command."""
     with pytest.raises(FileNotFoundError, match="dvc repro -f latency measures one"):
-        LatencyTable.load(tmp_path / "none.json", table.space, 5)
+        MBConvLatencyTable.load(tmp_path / "none.json", table.space, 5)
 
 
 @pytest.mark.parametrize("text", ["", '{"format": ', "[]", '{"format": "other"}', '{"format": "latency table 1"}'])
@@ -122,20 +122,20 @@ def test_a_damaged_file_is_refused(table, file, text):
     """An empty, truncated, incomplete or other file is refused with its name and the command that measures a table."""
     file.write_text(text)
     with pytest.raises(ValueError, match=r"table\.json.*measure again: dvc repro -f latency"):
-        LatencyTable.load(file, table.space, 5)
+        MBConvLatencyTable.load(file, table.space, 5)
 
 
 def test_another_space_is_refused_and_what_differs_named(table, file):
     """The message lists head_widths, which has another choice now."""
     other = replace(table.space, head_widths=(32, 48, 64))
     with pytest.raises(ValueError, match=r"space 'tiny'.*differ in \['head_widths'\]"):
-        LatencyTable.load(file, other, 5)
+        MBConvLatencyTable.load(file, other, 5)
 
 
 def test_another_number_of_classes_is_refused(table, file):
     """The classifier belongs to the head, so the number of classes has to agree."""
     with pytest.raises(ValueError, match="measured with 5 classes, not 10"):
-        LatencyTable.load(file, table.space, 10)
+        MBConvLatencyTable.load(file, table.space, 10)
 
 
 def test_another_unit_is_refused(table, file):
@@ -147,7 +147,7 @@ def test_another_unit_is_refused(table, file):
 
     edit(file, seconds)
     with pytest.raises(ValueError, match=r"entries\.0\.stem\.latency_ms is missing, but there is latency_s: another unit"):
-        LatencyTable.load(file, table.space, 5)
+        MBConvLatencyTable.load(file, table.space, 5)
 
 
 @pytest.mark.parametrize(
@@ -158,21 +158,21 @@ def test_impossible_latencies_are_refused(table, file, value, message):
     """Latencies have to be positive and finite; other releases have tables with negative entries."""
     edit(file, lambda document: document["entries"][3].update(latency_ms=value))
     with pytest.raises(ValueError, match=rf"table\.json: entries\.3\.\w+\.latency_ms: Input should be (a )?{message}"):
-        LatencyTable.load(file, table.space, 5)
+        MBConvLatencyTable.load(file, table.space, 5)
 
 
 def test_a_latency_below_zero_makes_no_table(tiny_space):
     """Tables in memory are checked like files."""
     entries = dict.fromkeys(distinct_blocks(tiny_space), Entry(-1.0, 0.0))
     with pytest.raises(ValueError, match="a positive number is needed"):
-        LatencyTable(tiny_space, 5, entries, 0.0)
+        MBConvLatencyTable(tiny_space, 5, entries, 0.0)
 
 
 def test_a_missing_block_is_named(table, file):
     """The message names the first missing block and their number."""
     edit(file, lambda document: document["entries"].pop(0))
     with pytest.raises(ValueError, match=r"no latency of Stem\(side=16, width=8\) \(1 of the blocks"):
-        LatencyTable.load(file, table.space, 5)
+        MBConvLatencyTable.load(file, table.space, 5)
 
 
 def test_a_stage_of_single_blocks_has_no_later_ones(tiny_space):
@@ -180,7 +180,7 @@ def test_a_stage_of_single_blocks_has_no_later_ones(tiny_space):
     single = replace(tiny_space, stages=tuple(replace(s, depths=(1,)) for s in tiny_space.stages))
     blocks = distinct_blocks(single)
     assert all(block.first for block in blocks if isinstance(block, MBConvBlock))
-    costs = LatencyTable(single, 2, dict.fromkeys(blocks, Entry(1.0, 0.0)), 0.0).costs
+    costs = MBConvLatencyTable(single, 2, dict.fromkeys(blocks, Entry(1.0, 0.0)), 0.0).costs
     assert costs.smallest == costs.largest == 4  # stem, two blocks, head
 
 

@@ -162,7 +162,7 @@ def test_a_table_comes_back_from_its_file(tmp_path):
     """To six digits, with its setting."""
     table = random_table(TINY)
     table.save(tmp_path / "table.json")
-    read = latency_tf_nas.LatencyTable.load(tmp_path / "table.json", TINY, 5)
+    read = latency_tf_nas.TfNasLatencyTable.load(tmp_path / "table.json", TINY, 5)
     widths = TINY.start_widths()
     np.testing.assert_allclose(read.latencies_ms(widths), table.latencies_ms(widths), rtol=1e-5)
     assert read.setting == table.setting and read.fixed_latency_ms == table.fixed_latency_ms
@@ -172,7 +172,7 @@ def test_a_table_comes_back_from_its_file(tmp_path):
 def test_files_of_version_1_are_read(kind, load, tmp_path):
     """Version 1 has fixed_latency_ms, and curves or blocks; a table reads the same in both versions."""
     space = load(FOLDER / f"{kind}_glyphs.yaml")
-    table = {"tf_nas": latency_tf_nas, "hardcore_nas": latency_hardcore_nas}[kind].LatencyTable
+    table = {"tf_nas": latency_tf_nas.TfNasLatencyTable, "hardcore_nas": latency_hardcore_nas.HardcoreNasLatencyTable}[kind]
     if kind == "tf_nas":
         written, old = random_table(space), {"fixed_latency_ms": "fixed_latency_ms", "entries": "curves"}
     else:
@@ -212,7 +212,7 @@ def test_wrong_tables_are_refused(tmp_path, spoil):
     spoil(found)
     path.write_text(json.dumps(found))
     with pytest.raises(LatencyTableError, match=r"table\.json.*dvc repro -f"):
-        latency_tf_nas.LatencyTable.load(path, TINY, 5)
+        latency_tf_nas.TfNasLatencyTable.load(path, TINY, 5)
 
 
 def test_operators_of_the_papers_space_cover_both_ranges():

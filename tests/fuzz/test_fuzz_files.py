@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from nas.cost import latency_mbconv
 from nas.cost.latency import Entry, LatencyTableError
-from nas.cost.latency_mbconv import LatencyTable, distinct_blocks
+from nas.cost.latency_mbconv import MBConvLatencyTable, distinct_blocks
 from nas.export import bundle
 from nas.runtime import io, params
 from nas.runtime.params import ParamsError
@@ -234,7 +234,7 @@ def readers(tiny_space, tmp_path_factory) -> dict[str, Reader]:
     arch = encoding.to_json(PAPER.random(rng))
     model = {"name": "a0", "arch": arch, "mflops": 1.5, "parameters": 9, "top1_search": 90.0, "top1_val": 91.0}
     entries = {block: Entry(round(rng.uniform(0.01, 0.2), 5), 0.02, 40) for block in distinct_blocks(tiny_space)}
-    table = LatencyTable(tiny_space, 5, entries, 0.05, {"device": "toy"}).to_json()
+    table = MBConvLatencyTable(tiny_space, 5, entries, 0.05, {"device": "toy"}).to_json()
     Forest.fit(rng.integers(3, size=(40, 5)), rng.random(40), trees=3, max_depth=4).save(folder / "forest.npz")
     architecture = bundle.Architecture.of(tiny_space, tiny_space.largest())
     prepared = bundle.Preparation(side=20, mean=(0.5,) * 3, std=(0.2,) * 3)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nas.cost.latency import Entry, LatencyTableError
-from nas.cost.latency_hardcore_nas import LatencyTable, all_blocks
+from nas.cost.latency_hardcore_nas import HardcoreNasLatencyTable, all_blocks
 from nas.latency.backends.config import Torch
 from nas.latency.hardcore_nas import ProfiledHardcoreNas
 from nas.latency.profiler import Profile, profile
@@ -37,9 +37,11 @@ class Device(Toy):
         return self.call(seconds + (FIXED_S if isinstance(module, RowNetwork) else CALL_S))
 
 
-def made_up(space: Space) -> LatencyTable:
+def made_up(space: Space) -> HardcoreNasLatencyTable:
     """Latencies that rise with the number of the block."""
-    return LatencyTable(space, 5, {b: Entry(0.1 + i / 7, 0.01) for i, b in enumerate(dict.fromkeys(all_blocks(space).values()))}, 2.5)
+    return HardcoreNasLatencyTable(
+        space, 5, {b: Entry(0.1 + i / 7, 0.01) for i, b in enumerate(dict.fromkeys(all_blocks(space).values()))}, 2.5
+    )
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +104,9 @@ def test_latency_is_the_sum_of_the_blocks():
 
 def test_a_table_is_read_as_it_was_written(tmp_path):
     """A file holds six digits and the setting of the measurement."""
-    written = LatencyTable(SMALL, 5, made_up(SMALL).entries, 2.5, {"device": "toy", "batch": 1})
+    written = HardcoreNasLatencyTable(SMALL, 5, made_up(SMALL).entries, 2.5, {"device": "toy", "batch": 1})
     written.save(tmp_path / "table.json")
-    read = LatencyTable.load(tmp_path / "table.json", SMALL, 5)
+    read = HardcoreNasLatencyTable.load(tmp_path / "table.json", SMALL, 5)
     np.testing.assert_allclose(read.expected.blocks_ms, written.expected.blocks_ms, rtol=1e-5)
     assert read.fixed_latency_ms == 2.5
     assert read.setting == {"device": "toy", "batch": 1}
@@ -127,11 +129,11 @@ def test_a_wrong_table_is_refused(tmp_path, old, new, message):
     assert old in text
     (tmp_path / "table.json").write_text(text.replace(old, new, 1))
     with pytest.raises(LatencyTableError, match=message) as error:
-        LatencyTable.load(tmp_path / "table.json", SMALL, 5)
+        HardcoreNasLatencyTable.load(tmp_path / "table.json", SMALL, 5)
     assert "table.json" in str(error.value)
 
 
 def test_a_missing_table_is_refused_with_the_command_that_measures_one(tmp_path):
     """The message names `dvc repro -f`."""
     with pytest.raises(FileNotFoundError, match=r"dvc repro -f .*measures one of this device"):
-        LatencyTable.load(tmp_path / "table.json", SMALL, 5)
+        HardcoreNasLatencyTable.load(tmp_path / "table.json", SMALL, 5)

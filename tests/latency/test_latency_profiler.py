@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nas.cost.latency import Entry
-from nas.cost.latency_mbconv import LatencyTable, distinct_blocks
+from nas.cost.latency_mbconv import MBConvLatencyTable, distinct_blocks
 from nas.latency import validation
 from nas.latency.backends.torch_backend import Backend
 from nas.latency.mbconv import ProfiledMBConv, stratified
@@ -80,12 +80,12 @@ CONFIG = LatencyConfig.model_validate(
 )
 
 
-def true_ms(table: LatencyTable, arch) -> float:
+def true_ms(table: MBConvLatencyTable, arch) -> float:
     network = ProfiledMBConv(table.space).network(arch, table.classes)
     return 1000 * (FIXED_S + 1e-6 * sum(p.numel() for p in network.parameters()))
 
 
-def latencies(table: LatencyTable) -> dict:
+def latencies(table: MBConvLatencyTable) -> dict:
     return {block: entry.latency_ms for block, entry in table.entries.items()}
 
 
@@ -196,7 +196,7 @@ def test_three_networks_are_too_few_to_fit():
 
 def test_a_space_with_too_few_networks_is_refused(tiny_space):
     """2304 architectures cannot give 3000 different ones."""
-    table = LatencyTable(tiny_space, 5, dict.fromkeys(distinct_blocks(tiny_space), Entry(1.0, 0.0)), 0.0)
+    table = MBConvLatencyTable(tiny_space, 5, dict.fromkeys(distinct_blocks(tiny_space), Entry(1.0, 0.0)), 0.0)
     with pytest.raises(ValueError, match=r"too few architectures for 3000 different networks.*latency\.networks"):
         stratified(table, 3000, np.random.default_rng(0))
 

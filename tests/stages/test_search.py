@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from nas.cost.latency import Entry
-from nas.cost.latency_mbconv import LatencyTable, distinct_blocks
+from nas.cost.latency_mbconv import MBConvLatencyTable, distinct_blocks
 from nas.evaluation.metrics import hypervolume
 from nas.runtime import params, processes
 from nas.search.archive import Archive
@@ -29,7 +29,7 @@ def known(tiny_space, tmp_path_factory) -> dict:
     """FLOPs, parameters, and made-up latencies: each block takes its number of channels in ms."""
     entries = {block: Entry(float(block.width), 0.0) for block in distinct_blocks(tiny_space)}
     file = tmp_path_factory.mktemp("latency") / "table.json"
-    LatencyTable(tiny_space, 10, entries, 1.5).save(file)
+    MBConvLatencyTable(tiny_space, 10, entries, 1.5).save(file)
     return cost_tables(tiny_space, 10, str(file))
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from nas.cost.latency_mbconv import LatencyTable
+from nas.cost.latency_mbconv import MBConvLatencyTable
 from nas.spaces import mbconv
 from nas.stages import latency, runner
 from nas.tracking.session import SilentRun
@@ -54,7 +54,7 @@ def test_the_stage_leaves_a_table_and_how_good_it_is(project):
     metrics = json.loads((OUT / "metrics.json").read_text())
     assert metrics.keys() == KEYS and metrics["networks"] == 8 and metrics["noise_floor"] >= 0
     searched = mbconv.load(ROOT / "nas/spaces/smoke.yaml")
-    table = LatencyTable.load(OUT / "table.json", searched, 7)
+    table = MBConvLatencyTable.load(OUT / "table.json", searched, 7)
     assert table.costs.unit == "ms"
     assert table.range_ms == pytest.approx((metrics["min_latency_ms"], metrics["max_latency_ms"]), rel=1e-4)
     setting = table.setting

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from nas.cost.latency_tf_nas import LatencyTable
+from nas.cost.latency_tf_nas import TfNasLatencyTable
 from nas.spaces.tf_nas import Arch
 
 Bound = Literal["least", "most"]
 
 
-def scale(table: LatencyTable, arch: Arch, target_ms: float) -> Arch:
+def scale(table: TfNasLatencyTable, arch: Arch, target_ms: float) -> Arch:
     """The same operations and depths, as wide as the target latency allows.
 
     Where the space's bounds do not allow the target, all widths are at their least or at their most: see `bound`. Widths of
@@ -32,14 +32,14 @@ def scale(table: LatencyTable, arch: Arch, target_ms: float) -> Arch:
     return arch
 
 
-def bound(table: LatencyTable, arch: Arch, target_ms: float) -> Bound | None:
+def bound(table: TfNasLatencyTable, arch: Arch, target_ms: float) -> Bound | None:
     """Why a scaled architecture misses its target: "least" widths and still above it, or "most" widths; else None."""
     if table.latency_ms(arch) > target_ms:
         return "least"
     return "most" if step(table, arch, range(len(table.space.stages)), +1) == arch else None
 
 
-def step(table: LatencyTable, arch: Arch, stages: Sequence[int], sign: int) -> Arch:
+def step(table: TfNasLatencyTable, arch: Arch, stages: Sequence[int], sign: int) -> Arch:
     """One step: the layers of these stages wider (+1) or narrower (-1), within their bounds."""
     space = table.space
     low, high = space.bounds()
@@ -51,7 +51,7 @@ def step(table: LatencyTable, arch: Arch, stages: Sequence[int], sign: int) -> A
     return replace(arch, widths=tuple(widths))
 
 
-def _expand(table: LatencyTable, arch: Arch, stages: Sequence[int], target_ms: float) -> Arch:
+def _expand(table: TfNasLatencyTable, arch: Arch, stages: Sequence[int], target_ms: float) -> Arch:
     while (wider := step(table, arch, stages, +1)) != arch and table.latency_ms(wider) <= target_ms:
         arch = wider
     return arch

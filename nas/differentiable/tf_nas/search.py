@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas.cost.latency_tf_nas import LatencyTable
+from nas.cost.latency_tf_nas import TfNasLatencyTable
 from nas.data.loader import Batch, TrainingBatches
 from nas.differentiable.tf_nas.architecture import (
     ArchitectureParameters,
@@ -59,7 +59,7 @@ class Search:
     def __init__(
         self,
         supernet: Supernet,
-        table: LatencyTable,
+        table: TfNasLatencyTable,
         cfg: SearchConfig,
         weight_batches: TrainingBatches,
         architecture_batches: TrainingBatches,

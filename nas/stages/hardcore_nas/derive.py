@@ -31,7 +31,7 @@ FAMILY_KEYS = (*SEARCHED_KEYS, "table_latency_ms", "measured_latency_ms", "noise
 def main() -> None:
     s = config.read()
     with config.PIPELINE.stage("derive", s.sections("seed", "space", "latency")) as (run, checkpoint, out):
-        found = latency_hardcore_nas.LatencyTable.load(config.TABLE, s.space, runner.count_classes())
+        found = latency_hardcore_nas.HardcoreNasLatencyTable.load(config.TABLE, s.space, runner.count_classes())
         searched = networks(SEARCHED, s.space, "search", SEARCHED_KEYS)
         derive(searched, s.latency, ProfiledHardcoreNas(s.space), found, s.seed, config.PIPELINE, run, checkpoint, out)
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from nas.cost import latency_hardcore_nas
-from nas.cost.latency_hardcore_nas import Latency
+from nas.cost.latency_hardcore_nas import ExpectedLatency
 from nas.data import loader
 from nas.data.dataset import open_dataset
 from nas.differentiable.hardcore_nas import frank_wolfe
@@ -58,7 +58,7 @@ def main() -> None:
     s = config.read()
     with config.PIPELINE.stage("search", s.sections("seed", "space", "runtime", "images", "search")) as (run, checkpoint, out):
         device, data = s.runtime.start(), open_dataset(split.OUT)
-        latency = latency_hardcore_nas.LatencyTable.load(config.TABLE, s.space, len(data.classes)).expected
+        latency = latency_hardcore_nas.HardcoreNasLatencyTable.load(config.TABLE, s.space, len(data.classes)).expected
         place = f"{config.PIPELINE.parameters}: search.targets"
         targets = sorted(target.ms(*latency.range_ms, place) for target in s.search.targets)
         shared = seconds(read_json(SHARED))
@@ -113,7 +113,7 @@ class Search:
         return cls(state, rows, alpha, beta, kept["violation_ms"], kept["seconds"])
 
     @classmethod
-    def begin(cls, point: Point, latency: Latency, target_ms: float) -> "Search":
+    def begin(cls, point: Point, latency: ExpectedLatency, target_ms: float) -> "Search":
         """Before the first step."""
         ms = latency(point)
         rows = ({"step": 0, "latency_ms": ms, "loss": None},)
@@ -127,7 +127,7 @@ class Searcher:
         self,
         s: config.Settings,
         model: OneShot,
-        latency: Latency,
+        latency: ExpectedLatency,
         data: loader.ImageDataset,
         items: np.ndarray,
         device: torch.device,
@@ -184,7 +184,7 @@ class Searcher:
         return placed(batches.epoch(step), self._s.runtime, self._device)
 
 
-def outcome(found: Search, latency: Latency, target_ms: float) -> dict[str, Any]:
+def outcome(found: Search, latency: ExpectedLatency, target_ms: float) -> dict[str, Any]:
     """The network that a search comes to, and how near to the target it and the search are."""
     arch = frank_wolfe.project(found.state.point, latency, target_ms)
     ms = latency.of(arch)
@@ -208,7 +208,7 @@ def seconds(found: object) -> float:
         raise config.PIPELINE.damaged(SHARED, error, "train") from None
 
 
-def heat_maps(title: str, space: Space, latency: Latency, found: Search) -> heatmap.Panel:
+def heat_maps(title: str, space: Space, latency: ExpectedLatency, found: Search) -> heatmap.Panel:
     """Above the weights of each stage's depths, below those of each block's configurations, from the fastest (Figure 7)."""
     order = latency.blocks_ms.sum((0, 1)).argsort()
     names = [f"{c.expansion} {c.kernel}x{c.kernel}{' se' if c.se else ''}" for c in (space.configurations[i] for i in order)]

@@ -29,7 +29,7 @@ FAMILY = config.PIPELINE.outputs / "derive" / "family.json"
 def main() -> None:
     s = config.read()
     with config.PIPELINE.stage("derive", s.sections("seed", "space", "latency")) as (run, checkpoint, out):
-        table = latency_tf_nas.LatencyTable.load(config.TABLE, s.space, runner.count_classes())
+        table = latency_tf_nas.TfNasLatencyTable.load(config.TABLE, s.space, runner.count_classes())
         found = []
         for entry in read_json(SEARCHED):
             choice, target_ms = chosen(entry), entry["target_latency_ms"]

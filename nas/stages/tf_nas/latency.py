@@ -2,7 +2,7 @@
 
 params   pipelines/tf_nas/params.yaml: seed, space, latency
 reads    outputs/split/metrics.json   (the number of classes)
-writes   latency/table.json           `nas.cost.latency_tf_nas.LatencyTable.load` reads it
+writes   latency/table.json           `nas.cost.latency_tf_nas.TfNasLatencyTable.load` reads it
          latency/validation.csv       validation networks: predicted and twice measured latency, MFLOPs
          latency/metrics.json         `nas.latency.profiler.Profile.metrics`
 """

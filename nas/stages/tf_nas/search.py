@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from nas.cost import latency_tf_nas
-from nas.cost.latency_tf_nas import LatencyTable
+from nas.cost.latency_tf_nas import TfNasLatencyTable
 from nas.data import loader
 from nas.data.dataset import open_dataset
 from nas.differentiable.tf_nas.search import Search, sample_classes
@@ -46,7 +46,7 @@ def main() -> None:
     parameters = s.sections("seed", "space", "runtime", "evaluation", "search", "train")
     with config.PIPELINE.stage("search", parameters) as (run, checkpoint, out):
         device, data = s.runtime.start(), open_dataset(split.OUT)
-        table = latency_tf_nas.LatencyTable.load(config.TABLE, s.space, len(data.classes))
+        table = latency_tf_nas.TfNasLatencyTable.load(config.TABLE, s.space, len(data.classes))
         place = f"{config.PIPELINE.parameters}: search.targets"
         targets = sorted(target.ms(*table.range_ms, place) for target in s.search.targets)
         classes = searched_classes(data, s, device, checkpoint)
@@ -138,7 +138,7 @@ class Searcher:
         self,
         s: config.Settings,
         data: loader.ImageDataset,
-        table: LatencyTable,
+        table: TfNasLatencyTable,
         device: torch.device,
         checkpoint: Checkpoint,
         run: StageRun,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from nas.cost.flops import row_macs
 from nas.cost.latency import Entry
-from nas.cost.latency_hardcore_nas import LatencyTable, all_blocks
+from nas.cost.latency_hardcore_nas import HardcoreNasLatencyTable, all_blocks
 from nas.differentiable.hardcore_nas import frank_wolfe, training
 from nas.differentiable.hardcore_nas.gradients import DrawnGradients
 from nas.differentiable.hardcore_nas.one_shot import OneShot, extract, sort_channels
@@ -68,7 +68,7 @@ def test_one_model_gives_a_network_for_every_target():
     teacher = copy.deepcopy(model).eval()
     fit(model, training.multi_path_loss(model, teacher, 0.0, seed=0), 4)
     blocks = {block: Entry(row_macs(block.row, block.side) / 1e5, 0.0) for block in all_blocks(SMALL).values()}
-    latency = LatencyTable(SMALL, 3, blocks, 0.5).expected
+    latency = HardcoreNasLatencyTable(SMALL, 3, blocks, 0.5).expected
     low, high = latency.range_ms
     gradients = DrawnGradients(model, lambda step: batches[step % 3], lambda step: seeding.generator(0, "gradient", step))
     found = []

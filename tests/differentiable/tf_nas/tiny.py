@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nas.cost.latency_tf_nas import Curve, LatencyTable, operators
+from nas.cost.latency_tf_nas import Curve, TfNasLatencyTable, operators
 from nas.spaces.tf_nas import Arch, Head, Operation, Space, Stage, Stem
 
 TINY = Space(
@@ -19,7 +19,7 @@ TINY = Space(
 )
 
 
-def random_table(space: Space, seed: int = 0, points: int = 3) -> LatencyTable:
+def random_table(space: Space, seed: int = 0, points: int = 3) -> TfNasLatencyTable:
     """A table with random curves, mostly rising."""
     rng = np.random.default_rng(seed)
     curves = {}
@@ -27,7 +27,7 @@ def random_table(space: Space, seed: int = 0, points: int = 3) -> LatencyTable:
         hidden = tuple(sorted(set(np.linspace(low, high, points).round().astype(int).tolist())))
         ms = rng.uniform(0.5, 1.0, len(hidden)) * np.array(hidden) / 10
         curves[key] = Curve(hidden=hidden, latency_ms=tuple(ms.tolist()), spread=(0.01,) * len(hidden))
-    return LatencyTable(space, 5, curves, 1.5, {"device": "made up", "batch": 2})
+    return TfNasLatencyTable(space, 5, curves, 1.5, {"device": "made up", "batch": 2})
 
 
 def random_arch(space: Space, rng: np.random.Generator) -> tuple[Arch, np.ndarray]:
@@ -39,13 +39,13 @@ def random_arch(space: Space, rng: np.random.Generator) -> tuple[Arch, np.ndarra
     return Arch(tuple(ops), depths, tuple(int(widths[i, o]) for i, o in enumerate(ops))), widths
 
 
-def rising_table(seed: int, space: Space = TINY) -> LatencyTable:
+def rising_table(seed: int, space: Space = TINY) -> TfNasLatencyTable:
     """A table in which wider is always slower."""
     rng, curves = np.random.default_rng(seed), {}
     for key, (low, high) in operators(space).items():
         hidden = tuple(sorted({low, (low + high) // 2, high}))
         curves[key] = Curve(hidden=hidden, latency_ms=tuple(rng.uniform(0.1, 1.0, 3).cumsum().tolist()), spread=(0.0,) * 3)
-    return LatencyTable(space, 5, curves, 1.0)
+    return TfNasLatencyTable(space, 5, curves, 1.0)
 
 
 def with_widths(arch: Arch, end: int, space: Space = TINY) -> Arch:

@@ -42,7 +42,7 @@ def test_targets_hold(finished):
     """Each network takes at most its target by the table, which the summary repeats; no step went beyond it."""
     folder, _ = finished
     glyphs = hardcore_nas.load(folder / "nas/spaces/hardcore_nas_glyphs.yaml")
-    measured = latency_hardcore_nas.LatencyTable.load(folder / OUTPUTS / "latency/table.json", glyphs, 6)
+    measured = latency_hardcore_nas.HardcoreNasLatencyTable.load(folder / OUTPUTS / "latency/table.json", glyphs, 6)
     searched, summary = read(folder, "search/searched.json"), read(folder, "summary.json")
     assert len(summary) == 2
     for found, entry in zip(searched, summary):

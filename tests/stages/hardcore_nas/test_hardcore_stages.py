@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nas.cost.infeasible import InfeasibleTarget
-from nas.cost.latency_hardcore_nas import Latency
+from nas.cost.latency_hardcore_nas import ExpectedLatency
 from nas.differentiable.hardcore_nas.one_shot import OneShot
 from nas.differentiable.hardcore_nas.training import largest, largest_loss
 from nas.plots import heatmap
@@ -53,10 +53,10 @@ def settings(file) -> config.Settings:
 
 
 @pytest.fixture
-def latency() -> Latency:
+def latency() -> ExpectedLatency:
     """Blocks take from 0.2 to 2 ms, in no order."""
     shape = (len(SMALL.stages), SMALL.blocks, len(SMALL.configurations))
-    return Latency(1.0, np.random.default_rng(0).uniform(0.2, 2, shape), SMALL.offered)
+    return ExpectedLatency(1.0, np.random.default_rng(0).uniform(0.2, 2, shape), SMALL.offered)
 
 
 class Stopping(SilentRun):
@@ -178,7 +178,7 @@ def test_channels_are_sorted_once(easy_set, settings, tmp_path):
     torch.testing.assert_close(model(images, paths), start(images, paths))
 
 
-def searched(settings: config.Settings, latency: Latency, easy_set, folder: Path, run: SilentRun, target_ms: float) -> Search:
+def searched(settings: config.Settings, latency: ExpectedLatency, easy_set, folder: Path, run: SilentRun, target_ms: float) -> Search:
     """The search for a target, its state in the folder."""
     with Checkpoint(folder, "search", "same") as checkpoint:
         model = new_model(settings)

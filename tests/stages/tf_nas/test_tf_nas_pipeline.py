@@ -41,7 +41,7 @@ def test_targets_are_met(finished):
     """Each network takes at most its target by the table, or its widths are at a bound; what the summary says is the table's."""
     folder, _ = finished
     glyphs = tf_nas.load(folder / "nas/spaces/tf_nas_glyphs.yaml")
-    table = latency_tf_nas.LatencyTable.load(folder / OUTPUTS / "latency/table.json", glyphs, 6)
+    table = latency_tf_nas.TfNasLatencyTable.load(folder / OUTPUTS / "latency/table.json", glyphs, 6)
     searched, summary = read(folder, "search/searched.json"), read(folder, "summary.json")
     assert len(summary) == 2
     for found, entry in zip(searched, summary):

@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import nn
 
-from nas.cost.latency_hardcore_nas import Latency
+from nas.cost.latency_hardcore_nas import ExpectedLatency
 from nas.data.splits import Parts
 from nas.differentiable.hardcore_nas.frank_wolfe import begin
 from nas.differentiable.hardcore_nas.one_shot import OneShot
@@ -96,7 +96,7 @@ def test_architectures_have_names_of_their_own():
 def test_a_programme_is_timed_and_changes_nothing():
     """Some time is found, and the point is what it was."""
     shape = (len(SMALL.stages), SMALL.blocks, len(SMALL.configurations))
-    latency = Latency(1.0, np.random.default_rng(0).uniform(0.2, 2, shape), SMALL.offered)
+    latency = ExpectedLatency(1.0, np.random.default_rng(0).uniform(0.2, 2, shape), SMALL.offered)
     state = begin(balanced(latency, latency.range_ms[1], 0.5))
     alpha = state.point.alpha.copy()
     assert starts.programme_ms(state, latency, latency.range_ms[1]) > 0 and np.array_equal(state.point.alpha, alpha)

@@ -71,7 +71,7 @@ def test_searches_keep_to_the_target(finished):
     """Evolution and random search score as many networks; what each finds takes at most the target by the table."""
     folder, _ = finished
     glyphs = hardcore_nas.load(folder / "nas/spaces/hardcore_nas_glyphs.yaml")
-    known = latency_hardcore_nas.LatencyTable.load(folder / "pipelines/hardcore_nas/outputs/latency/table.json", glyphs, 6)
+    known = latency_hardcore_nas.HardcoreNasLatencyTable.load(folder / "pipelines/hardcore_nas/outputs/latency/table.json", glyphs, 6)
     entries = read(folder, "oneshot/networks.json")
     assert [entry["method"] for entry in entries] == ["evolution", "random"]
     assert len({entry["evaluations"] for entry in entries}) == 1

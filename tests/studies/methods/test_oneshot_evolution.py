@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from nas.cost.infeasible import InfeasibleTarget
-from nas.cost.latency_hardcore_nas import Latency
+from nas.cost.latency_hardcore_nas import ExpectedLatency
 from nas.runtime.checkpoint import Checkpoint
 from nas.search.archive import Archive
 from nas.search.evolution import RandomSearch
@@ -23,18 +23,18 @@ BLOCKS = SHAPE[0] * SHAPE[1]
 CONFIG = EvolutionConfig(population=40, parents=12, mutations=20, crossovers=20, rounds=15, mutation_probability=0.15)
 
 
-def random_table(seed: int) -> tuple[Latency, np.ndarray]:
+def random_table(seed: int) -> tuple[ExpectedLatency, np.ndarray]:
     """Milliseconds of blocks, and the gain of each block: more for slower ones, with noise."""
     rng = np.random.default_rng(seed)
     ms = rng.uniform(0.1, 1, SHAPE)
-    return Latency(1.0, ms, SPACE.offered), ms * rng.uniform(0.5, 1.5, SHAPE)
+    return ExpectedLatency(1.0, ms, SPACE.offered), ms * rng.uniform(0.5, 1.5, SHAPE)
 
 
 def gain(gains: np.ndarray, arch: Arch) -> float:
     return sum(gains[s, b, c] for s, stage in enumerate(arch) for b, c in enumerate(stage))
 
 
-def optimum(latency: Latency, gains: np.ndarray, target_ms: float) -> float:
+def optimum(latency: ExpectedLatency, gains: np.ndarray, target_ms: float) -> float:
     """The largest gain of any network within the target, by scipy: x selects a configuration per present block, y the present blocks."""
     n = gains.size
     one = np.kron(np.eye(BLOCKS), np.ones(SHAPE[2]))  # sum_c x_bc - y_b = 0
@@ -47,22 +47,22 @@ def optimum(latency: Latency, gains: np.ndarray, target_ms: float) -> float:
     rows = [
         LinearConstraint(np.hstack([one, -np.eye(BLOCKS)]), 0, 0),
         LinearConstraint(np.hstack([np.zeros((BLOCKS, n)), order]), -np.inf, np.where(first, 1, 0)),
-        LinearConstraint(np.concatenate([latency.blocks_ms.ravel(), np.zeros(BLOCKS)]), -np.inf, target_ms - latency.fixed_ms),
+        LinearConstraint(np.concatenate([latency.blocks_ms.ravel(), np.zeros(BLOCKS)]), -np.inf, target_ms - latency.fixed_latency_ms),
     ]
     lower = np.concatenate([np.zeros(n), first])  # the first block of each stage runs
     solution = milp(np.concatenate([-gains.ravel(), np.zeros(BLOCKS)]), constraints=rows, integrality=1, bounds=Bounds(lower, 1))
     return -solution.fun
 
 
-def evolve(latency: Latency, target_ms: float, gains: np.ndarray, seed: int, **options) -> Archive:
+def evolve(latency: ExpectedLatency, target_ms: float, gains: np.ndarray, seed: int, **options) -> Archive:
     return run(Evolution(CONFIG, max_entropy_draw(latency, target_ms), "evolution"), latency, target_ms, gains, seed, **options)
 
 
-def draw_at_random(latency: Latency, target_ms: float, gains: np.ndarray, seed: int, evaluations: int, block: int) -> Archive:
+def draw_at_random(latency: ExpectedLatency, target_ms: float, gains: np.ndarray, seed: int, evaluations: int, block: int) -> Archive:
     return run(RandomSearch(evaluations, block, max_entropy_draw(latency, target_ms)), latency, target_ms, gains, seed)
 
 
-def run(method: Method, latency: Latency, target_ms: float, gains: np.ndarray, seed: int, **options) -> Archive:
+def run(method: Method, latency: ExpectedLatency, target_ms: float, gains: np.ndarray, seed: int, **options) -> Archive:
     return search(method, latency_problem(SPACE, latency, target_ms), score=scores(gains), seed=seed, **options)
 
 
