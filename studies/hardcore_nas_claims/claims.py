@@ -1,67 +1,65 @@
-"""What HardCoRe-NAS and its appendix claim, each judged by the figures of HardCoRe-NAS's own stages and of this pipeline's."""
+"""The claims of HardCoRe-NAS (arXiv:2102.11646) and its appendix, tested by its own pipeline and the stages of this study."""
 
 from dataclasses import dataclass
 
 import pandas as pd
 
 from nas.evaluation.metrics import kendall_tau
-from studies.claims import NATS, POINTS, Check, Claim, as_measured, paired
-from studies.hardcore_nas_claims.starts import improvement
-from studies.hardcore_nas_claims.tuning import FRESH, TUNED
-from studies.strategies.claims import TAU, Comparison
+from studies.claims import NATS, POINTS, TAU, Check, Claim, Comparison, latency_checks, paired
+from studies.hardcore_nas_claims.config import SCRATCH, TUNED, improvement
 
-ROUNDING = 1e-9  # of the target: sums of floats, no more
-NEAR = 0.022  # of the target: in Table 5 networks are off by so much at most (44 ms for 45)
-SHARED, ONE_MORE = 400, 15  # GPU hours of the paper
-PROGRAMME, STEP = 1.15e-5, 2.15e-3  # hours of the paper, Appendix H
-CLOCK = 0.1  # how far seconds of the same work differ on a machine that does other things besides, a fraction
+ROUNDING_TOLERANCE = 1e-9  # of the target, for sums of floats
+TARGET_TOLERANCE = 0.022  # of the target: in Table 5 networks deviate by at most this (44 ms for 45)
+SHARED_HOURS, TARGET_HOURS = 400, 15  # GPU hours of the paper: for all targets, and for one more
+PROGRAMME_HOURS, STEP_HOURS = 1.15e-5, 2.15e-3  # of the paper, Appendix H
+CLOCK_NOISE = 0.1  # relative variation of the seconds of equal work on a busy machine
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What the stages found."""
+    """Results of the stages."""
 
     targets: pd.DataFrame  # HardCoRe-NAS's summary.json, with a name
     seconds: dict[str, float]  # of HardCoRe-NAS: "shared", and of one more target "search" and "tuning"
     tuning: pd.DataFrame  # of stage tuning
     starts: pd.DataFrame  # of stage starts
     start: float  # HardCoRe-NAS's own
-    epochs: dict[str, int]  # of HardCoRe-NAS's stage tune: TUNED, FRESH
+    epochs: dict[str, int]  # of HardCoRe-NAS's stage tune, by TUNED and SCRATCH
 
 
-def judge(r: Results) -> list[Claim]:
-    """All claims, in the order of the page."""
-    return [_hard(r), _near(r), _measured(r), _one_more(r), _programmes(r), _balanced(r), *_room(r), *_tuning(r), _order(r)]
+def all_claims(r: Results) -> list[Claim]:
+    """In the order of the page."""
+    return [_hard(r), _used_up(r), _measured(r), _one_more(r), _programmes(r), _balanced(r), *_room(r), *_tuning(r), _order(r)]
 
 
-def _listed(r: Results) -> list[str]:
+def _target_names(r: Results) -> list[str]:
     return [f"{row['name']}: {row['target_latency_ms']:.3g} ms" for row in r.targets.to_dict("records")]
 
 
 def _hard(r: Results) -> Claim:
     own = r.targets["max_violation_ms"] / r.targets["target_latency_ms"]
     others = (r.starts["max_violation_ms"] / r.starts["target_latency_ms"]).max()
-    checks = [Check(name, violation, ROUNDING) for name, violation in zip(_listed(r), own)]
+    checks = [Check(name, violation, ROUNDING_TOLERANCE) for name, violation in zip(_target_names(r), own)]
     return Claim(
         "hard constraint",
         "main paper, sections 3.2 and 3.4",
-        "The search keeps the latency within the target at every step, and so does the network that it is rounded to.",
-        "The most that any step, or the network, of a search of `pipelines/hardcore_nas` is above its target by the table, as a share of "
-        "it; last the most of all searches of stage `starts`. Rounding of sums is allowed for.",
-        (*checks, Check(f"all {len(r.starts)} searches from other starts and with other seeds", others, ROUNDING)),
+        "The search keeps the latency within the target at every step, and the discretised network does so too.",
+        "Maximum excess over the target by the table, at any step or of the network, as a share of the target: per search of "
+        "`pipelines/hardcore_nas`, and last over all searches of stage `starts`. Rounding of sums is tolerated.",
+        (*checks, Check(f"all {len(r.starts)} searches from other starts and with other seeds", others, ROUNDING_TOLERANCE)),
         figure="constraint",
     )
 
 
-def _near(r: Results) -> Claim:
+def _used_up(r: Results) -> Claim:
     below = 1 - r.targets["table_latency_ms"] / r.targets["target_latency_ms"]
     return Claim(
         "target used up",
         "appendix J, Table 5",
-        "The networks take nearly all of the time that they are given.",
-        "How far their table latency is below the target: by as much as in Table 5 at most, whose latencies are measured. A network within "
-        "the target need not lie on it: the space is discrete, and the last block is rounded to the cheaper one.",
-        tuple(Check(name, share, NEAR) for name, share in zip(_listed(r), below)),
+        "The networks use nearly all of the target latency.",
+        "Table latency below the target by at most the deviation of Table 5, whose latencies are measured. A network within the target "
+        "need not reach it: the space is discrete, and the last block is rounded to the cheaper one.",
+        tuple(Check(name, share, TARGET_TOLERANCE) for name, share in zip(_target_names(r), below)),
         "40, 44, 50, 55 and 61 ms for 40, 45, 50, 55 and 60",
     )
 
@@ -73,29 +71,29 @@ def _measured(r: Results) -> Claim:
     return Claim(
         "measured latency",
         "main paper, section 3.2; appendix J, Table 5",
-        "The latency that the constraint is put on, a sum over blocks, is that of the whole network.",
-        "Latency of the networks, measured whole, against the table's sum: within what Table 5 is off the targets. The uncertainty is the "
-        "noise floor, how far two measurements of the network differ. The constraint is on the table, so what the table is off by, the "
-        "network may be above its target.",
-        as_measured(rows, names, NEAR),
-        "off the target by 2.2 % at most",
-        found=f"Of the targets, a network takes {100 * abs(over):.1f} % {'more' if over > 0 else 'less'} at the most, measured.",
+        "The constrained latency, a sum over blocks, is that of the whole network.",
+        "Measured latency of the networks against the sum of the table: within the deviation of Table 5. The uncertainty is the noise "
+        "floor, the relative difference of two measurements of the network. The constraint is on the table, so a network may exceed its "
+        "target by the error of the table.",
+        latency_checks(rows, names, TARGET_TOLERANCE),
+        "deviation from the target of at most 2.2 %",
+        remark=f"The largest measured latency is {100 * abs(over):.1f} % {'above' if over > 0 else 'below'} its target.",
     )
 
 
 def _one_more(r: Results) -> Claim:
-    one, shared = r.seconds["search"] + r.seconds["tuning"], r.seconds["shared"]
-    share = one / shared
+    per_target, shared = r.seconds["search"] + r.seconds["tuning"], r.seconds["shared"]
+    share = per_target / shared
     return Claim(
         "one more target",
         "main paper, section 4.2; appendix H",
-        "Once the one-shot model is trained, one more target costs little: N of them 400 + 15 N GPU hours.",
-        f"Seconds of a search and of fine-tuning what it finds, as a share of those of the one-shot model; uncertain by {CLOCK:.0%} of it, "
-        "as the machine may do other things besides. Training is short here, the search is not as much shorter: a share above the paper's "
-        "is of that scale.",
-        (Check("one more target, of what all share", share, ONE_MORE / SHARED, CLOCK * share),),
-        f"15 of 400 hours, {ONE_MORE / SHARED:.2%}",
-        found=f"Here N targets cost {shared:,.0f} + {one:,.0f} N seconds, {r.seconds['search']:,.0f} of the {one:,.0f} for the search.",
+        "Once the one-shot model is trained, one more target costs little: N targets take 400 + 15 N GPU hours.",
+        f"Seconds of a search and of fine-tuning its network, as a share of those of the one-shot model; the uncertainty is "
+        f"{CLOCK_NOISE:.0%} of it, for a busy machine. Training is short here, and the search is not shorter to the same degree: a share "
+        "above the paper's follows from the scale.",
+        (Check("marginal cost of one more target, of the shared cost", share, TARGET_HOURS / SHARED_HOURS, CLOCK_NOISE * share),),
+        f"15 of 400 hours, {TARGET_HOURS / SHARED_HOURS:.2%}",
+        remark=f"N targets take {shared:,.0f} + {per_target:,.0f} N seconds, of which the search is {r.seconds['search']:,.0f} N.",
     )
 
 
@@ -105,27 +103,27 @@ def _programmes(r: Results) -> Claim:
     return Claim(
         "linear programmes",
         "appendix H",
-        "The time that the linear programmes take is negligible beside that of the gradients.",
+        "The time of the linear programmes is negligible compared with that of the gradients.",
         "Milliseconds of a linear programme as a share of those of a step of the search, medians over the searches of stage `starts`; "
-        f"uncertain by {CLOCK:.0%} of it.",
-        (Check("a programme, of a step", share, PROGRAMME / STEP, CLOCK * share),),
-        f"41 ms on a CPU for a programme, 7.7 s on a GPU for a gradient: {PROGRAMME / STEP:.2%}",
-        found=f"Here a programme takes {programme:.3g} ms and a step {step:.3g} ms.",
+        f"the uncertainty is {CLOCK_NOISE:.0%} of it.",
+        (Check("a programme, of a step", share, PROGRAMME_HOURS / STEP_HOURS, CLOCK_NOISE * share),),
+        f"41 ms on a CPU for a programme, 7.7 s on a GPU for a gradient: {PROGRAMME_HOURS / STEP_HOURS:.2%}",
+        remark=f"A programme takes {programme:.3g} ms and a step {step:.3g} ms.",
     )
 
 
-def _from(r: Results, start: float) -> pd.DataFrame:
+def _searches_from(r: Results, start: float) -> pd.DataFrame:
     return r.starts[r.starts["start"] == start].set_index(["seed", "target"])
 
 
 def _against(r: Results, start: float, other: float) -> tuple[Comparison, ...]:
-    """Networks found from one start against those from another, in pairs of the same seed and target."""
-    own, others = _from(r, start), _from(r, other)
+    """Networks of searches from one start against those from another, in pairs of the same seed and target."""
+    own, others = _searches_from(r, start), _searches_from(r, other)
     a, b = (f"{share:.0%} of the way" if share else "fastest" for share in (start, other))
     return (
         paired(f"top-1 fine-tuned, {a} over {b}", POINTS, own["top1"], others["top1"]),
-        paired(f"top-1 by the one-shot weights, {a} over {b}", POINTS, own["top1_held_out"], others["top1_held_out"]),
-        paired(f"loss by the one-shot weights, {b} over {a}", NATS, others["loss"], own["loss"]),
+        paired(f"top-1 with one-shot weights, {a} over {b}", POINTS, own["top1_held_out"], others["top1_held_out"]),
+        paired(f"loss with one-shot weights, {b} over {a}", NATS, others["loss"], own["loss"]),
     )
 
 
@@ -133,20 +131,20 @@ def _balanced(r: Results) -> Claim:
     networks = r.starts.groupby("start")["arch"].nunique()
     balanced = [start for start in networks.index if start > 0]
     gains = ", ".join(f"{improvement(r.starts, start):+.2f} % from {start:.0%} of the way" for start in balanced)
-    different = ", ".join(f"{n} from {start:.0%}" for start, n in networks.items())
+    distinct = ", ".join(f"{n} from {start:.0%}" for start, n in networks.items())
     return Claim(
         "balanced start",
         "appendix E, Equation 27",
         "A search from the balanced start finds better networks than one from the fastest network, whose gradients reach no other.",
-        "Networks found from the most even point within a share of the way from the fastest network to the target (A), and from the "
-        f"fastest network itself (B), by the trained one-shot model; {r.start:.0%} is the start of `pipelines/hardcore_nas`, 100% the "
-        "paper's. Top-1 on test images after fine-tuning, as in Equation 27; top-1 and loss on the images of the search, by the "
-        "one-shot model's weights; in pairs of the same target and seed. Here a gradient is taken of every choice, drawn or not, at "
-        "what was drawn for the others: the fastest network is left all the same.",
+        "Networks of searches from the maximum-entropy point within a share of the way from the fastest network to the target (A), and "
+        f"from the fastest network itself (B), with the trained one-shot model; {r.start:.0%} is the start of `pipelines/hardcore_nas`, "
+        "100% the paper's. Top-1 on test images after fine-tuning, as in Equation 27; top-1 and loss on the images of the search, with the "
+        "one-shot model's weights; in pairs of the same target and seed. This project takes the gradient of every choice, drawn or not, "
+        "given the drawn choices of the other blocks, so a search can leave the fastest network.",
         tuple(c for start in balanced for c in _against(r, start, 0.0)),
         "+8.3 % of the top-1, the mean over targets of 35, 40, 45, 50 and 55 ms",
         "starts",
-        f"By Equation 27 {gains}. Different networks in {len(_from(r, 0.0))} searches: {different} of the way.",
+        f"By Equation 27 {gains}. Distinct networks in {len(_searches_from(r, 0.0))} searches: {distinct} of the way.",
     )
 
 
@@ -154,9 +152,9 @@ def _room(r: Results) -> list[Claim]:
     others = sorted(set(r.starts["start"]) - {0.0, r.start})
     claim = Claim(
         "room to change",
-        "beyond the paper, whose start is the most even point within all of the target",
-        "A balanced start that leaves some of the target unused finds better networks: at the target, alpha can change only against alpha, "
-        "beta only against beta.",
+        "beyond the paper, whose start is the maximum-entropy point within the whole target",
+        "A balanced start that leaves part of the target unused finds better networks: at the target, alpha can only be traded for alpha, "
+        "beta only for beta.",
         f"As for *balanced start*: within {r.start:.0%} of the way to the target (A) against other shares of it (B).",
         tuple(c for other in others for c in _against(r, r.start, other)),
         figure="starts",
@@ -165,43 +163,43 @@ def _room(r: Results) -> list[Claim]:
 
 
 def _tuning(r: Results) -> list[Claim]:
-    by = r.tuning.set_index(["training", "epochs", "network"])["top1"].sort_index()
-    lengths = sorted(epochs for epochs in by[TUNED].index.unique("epochs") if epochs)
+    top1 = r.tuning.set_index(["training", "epochs", "network"])["top1"].sort_index()
+    lengths = sorted(epochs for epochs in top1[TUNED].index.unique("epochs") if epochs)
     few, many = lengths[0], lengths[-1]
-    (scratch,) = by[FRESH].index.unique("epochs")
-    fresh, short, long = by[FRESH, scratch], by[TUNED, few], by[TUNED, many]
-    gains = ", ".join(f"{gain:+.2f}" for gain in short - fresh)
-    every = r.targets.set_index("name")
-    told = "the largest network's answers and the one-shot model's weights"
+    (epochs,) = top1[SCRATCH].index.unique("epochs")
+    scratch, short, long = top1[SCRATCH, epochs], top1[TUNED, few], top1[TUNED, many]
+    gains = ", ".join(f"{gain:+.2f}" for gain in short - scratch)
+    targets = r.targets.set_index("name")
+    tuning = "from the one-shot model's weights with the largest network as teacher"
     return [
         Claim(
             "short fine-tuning",
             "appendix G, Figure 8",
-            "A few epochs of fine-tuning surpass training from fresh weights in most cases.",
-            f"Top-1 on test images after {few} epochs with {told} (A), against {scratch} from fresh weights (B); and what stage tune of "
-            "HardCoRe-NAS has for all targets. Pairs are of the same network. The paper's training from fresh weights is the full one.",
+            "A few epochs of fine-tuning surpass training from scratch in most cases.",
+            f"Top-1 on test images after {few} epochs {tuning} (A), against {epochs} from scratch (B); and the same for all targets, from "
+            "stage tune of HardCoRe-NAS. Pairs are of the same network. The paper's training from scratch is the full one.",
             (
-                paired(f"{few} epochs over {scratch} from fresh weights", POINTS, short, fresh),
+                paired(f"{few} epochs over {epochs} from scratch", POINTS, short, scratch),
                 paired(
-                    f"{r.epochs[TUNED]} epochs over {r.epochs[FRESH]} from fresh weights, all targets",
+                    f"{r.epochs[TUNED]} epochs over {r.epochs[SCRATCH]} from scratch, all targets",
                     POINTS,
-                    every["top1"],
-                    every["top1_scratch"],
+                    targets["top1"],
+                    targets["top1_scratch"],
                 ),
             ),
-            "75.4, 75.9, 76.6, 77.0, 77.4, 78.1 % after 10 epochs, 75.3, 75.8, 76.4, 77.1, 77.6, 78.0 from fresh weights",
+            "75.4, 75.9, 76.6, 77.0, 77.4, 78.1 % after 10 epochs, 75.3, 75.8, 76.4, 77.1, 77.6, 78.0 from scratch",
             "figure_8",
-            f"After {few} epochs {(short > fresh).sum()} of {len(short)} networks are better. They gain {gains} "
-            "points, from the fastest on; the paper says that slower networks gain less. With the one-shot model's weights "
-            f"as they are the networks have {', '.join(f'{top1:.1f}' for top1 in by[TUNED, 0])} %.",
+            f"After {few} epochs {(short > scratch).sum()} of {len(short)} networks are better. They gain {gains} "
+            "points, in order of latency; in the paper slower networks gain less. With inherited weights, before fine-tuning, the networks "
+            f"have {', '.join(f'{value:.1f}' for value in top1[TUNED, 0])} %.",
         ),
         Claim(
             "long fine-tuning",
             "appendix G, Figure 8",
             "More epochs of fine-tuning improve most of the networks significantly.",
-            f"Top-1 on test images after {many} epochs with {told} (A), against {scratch} from fresh weights and against {few} (B).",
+            f"Top-1 on test images after {many} epochs {tuning} (A), against {epochs} from scratch and against {few} (B).",
             (
-                paired(f"{many} epochs over {scratch} from fresh weights", POINTS, long, fresh),
+                paired(f"{many} epochs over {epochs} from scratch", POINTS, long, scratch),
                 paired(f"{many} epochs over {few}", POINTS, long, short),
             ),
             "75.9, 76.5, 77.1, 77.4, 77.9, 78.1 % after 50 epochs",
@@ -211,15 +209,15 @@ def _tuning(r: Results) -> list[Claim]:
 
 
 def taus(starts: pd.DataFrame) -> pd.DataFrame:
-    """Kendall's tau between what is known before fine-tuning and top-1 after it: a row a target, columns "weights", "latency".
+    """Kendall's tau of one-shot accuracy ("weights") and of latency with top-1 after fine-tuning: a row per target.
 
-    Of different networks of a target; targets without two that differ in all three figures are left out.
+    Among distinct networks of a target; targets without two that differ in all three columns are omitted.
     """
     rows = {}
-    for target, found in starts.drop_duplicates(["target", "arch"]).groupby("target"):
-        known = {"weights": found["top1_held_out"], "latency": found["table_latency_ms"]}
-        if min(column.nunique() for column in (*known.values(), found["top1"])) > 1:
-            rows[target] = {name: kendall_tau(column, found["top1"]) for name, column in known.items()}
+    for target, networks in starts.drop_duplicates(["target", "arch"]).groupby("target"):
+        rankings = {"weights": networks["top1_held_out"], "latency": networks["table_latency_ms"]}
+        if min(column.nunique() for column in (*rankings.values(), networks["top1"])) > 1:
+            rows[target] = {name: kendall_tau(column, networks["top1"]) for name, column in rankings.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["weights", "latency"])
 
 
@@ -228,14 +226,14 @@ def _order(r: Results) -> Claim:
     return Claim(
         "order of networks",
         "main paper, section 3.3",
-        "The one-shot model's weights tell which of two networks will be better.",
-        "Kendall's tau between top-1 by the one-shot model's weights, on the images of the search, and top-1 on test images after "
-        "fine-tuning (A), against tau of the latency by the table (B), among different networks that stage `starts` found for a target; "
-        "pairs are of the same target. The networks of a target are alike in latency and few, so order is hard to tell.",
+        "The one-shot model's weights rank the networks as fine-tuning does.",
+        "Kendall's tau between top-1 with the one-shot model's weights, on the images of the search, and top-1 on test images after "
+        "fine-tuning (A), against tau of the latency by the table (B), among the distinct networks of stage `starts` for a target; "
+        "pairs are of the same target. The networks of a target are few and similar in latency, so their order is uncertain.",
         (paired("one-shot weights over latency alone", TAU, tau["weights"], tau["latency"]),) if len(tau) else (),
-        found=f"Different networks of a target: {_counted(r.starts)}.",
+        remark=f"Distinct networks of a target: {_counts(r.starts)}.",
     )
 
 
-def _counted(starts: pd.DataFrame) -> str:
+def _counts(starts: pd.DataFrame) -> str:
     return ", ".join(f"{n} for {target}" for target, n in starts.groupby("target")["arch"].nunique().items())

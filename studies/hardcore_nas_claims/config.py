@@ -1,8 +1,7 @@
-"""What the stages that test HardCoRe-NAS's claims share: what is varied, and networks tuned for other numbers of epochs.
+"""Parameters of the study of HardCoRe-NAS's claims, and networks trained for other numbers of epochs.
 
-The pipeline is studies/hardcore_nas_claims/dvc.yaml, what it varies is beside it. All else is as
-pipelines/hardcore_nas/params.yaml says; images, latency table, one-shot model and networks are those that
-pipelines/hardcore_nas/dvc.yaml left.
+studies/hardcore_nas_claims/params.yaml has what varies; everything else is in pipelines/hardcore_nas/params.yaml. Images, latency table,
+one-shot model and networks are the outputs of pipelines/hardcore_nas/dvc.yaml.
 """
 
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import pandas as pd
 from pydantic import AfterValidator, Field
 from torch import nn
 
@@ -30,6 +30,7 @@ from nas.stages.pipelines import NAMES, Pipeline, placed
 from nas.tracking.session import StageRun
 
 PIPELINE = Pipeline("hardcore_nas_claims", Path("studies"))
+TUNED, SCRATCH = "tuning", "scratch"  # trainings of a network
 
 Epochs = Annotated[int, Field(ge=1)]
 Ordered = TypeVar("Ordered", bound=Sequence)
@@ -37,7 +38,7 @@ Ordered = TypeVar("Ordered", bound=Sequence)
 
 def _ascending(values: Ordered) -> Ordered:
     if list(values) != sorted(set(values)):
-        raise ValueError("they have to ascend")
+        raise ValueError("they must ascend")
     return values
 
 
@@ -48,8 +49,8 @@ class Tuning(params.Section):
     """Section `tuning`."""
 
     targets: Annotated[tuple[str, ...], Field(min_length=1), Ascending]  # by name, a is the fastest
-    epochs: Annotated[tuple[Epochs, ...], Field(min_length=2), Ascending]  # of fine-tuning with the largest network's answers
-    scratch: Epochs  # of training from fresh weights
+    epochs: Annotated[tuple[Epochs, ...], Field(min_length=2), Ascending]  # of fine-tuning with the largest network as teacher
+    scratch: Epochs  # of training from scratch
 
 
 class Starts(params.Section):
@@ -60,7 +61,7 @@ class Starts(params.Section):
 
 
 @dataclass(frozen=True)
-class Settings:
+class HardcoreNasClaimsConfig:
     """All of studies/hardcore_nas_claims/params.yaml, and of HardCoRe-NAS's own."""
 
     hardcore_nas: hardcore_nas.Settings
@@ -68,72 +69,83 @@ class Settings:
     starts: Starts
 
     def sections(self, *names: str) -> dict[str, Any]:
-        """For MLflow's parameters: sections of this pipeline, and all of HardCoRe-NAS's that decide a search or a training."""
+        """For MLflow's parameters: sections of this study, and all of HardCoRe-NAS's that decide a search or a training."""
         shared = self.hardcore_nas.sections("seed", "space", "runtime", "evaluation", "images", "search", "tune")
         return {name: getattr(self, name) for name in names} | {f"hardcore_nas.{name}": value for name, value in shared.items()}
 
 
-def read(file: Path = PIPELINE.parameters, of_hardcore_nas: Path = hardcore_nas.PIPELINE.parameters) -> Settings:
-    """The parameters of both pipelines, all checked before the first long stage.
+def read(file: Path = PIPELINE.parameters, of_hardcore_nas: Path = hardcore_nas.PIPELINE.parameters) -> HardcoreNasClaimsConfig:
+    """The parameters of the study and of HardCoRe-NAS, all validated before the first long stage.
 
     Raises:
-        ParamsError: for the first mistake; names the file and the key.
+        ParamsError: for the first error; names the file and the key.
         FileNotFoundError: for a search space that is missing.
     """
-    found, s = params.read_all(file), hardcore_nas.read(of_hardcore_nas)
-    params.check_keys(found, {"tuning", "starts"}, file)
-    tuning, starts = params.check(found, "tuning", Tuning, file), params.check(found, "starts", Starts, file)
-    known = NAMES[: len(s.search.targets)]
-    if unknown := sorted(set(tuning.targets) - set(known)):
+    values, own = params.read_all(file), hardcore_nas.read(of_hardcore_nas)
+    params.check_keys(values, {"tuning", "starts"}, file)
+    tuning, starts = params.check(values, "tuning", Tuning, file), params.check(values, "starts", Starts, file)
+    names = NAMES[: len(own.search.targets)]
+    if unknown := sorted(set(tuning.targets) - set(names)):
         raise params.ParamsError(
-            f"{file}: tuning.targets: {unknown[0]!r} is none of {list(known)}, a letter for each of {of_hardcore_nas}: search.targets"
+            f"{file}: tuning.targets: {unknown[0]!r} is not in {list(names)}, a letter per entry of {of_hardcore_nas}: search.targets"
         )
-    if starts.shares[0] != 0 or s.search.start in starts.shares:
+    if starts.shares[0] != 0 or own.search.start in starts.shares:
         raise params.ParamsError(
-            f"{file}: starts.shares: 0, the fastest network, has to be among them, and {s.search.start:g}, which they are compared with "
-            f"({of_hardcore_nas}: search.start), has not; found {list(starts.shares)}"
+            f"{file}: starts.shares: 0, the fastest network, must be among them, and {own.search.start:g}, which they are compared with "
+            f"({of_hardcore_nas}: search.start), must not; found {list(starts.shares)}"
         )
-    return Settings(s, tuning, starts)
+    return HardcoreNasClaimsConfig(own, tuning, starts)
+
+
+def results_file(stage: str) -> Path:
+    """The table of results of a stage."""
+    return PIPELINE.outputs / stage / "results.csv"
+
+
+def improvement(results: pd.DataFrame, start: float) -> float:
+    """Equation 27, percent: relative gain in top-1 of fine-tuned networks over those from the fastest start, mean over the targets."""
+    by_start = results.groupby(["start", "target"])["top1"].mean()
+    return float(100 * (by_start[start] / by_start[0.0] - 1).mean())
 
 
 class Networks:
-    """Networks of the one-shot model, trained as stage tune of HardCoRe-NAS trains them; none is trained twice."""
+    """Networks of the one-shot model, trained as in stage tune of HardCoRe-NAS; none is trained twice."""
 
-    def __init__(self, s: hardcore_nas.Settings, checkpoint: Checkpoint, run: StageRun) -> None:
-        self._s = s
-        self.device, self.data = s.runtime.start(), open_dataset(split.OUT)
+    def __init__(self, cfg: hardcore_nas.Settings, checkpoint: Checkpoint, run: StageRun) -> None:
+        self._cfg = cfg
+        self.device, self.data = cfg.runtime.start(), open_dataset(split.OUT)
         run.dataset(str(split.OUT / "splits.parquet"), "training", images=len(self.data.indices("train")))
-        self.model = OneShot(s.space, len(self.data.classes))
-        self._teacher = RowNetwork(s.space.plan(s.space.largest()), len(self.data.classes))
+        self.model = OneShot(cfg.space, len(self.data.classes))
+        self._teacher = RowNetwork(cfg.space.plan(cfg.space.largest()), len(self.data.classes))
         for path, network in ((WEIGHTS, self.model), (TEACHER, self._teacher)):
             load_weights(path, network)
-            network.to(self.device, memory_format=s.runtime.memory_format).eval()
-        self._test = loader.EvaluationBatches(self.data, self.data.indices("test"), s.evaluation.batch, s.runtime.workers)
-        self._trainer = hardcore_nas.Trainer("tune", s, self.data, self.device, checkpoint, run)
+            network.to(self.device, memory_format=cfg.runtime.memory_format).eval()
+        self._test = loader.EvaluationBatches(self.data, self.data.indices("test"), cfg.evaluation.batch, cfg.runtime.workers)
+        self._trainer = hardcore_nas.Trainer("tune", cfg, self.data, self.device, checkpoint, run)
 
     def inherited(self, arch: Arch) -> RowNetwork:
         """With the one-shot model's weights, in eval mode."""
-        return extract(self.model, arch).to(self.device, memory_format=self._s.runtime.memory_format)
+        return extract(self.model, arch).to(self.device, memory_format=self._cfg.runtime.memory_format)
 
     def tuned(self, name: str, arch: Arch, epochs: int) -> tuple[RowNetwork, Trained]:
-        """From the one-shot model's weights, with the largest network's answers.
+        """From the one-shot model's weights, with the largest network as teacher.
 
         Args:
             name: of the network.
         """
-        how = self._s.tune.tuning.model_copy(update={"epochs": epochs})
+        tuning = self._cfg.tune.tuning.model_copy(update={"epochs": epochs})
         network = self.inherited(arch)
-        loss = tuning_loss(network, self._teacher, how.label_smoothing)
-        return network, self._trainer.fit(f"{name}_tuning_{epochs}", "tuning", network, loss, self.data.indices("train"), how)
+        loss = tuning_loss(network, self._teacher, tuning.label_smoothing)
+        return network, self._trainer.fit(f"{name}_tuning_{epochs}", "tuning", network, loss, self.data.indices("train"), tuning)
 
-    def fresh(self, name: str, arch: Arch, epochs: int) -> tuple[RowNetwork, Trained]:
-        """From fresh weights: stage tune draws the same for a network of the name."""
-        how = self._s.tune.scratch.model_copy(update={"epochs": epochs})
-        with hardcore_nas.drawn(self._s.seed, "scratch", name):
-            network = RowNetwork(self._s.space.plan(arch), len(self.data.classes))
-        loss = scratch_loss(network, how.label_smoothing)
-        return network, self._trainer.fit(f"{name}_scratch_{epochs}", "scratch", network, loss, self.data.indices("train"), how)
+    def from_scratch(self, name: str, arch: Arch, epochs: int) -> tuple[RowNetwork, Trained]:
+        """From scratch: stage tune draws the same initial weights for a network of this name."""
+        training = self._cfg.tune.scratch.model_copy(update={"epochs": epochs})
+        with hardcore_nas.drawn(self._cfg.seed, "scratch", name):
+            network = RowNetwork(self._cfg.space.plan(arch), len(self.data.classes))
+        loss = scratch_loss(network, training.label_smoothing)
+        return network, self._trainer.fit(f"{name}_scratch_{epochs}", "scratch", network, loss, self.data.indices("train"), training)
 
     def top1(self, network: nn.Module) -> float:
-        """Percent of the test images that a network on the device, in eval mode, names rightly."""
-        return top1(network, placed(self._test, self._s.runtime, self.device))
+        """Top-1 (percent) on the test images of a network on the device, in eval mode."""
+        return top1(network, placed(self._test, self._cfg.runtime, self.device))

@@ -1,16 +1,16 @@
 """Stage starts: searches from the fastest network, from the balanced start and from others (Appendix E, Equation 27).
 
 The one-shot model, the targets and the images are those of stage search of HardCoRe-NAS; its own start, `search.start`, is
-one of the starts. Seeds decide images and networks drawn. What a search comes to is judged by the one-shot model's weights,
-on the images of the search, and fine-tuned as stage tune of HardCoRe-NAS does it; the test images choose nothing.
+one of the starts. Seeds decide images and networks drawn. The network of a search is evaluated with the one-shot model's weights
+on the images of the search, and fine-tuned as in stage tune of HardCoRe-NAS; no choice depends on the test images.
 
 params   studies/hardcore_nas_claims/params.yaml: starts
          pipelines/hardcore_nas/params.yaml: seed, space, runtime, evaluation, images, search, tune
 reads    outputs/split/; of HardCoRe-NAS latency/table.json, train/weights.safetensors, train/teacher.safetensors
-writes   starts/results.csv    a search: seed, start (share of the way from the fastest network to the target), target (its name),
-                               target_latency_ms, table_latency_ms, max_violation_ms (the most that a step or the network is above
-                               the target), loss (nats) and top1_held_out (percent): by the one-shot model's weights;
-                               top1 (percent, test, fine-tuned), arch, step_ms (of the search), programme_ms (of it, one linear
+writes   starts/results.csv    per search: seed, start (share of the way from the fastest network to the target), target (its name),
+                               target_latency_ms, table_latency_ms, max_violation_ms (maximum excess of a step or the network over
+                               the target), loss (nats) and top1_held_out (percent): with the one-shot model's weights;
+                               top1 (percent, test, fine-tuned), arch, step_ms (of the search), programme_ms (per linear
                                programme)
          starts/metrics.json   {"start_<start>_loss", "start_<start>_top1"}: means; {"improvement_percent"}: Equation 27
 """
@@ -39,14 +39,13 @@ from nas.stages.hardcore_nas.search import Searcher, outcome
 from nas.stages.pipelines import NAMES, divided, placed
 from studies.hardcore_nas_claims import config
 
-RESULTS = config.PIPELINE.outputs / "starts" / "results.csv"
-REPEATS = 50  # of a linear programme, to time it
+TIMING_REPEATS = 50  # of a linear programme
 
 
 def main() -> None:
-    s = config.read()
-    own = s.hardcore_nas
-    with config.PIPELINE.stage("starts", s.sections("starts")) as (run, checkpoint, out):
+    cfg = config.read()
+    own = cfg.hardcore_nas
+    with config.PIPELINE.stage("starts", cfg.sections("starts")) as (run, checkpoint, out):
         networks = config.Networks(own, checkpoint, run)
         data, device = networks.data, networks.device
         latency = latency_hardcore_nas.HardcoreNasLatencyTable.load(hardcore_nas.TABLE, own.space, len(data.classes)).expected
@@ -54,14 +53,14 @@ def main() -> None:
         targets = dict(zip(NAMES, sorted(target.ms(*latency.range_ms, place) for target in own.search.targets)))
         _, items = divided(data, data.indices("train"), own.images.held_out, own.seed)
         images = EvaluationBatches(data, items, own.evaluation.batch, own.runtime.workers)
-        rows, jobs = [], list(product(s.starts.seeds, sorted([own.search.start, *s.starts.shares]), targets))
+        rows, jobs = [], list(product(cfg.starts.seeds, sorted([own.search.start, *cfg.starts.shares]), targets))
         for seed, share, target in progress(jobs, "starts: searches", len(jobs)):
             varied = replace(own, seed=seed, search=own.search.model_copy(update={"start": share}))
             searcher = Searcher(varied, networks.model, latency, data, items, device, checkpoint, run)
-            found = searcher.search(f"{seed}-{share:g}-{target}", targets[target])
-            end = outcome(found, latency, targets[target])
-            loss, held_out = judged(networks.inherited(end["arch"]), placed(images, own.runtime, device))
-            tuned, _ = networks.tuned(named(end["arch"]), end["arch"], own.tune.tuning.epochs)
+            search = searcher.search(f"{seed}-{share:g}-{target}", targets[target])
+            end = outcome(search, latency, targets[target])
+            loss, held_out = loss_and_top1(networks.inherited(end["arch"]), placed(images, own.runtime, device))
+            tuned, _ = networks.tuned(arch_name(end["arch"]), end["arch"], own.tune.tuning.epochs)
             rows.append(
                 {
                     "seed": seed,
@@ -73,58 +72,52 @@ def main() -> None:
                     "loss": loss,
                     "top1_held_out": held_out,
                     "top1": networks.top1(tuned),
-                    "arch": named(end["arch"]),
-                    "step_ms": 1000 * found.seconds / own.search.steps,
-                    "programme_ms": programme_ms(found.state, latency, targets[target]),
+                    "arch": arch_name(end["arch"]),
+                    "step_ms": 1000 * search.seconds / own.search.steps,
+                    "programme_ms": programme_ms(search.state, latency, targets[target]),
                 }
             )
         results = pd.DataFrame(rows)
-        results.to_csv(RESULTS, index=False, float_format="%.9g")
+        results.to_csv(out / "results.csv", index=False, float_format="%.9g")
         run.table(results, "results.json")
-        config.PIPELINE.finish(out, figures(results, own.search.start), run)
+        config.PIPELINE.finish(out, metrics(results, own.search.start), run)
 
 
 @torch.no_grad()
-def judged(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Mean cross-entropy, nats, and percent of the images that are named rightly.
+def loss_and_top1(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Mean cross-entropy, nats, and top-1, percent.
 
     Args:
         network: in eval mode.
         batches: normalised images (B, 3, H, W) and labels (B,), on the network's device.
     """
-    answers, labels = (torch.cat(part) for part in zip(*((network(images), labels) for images, labels in batches)))
-    return F.cross_entropy(answers, labels).item(), 100 * (answers.argmax(1) == labels).double().mean().item()
+    logits, labels = (torch.cat(part) for part in zip(*((network(images), labels) for images, labels in batches)))
+    return F.cross_entropy(logits, labels).item(), 100 * (logits.argmax(1) == labels).double().mean().item()
 
 
-def named(arch: Arch) -> str:
-    """A name that no other network of the space has: configurations by number, stages after each other."""
+def arch_name(arch: Arch) -> str:
+    """A name unique within the space: the numbers of the configurations, stage by stage."""
     return "_".join("-".join(map(str, stage)) for stage in arch)
 
 
 def programme_ms(state: State, latency: ExpectedLatency, target_ms: float) -> float:
-    """Milliseconds that a linear programme takes at a point of the search, of alpha or of beta in the mean."""
+    """Milliseconds per linear programme at a point of the search, the mean of alpha's and beta's."""
     began = time.perf_counter()
-    for _ in range(REPEATS):
+    for _ in range(TIMING_REPEATS):
         frank_wolfe.best_alpha(state.mean.alpha, state.point, latency, target_ms)
         frank_wolfe.best_beta(state.mean.beta, state.point, latency, target_ms)
-    return 1000 * (time.perf_counter() - began) / (2 * REPEATS)
+    return 1000 * (time.perf_counter() - began) / (2 * TIMING_REPEATS)
 
 
-def improvement(results: pd.DataFrame, start: float) -> float:
-    """Equation 27, percent: how much better the fine-tuned networks are than from the fastest one, the mean over the targets."""
-    by_start = results.groupby(["start", "target"])["top1"].mean()
-    return float(100 * (by_start[start] / by_start[0.0] - 1).mean())
-
-
-def figures(results: pd.DataFrame, start: float) -> dict[str, Any]:
+def metrics(results: pd.DataFrame, start: float) -> dict[str, Any]:
     """Metrics of the stage.
 
     Args:
         start: HardCoRe-NAS's own.
     """
     means = results.groupby("start")[["loss", "top1"]].mean()
-    found = {f"start_{share:g}_{key}": mean for share, row in means.iterrows() for key, mean in row.items()}
-    return found | {"improvement_percent": improvement(results, start)}
+    by_start = {f"start_{share:g}_{key}": mean for share, row in means.iterrows() for key, mean in row.items()}
+    return by_start | {"improvement_percent": config.improvement(results, start)}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Stage continued of the comparison: the training of `pretrain` goes on, and the same sub-networks are measured again.
+"""Stage continued of the comparison: the training of `pretrain` continues, and the same sub-networks are evaluated again.
 
-AttentiveNAS (arXiv:2011.09011), section 4.3 and appendix B: does the ranking of early epochs last? The same partition,
-uniform sampling, a learning rate that starts anew (a warm restart, arXiv:1608.03983).
+AttentiveNAS (arXiv:2011.09011), section 4.3 and appendix B: does the ranking of early epochs persist? The same partition,
+uniform sampling, a restarted learning rate (warm restart, arXiv:1608.03983).
 
     python -m studies.strategies.continued SEED
 
@@ -24,23 +24,25 @@ from nas.sampling.uniform import Unconstrained
 from nas.stages import runner as main_pipeline
 from nas.stages import split
 from nas.stages.errors import user_errors
-from studies.strategies import config
+from studies.strategies import config, training
 
 
 def main(seed: int) -> None:
-    s = config.read()
-    parameters = {"seed": seed} | s.sections("space", "recipe", "runtime", "evaluation", "continued")
+    cfg = config.read()
+    parameters = {"seed": seed} | cfg.sections("space", "recipe", "runtime", "evaluation", "continued")
     early = config.OUTPUTS / "pretrain" / str(seed)
     with config.stage("continued", str(seed), parameters, f"continued, seed {seed}") as (run, checkpoint, out):
-        data = config.partition(open_dataset(split.OUT), seed)
-        supernet = main_pipeline.new_supernet(s.space, len(data.classes), seed, s.recipe.zero_init)
+        data = training.partition(open_dataset(split.OUT), seed)
+        supernet = main_pipeline.new_supernet(cfg.space, len(data.classes), seed, cfg.recipe.zero_init)
         load_weights(early / "weights.safetensors", supernet)
-        strategy = Uniform(Unconstrained(s.space))
-        config.training(supernet, data, data.indices("train"), strategy, s.continued.epochs, seed, "continued", s, run, checkpoint)
+        strategy = Uniform(Unconstrained(cfg.space))
+        training.train_supernet(
+            supernet, data, data.indices("train"), strategy, cfg.continued.epochs, seed, "continued", cfg, run, checkpoint
+        )
 
         before = read_table(early / "measured.parquet", "dvc repro --force studies/strategies/dvc.yaml:pretrain")
-        rows = before[[g.name for g in s.space.genes]].to_numpy()
-        score = main_pipeline.scorer(supernet, data, "predictor", s.evaluation, s.runtime, s.runtime.start(), seed)
+        rows = before[[g.name for g in cfg.space.genes]].to_numpy()
+        score = main_pipeline.scorer(supernet, data, "predictor", cfg.evaluation, cfg.runtime, cfg.runtime.start(), seed)
         measured = pd.DataFrame({"mflops": before["mflops"], "top1": measure(rows, score, checkpoint)})
         measured.to_parquet(out / "measured.parquet", index=False)
         test = before["part"] == "test"

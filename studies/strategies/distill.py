@@ -1,6 +1,6 @@
 """Stage distill of the comparison: uniform sampling with another distillation loss (AlphaNet's supplement, figures 9 and 10).
 
-Trained and measured as `train` does it; its runs of the strategy `uniform`, with the loss of `recipe`, stand beside these.
+Training and evaluation are those of stage train, whose runs of the strategy `uniform` have the loss of `recipe`.
 
     python -m studies.strategies.distill NAME SEED
 
@@ -11,17 +11,18 @@ import sys
 from dataclasses import replace
 
 from nas.stages.errors import user_errors
-from studies.strategies import config
-from studies.strategies.train import train_and_measure
+from studies.strategies import config, training
 
 
 def main(name: str, seed: int) -> None:
-    s = config.read()
-    recipe = s.recipe.model_copy(update={"distillation": s.losses[name]})
-    s = replace(s, recipe=recipe)
-    parameters = {"distillation": name, "seed": seed} | s.sections("space", "recipe", "runtime", "evaluation", "train", "measure")
-    with config.stage("distill", f"{name}-{seed}", parameters, f"uniform, {name}, seed {seed}", strategy=f"uniform, {name}") as opened:
-        train_and_measure("uniform", seed, s.space, s, *opened)
+    cfg = config.read()
+    recipe = cfg.recipe.model_copy(update={"distillation": cfg.losses[name]})
+    cfg = replace(cfg, recipe=recipe)
+    parameters = {"distillation": name, "seed": seed} | cfg.sections("space", "recipe", "runtime", "evaluation", "train", "measure")
+    title, strategy = f"uniform, {name}, seed {seed}", f"uniform, {name}"
+    with config.stage("distill", f"{name}-{seed}", parameters, title, strategy=strategy) as (run, checkpoint, out):
+        metrics = training.train_and_measure("uniform", seed, cfg.space, cfg, run, checkpoint, out)
+        config.finish(out, metrics, run, "search")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Stage pretrain of the comparison: a supernet with uniform sampling on one partition of the images, and its predictor.
 
-AttentiveNAS (arXiv:2011.09011), section 4.3 and appendix B: partition, weights and batches by the seed; the same
-architectures are measured for every seed, on the images that this partition holds out.
+AttentiveNAS (arXiv:2011.09011), section 4.3 and appendix B: partition, weights and batches depend on the seed; the same
+architectures are evaluated for every seed, on the images that this partition holds out.
 
     python -m studies.strategies.pretrain SEED
 
 writes   pretrain/<seed>/weights.safetensors
-         pretrain/<seed>/measured.parquet   one column a gene, mflops, top1 (percent), part (fit | test), predicted (percent)
+         pretrain/<seed>/measured.parquet   a column per gene, mflops, top1 (percent), part (fit | test), predicted (percent)
          pretrain/<seed>/forest.npz         fitted to the part `fit`
          pretrain/<seed>/metrics.json       {"kendall_tau", "kendall_tau_flops"}, on the part `test`
 """
@@ -28,28 +28,31 @@ from nas.search.predictor import Forest
 from nas.stages import runner as main_pipeline
 from nas.stages import split
 from nas.stages.errors import user_errors
-from studies.strategies import config
+from studies.strategies import config, training
 
 
 def main(seed: int) -> None:
-    s = config.read()
-    p = s.pretrain
-    parameters = {"seed": seed} | s.sections("space", "recipe", "runtime", "evaluation", "pretrain")
+    cfg = config.read()
+    parameters = {"seed": seed} | cfg.sections("space", "recipe", "runtime", "evaluation", "pretrain")
     with config.stage("pretrain", str(seed), parameters, f"pretrain, seed {seed}") as (run, checkpoint, out):
-        data = config.partition(open_dataset(split.OUT), seed)
-        supernet = main_pipeline.new_supernet(s.space, len(data.classes), seed, s.recipe.zero_init)
-        strategy = Uniform(Unconstrained(s.space))
-        config.training(supernet, data, data.indices("train"), strategy, p.epochs, seed, "pretrain", s, run, checkpoint)
+        data = training.partition(open_dataset(split.OUT), seed)
+        supernet = main_pipeline.new_supernet(cfg.space, len(data.classes), seed, cfg.recipe.zero_init)
+        strategy = Uniform(Unconstrained(cfg.space))
+        training.train_supernet(
+            supernet, data, data.indices("train"), strategy, cfg.pretrain.epochs, seed, "pretrain", cfg, run, checkpoint
+        )
         save_weights(out / "weights.safetensors", supernet)
 
-        rows = distinct_rows(s.space, p.subnetworks, config.EVALUATED)
-        score = main_pipeline.scorer(supernet, data, "predictor", s.evaluation, s.runtime, s.runtime.start(), seed)
-        measured = pd.DataFrame(rows, columns=[g.name for g in s.space.genes])
-        measured["mflops"] = flops.table(s.space, len(data.classes)).costs(rows)
+        rows = distinct_rows(cfg.space, cfg.pretrain.subnetworks, training.COMMON_SEED)
+        score = main_pipeline.scorer(supernet, data, "predictor", cfg.evaluation, cfg.runtime, cfg.runtime.start(), seed)
+        measured = pd.DataFrame(rows, columns=[g.name for g in cfg.space.genes])
+        measured["mflops"] = flops.table(cfg.space, len(data.classes)).costs(rows)
         measured["top1"] = measure(rows, score, checkpoint)
-        order = seeding.generator(config.EVALUATED, "fit_predictor").permutation(len(rows))
+        order = seeding.generator(training.COMMON_SEED, "fit_predictor").permutation(len(rows))
         fit, test = np.split(order, [len(rows) // 2])
-        forest = Forest.fit(rows[fit], measured["top1"].to_numpy()[fit], trees=p.trees, max_depth=p.max_depth, seed=seed)
+        forest = Forest.fit(
+            rows[fit], measured["top1"].to_numpy()[fit], trees=cfg.pretrain.trees, max_depth=cfg.pretrain.max_depth, seed=seed
+        )
         forest.save(out / "forest.npz")
         measured["part"] = pd.Series("test", index=measured.index).where(~measured.index.isin(fit), "fit")
         measured["predicted"] = forest.predict(rows)

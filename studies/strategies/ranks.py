@@ -1,11 +1,9 @@
-"""How well accuracies are ranked: by the predictor, and by one supernet for another (AttentiveNAS, Figures 4 and 7).
+"""Rank correlation of accuracies: predictor against supernet, and supernet against supernet (AttentiveNAS, Figures 4 and 7).
 
-Section 4.3 and appendix B: the same architectures are measured with the early and with the final
-weights of supernets that were trained on different partitions (seeds). Figure 4 sets what a forest
-predicts against what is measured, Figure 7 what is measured against what is measured. The paper
-draws seed 0, and seed 1 where two are needed; here each seed counts once, and is paired with the
-next one (the last with the first), so that there is a spread. Beside each rank correlation stands
-that of cost alone with the same measured values.
+Section 4.3 and appendix B: the same architectures are measured with the early and with the final weights of supernets that were
+trained on different partitions (seeds). Figure 4 compares the forest's predictions with measurements, Figure 7 measurements with
+measurements. The paper shows seed 0, and seed 1 where two are needed; here each seed counts once and is paired with the next one (the
+last with the first), so that there is a standard error. Each rank correlation comes with that of cost alone with the same measurements.
 """
 
 from collections.abc import Mapping
@@ -20,14 +18,14 @@ from nas.plots.style import BLUE, GREY, Chart, Series
 
 @dataclass(frozen=True)
 class Panel:
-    """One of three of a figure: which column ranks (`x`), which is to be ranked (`y`)."""
+    """One of three of a figure: the column that ranks (`x`), and the column to be ranked (`y`)."""
 
     title: str
     x: str
     y: str
     across: bool  # x of a seed, y of the next one
-    equal: bool  # both from weights of the same age, so that equal values are to be expected
-    paper: float  # Kendall's tau there
+    equal: bool  # both from weights of the same age, so that equal values are expected
+    paper: float  # its Kendall's tau
 
 
 PANELS = {
@@ -41,10 +39,10 @@ PANELS = {
 
 
 def points(frames: Mapping[int, pd.DataFrame], figure: str) -> pd.DataFrame:
-    """What a figure draws, of all seeds: columns figure ('4a', ...), seed (of x), against (the seed of y), mflops, x, y (percent).
+    """Points of a figure, of all seeds: columns figure ('4a', ...), seed (of x), against (the seed of y), mflops, x, y (percent).
 
     Figure 4 has the architectures that the forest was not fitted to, Figure 7 all of them. With a single
-    seed there is nothing to set it against, and the panels that need two have no rows.
+    seed the panels that need two have no rows.
 
     Args:
         frames: by seed; columns mflops, part ('fit' or 'test'), predicted, early, final (top-1, percent); the same
@@ -69,9 +67,9 @@ def points(frames: Mapping[int, pd.DataFrame], figure: str) -> pd.DataFrame:
 
 
 def table(frames: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
-    """A row a panel and seed: columns figure, seed, against, tau, tau_flops (cost alone ranks the same y), paper, n (architectures).
+    """A row per panel and seed: columns figure, seed, against, tau, tau_flops (cost alone ranks the same y), paper, n (architectures).
 
-    Arguments and errors as `points`; besides ValueError where there is no ranking, as in `kendall_tau`.
+    Arguments and errors as `points`; also ValueError where there is no ranking, as in `kendall_tau`.
     """
     rows = []
     for figure in ("4", "7"):
@@ -83,9 +81,8 @@ def table(frames: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
 
 def charts(frames: Mapping[int, pd.DataFrame], figure: str) -> tuple[Chart, ...]:
     """The panels of Figure '4' or '7' for the first seed (and the second). Arguments as `points`, errors as `table`."""
-    everything = points(frames, figure)
-    drawn = []
-    for name, rows in everything.groupby("figure", sort=True):
+    panels = []
+    for name, rows in points(frames, figure).groupby("figure", sort=True):
         panel = PANELS[name]
         seed, against = rows["seed"].iloc[0], rows["against"].iloc[0]
         rows = rows[(rows["seed"] == seed) & (rows["against"] == against)]
@@ -95,12 +92,12 @@ def charts(frames: Mapping[int, pd.DataFrame], figure: str) -> tuple[Chart, ...]
             ends = np.array([min(x.min(), y.min()), max(x.max(), y.max())])
             series.append(Series("equal", ends, ends, GREY, dash="dash"))
         labels = f"{panel.x} top-1, seed {seed}, %", f"{panel.y} top-1, seed {against}, %"
-        drawn.append(Chart(f"ranks-{name}", f"{panel.title}: Kendall's τ = {kendall_tau(x, y):.2f}", *labels, tuple(series)))
-    return tuple(drawn)
+        panels.append(Chart(f"ranks-{name}", f"{panel.title}: Kendall's τ = {kendall_tau(x, y):.2f}", *labels, tuple(series)))
+    return tuple(panels)
 
 
 def _pairs(seeds: list[int], panel: Panel) -> list[tuple[int, int]]:
-    """Each seed with itself, or with the next one; two seeds are one pair where the order means nothing."""
+    """Each seed with itself, or with the next one; two seeds are one pair where the order has no meaning."""
     if not panel.across:
         return [(s, s) for s in seeds]
     pairs = [(s, n) for s, n in zip(seeds, seeds[1:] + seeds[:1]) if s != n]

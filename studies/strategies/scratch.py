@@ -1,9 +1,8 @@
-"""Stage scratch of the comparison: models of a family with inherited weights against the same networks trained alone.
+"""Stage scratch of the comparison: models of a family with inherited weights against the same networks trained from scratch.
 
-The claim that two-stage NAS rests on (AttentiveNAS, arXiv:2011.09011, sections 1 and 2): no retraining is needed.
-Each network is trained from fresh weights on the same images, for as many epochs, with the recipe's optimiser and
-label smoothing, without dropout, as sub-networks are in the supernet (appendix A). Both are measured on test images,
-on which nothing was chosen.
+The premise of two-stage NAS (AttentiveNAS, arXiv:2011.09011, sections 1 and 2) is that no retraining is needed. Each network is
+trained from scratch on the same images, for as many epochs, with the recipe's optimiser and label smoothing, without dropout, as
+sub-networks are in the supernet (appendix A). Both are evaluated on test images, on which nothing was chosen.
 
     python -m studies.strategies.scratch SEED
 
@@ -19,7 +18,7 @@ import pandas as pd
 import torch
 
 from nas.data import loader
-from nas.data.dataset import open_dataset
+from nas.data.dataset import ImageDataset, open_dataset
 from nas.evaluation.evaluate import Scorer, calibrate
 from nas.models.extract import Network, extract
 from nas.runtime import seeding
@@ -34,50 +33,48 @@ from nas.stages import split
 from nas.stages.errors import user_errors
 from nas.training.finetune import FineTuning, Try, fine_tune
 from studies.strategies import config
+from studies.strategies.config import StrategiesConfig
 
 
 def main(seed: int) -> None:
-    s = config.read()
-    trained = config.OUTPUTS / "train" / f"{s.scratch.strategy}-{seed}"
-    parameters = {"seed": seed} | s.sections("space", "recipe", "runtime", "evaluation", "train", "scratch")
-    with config.stage("scratch", str(seed), parameters, f"trained alone, seed {seed}") as (run, checkpoint, out):
-        device, data = s.runtime.start(), open_dataset(split.OUT)
-        supernet = main_pipeline.new_supernet(s.space, len(data.classes), seed).to(device)
+    cfg = config.read()
+    trained = config.OUTPUTS / "train" / f"{cfg.scratch.strategy}-{seed}"
+    parameters = {"seed": seed} | cfg.sections("space", "recipe", "runtime", "evaluation", "train", "scratch")
+    with config.stage("scratch", str(seed), parameters, f"trained from scratch, seed {seed}") as (run, checkpoint, out):
+        device, data = cfg.runtime.start(), open_dataset(split.OUT)
+        supernet = main_pipeline.new_supernet(cfg.space, len(data.classes), seed).to(device)
         load_weights(trained / "weights.safetensors", supernet)
-        test = main_pipeline.scorer(supernet, data, "test", s.evaluation, s.runtime, device, seed)
-        models = pareto_family(
-            Archive.from_frame(read_table(trained / "evaluated.parquet", "dvc repro --force studies/strategies/dvc.yaml:train"), s.space),
-            "a",
-            size=s.scratch.models,
-        )
+        test = main_pipeline.scorer(supernet, data, "test", cfg.evaluation, cfg.runtime, device, seed)
+        evaluated = read_table(trained / "evaluated.parquet", "dvc repro --force studies/strategies/dvc.yaml:train")
+        models = pareto_family(Archive.from_frame(evaluated, cfg.space), "a", size=cfg.scratch.models)
         rows = []
-        for i, model in enumerate(progress(models, "scratch: networks trained alone", len(models))):
-            alone = train_alone(model.arch, f"a{i}", data, s, seed, device, test, checkpoint)
-            rows.append({"model": f"a{i}", "mflops": model.cost, "top1_inherited": test.top1(model.arch), "top1_scratch": alone})
-        found = pd.DataFrame(rows)
-        found.to_csv(out / "models.csv", index=False)
-        run.table(found, "models.json")
-        config.finish(out, {key: found[key].mean() for key in ("top1_inherited", "top1_scratch")}, run, "scratch")
+        for i, model in enumerate(progress(models, "scratch: networks trained from scratch", len(models))):
+            scratch = train_from_scratch(model.arch, f"a{i}", data, cfg, seed, device, test, checkpoint)
+            rows.append({"model": f"a{i}", "mflops": model.cost, "top1_inherited": test.top1(model.arch), "top1_scratch": scratch})
+        results = pd.DataFrame(rows)
+        results.to_csv(out / "models.csv", index=False)
+        run.table(results, "models.json")
+        config.finish(out, {key: results[key].mean() for key in ("top1_inherited", "top1_scratch")}, run, "scratch")
 
 
-def train_alone(
+def train_from_scratch(
     arch: Arch,
     name: str,
-    data: loader.ImageDataset,
-    s: config.Settings,
+    data: ImageDataset,
+    cfg: StrategiesConfig,
     seed: int,
     device: torch.device,
     test: Scorer,
     checkpoint: Checkpoint,
 ) -> float:
-    """Test top-1 (percent) of one network trained by itself; goes on from its last epoch, and is not trained twice."""
+    """Test top-1 (percent) of one network trained from scratch; resumes from its last epoch, and is not trained twice."""
     if done := checkpoint.load(f"{name}-done.pt"):
         return done["top1"]
-    network = fresh(s.space, arch, len(data.classes), seeding.key(seed, "alone", name) % 2**31, s.recipe.zero_init)
-    recipe, items = s.recipe, data.indices("train", "predictor")
-    batches = loader.TrainingBatches(data, items, recipe.batch, recipe.augmentation, seed, s.runtime.workers, device.type == "cuda")
-    how = FineTuning(
-        epochs=s.train.epochs,
+    network = new_network(cfg.space, arch, len(data.classes), seeding.key(seed, "alone", name) % 2**31, cfg.recipe.zero_init)
+    recipe, items = cfg.recipe, data.indices("train", "predictor")
+    batches = loader.TrainingBatches(data, items, recipe.batch, recipe.augmentation, seed, cfg.runtime.workers, device.type == "cuda")
+    tuning = FineTuning(
+        epochs=cfg.train.epochs,
         batch=recipe.batch,
         momentum=recipe.momentum,
         label_smoothing=recipe.label_smoothing,
@@ -88,24 +85,24 @@ def train_alone(
     setting = Try(recipe.learning_rate * recipe.batch / 256, recipe.weight_decay)
     state = checkpoint.load(f"{name}.pt")
     try:
-        fine_tune(network, batches, setting, how, seed, s.runtime, device, state, lambda found: checkpoint.save(found, f"{name}.pt"))
+        fine_tune(network, batches, setting, tuning, seed, cfg.runtime, device, state, lambda state: checkpoint.save(state, f"{name}.pt"))
     except FloatingPointError:
-        raise FloatingPointError(f"{name}, trained alone, diverged; lower {config.FILE}: recipe.learning_rate") from None
-    known = main_pipeline.calibration(data, s.evaluation, seed, "train", s.runtime.workers)
-    calibrate(network, (b.images.to(device, memory_format=s.runtime.memory_format) for b in known))
+        raise FloatingPointError(f"{name}, trained from scratch, diverged; lower {config.FILE}: recipe.learning_rate") from None
+    calibration = main_pipeline.calibration(data, cfg.evaluation, seed, "train", cfg.runtime.workers)
+    calibrate(network, (b.images.to(device, memory_format=cfg.runtime.memory_format) for b in calibration))
     top1 = test.top1_of(network)
     checkpoint.save({"top1": top1}, f"{name}-done.pt")
     return top1
 
 
-def fresh(space: SearchSpace, arch: Arch, classes: int, seed: int, zero_init: bool) -> Network:
-    """The architecture with weights drawn for its own sizes: cut out of a supernet that holds nothing else."""
+def new_network(space: SearchSpace, arch: Arch, classes: int, seed: int, zero_init: bool) -> Network:
+    """The architecture with weights drawn for its own sizes: extracted from a supernet that contains no other."""
     stages = tuple(
         replace(offered, widths=(a.width,), depths=(a.depth,), kernels=(a.kernel,), expansions=(a.expansion,))
         for offered, a in zip(space.stages, arch.stages)
     )
-    only = replace(space, resolutions=(arch.resolution,), stem_widths=(arch.stem,), stages=stages, head_widths=(arch.head,))
-    return extract(main_pipeline.new_supernet(only, classes, seed, zero_init), arch)
+    single = replace(space, resolutions=(arch.resolution,), stem_widths=(arch.stem,), stages=stages, head_widths=(arch.head,))
+    return extract(main_pipeline.new_supernet(single, classes, seed, zero_init), arch)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Stage wide of the comparison: uniform sampling on a space of wider, shallower networks (AttentiveNAS, appendix D, Figure 9).
 
-Trained and measured as `train` does it, beside whose runs of the strategy `uniform` it stands.
+Training and evaluation are those of stage train, whose runs of the strategy `uniform` are the counterpart.
 
     python -m studies.strategies.wide SEED
 
@@ -10,15 +10,15 @@ writes   wide/<seed>/weights.safetensors, history.csv, evaluated.parquet, metric
 import sys
 
 from nas.stages.errors import user_errors
-from studies.strategies import config
-from studies.strategies.train import train_and_measure
+from studies.strategies import config, training
 
 
 def main(seed: int) -> None:
-    s = config.read()
-    parameters = {"seed": seed} | s.sections("wide_space", "recipe", "runtime", "evaluation", "train", "measure")
-    with config.stage("wide", str(seed), parameters, f"uniform on {s.wide_space.name}, seed {seed}") as (run, checkpoint, out):
-        train_and_measure("uniform", seed, s.wide_space, s, run, checkpoint, out)
+    cfg = config.read()
+    parameters = {"seed": seed} | cfg.sections("wide_space", "recipe", "runtime", "evaluation", "train", "measure")
+    with config.stage("wide", str(seed), parameters, f"uniform on {cfg.wide_space.name}, seed {seed}") as (run, checkpoint, out):
+        metrics = training.train_and_measure("uniform", seed, cfg.wide_space, cfg, run, checkpoint, out)
+        config.finish(out, metrics, run, "search")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""Stage devices: a network searched for each of two devices, judged by the tables of both and measured on both (supplement, Table 4).
+"""Stage devices: a search for each of two devices, whose networks are measured on both (supplement, Table 4).
 
-The second device is this one with another number of threads; its target is the same share of its own range of latencies.
+The second device is the first with another number of threads; its target is the same share of its own range of latencies.
 
 params   studies/tf_nas_claims/params.yaml: devices
          pipelines/tf_nas/params.yaml: seed, space, runtime, evaluation, latency, search, train
 reads    outputs/split/, pipelines/tf_nas/outputs/latency/table.json, latency/metrics.json, search/searched.json
 writes   devices/table.json     of the second device
-         devices/results.csv    a network and device: network (the device that it was searched for), device, `common.reached`,
-                                measured_latency_ms, noise_floor (how far two measurements of it differ, a fraction),
+         devices/results.csv    per network and device: network (the device that it was searched for), device, `config.reached`,
+                                measured_latency_ms, noise_floor (relative difference of two measurements),
                                 table_error (of the device's table on other networks: the 90th percentile, a fraction)
-         devices/metrics.json   {"own_deviation", "other_deviation"}: mean distance from a device's target, a fraction of it, of
+         devices/metrics.json   {"own_deviation", "other_deviation"}: mean deviation from a device's target, a fraction of it, of
                                 its own network and of the other's by its table; {"measured_deviation"} from the table, the mean
 """
 
@@ -28,17 +28,16 @@ from nas.stages.tf_nas import config as tf_nas
 from nas.stages.tf_nas.derive import SEARCHED, chosen
 from studies.tf_nas_claims import config
 
-RESULTS = config.PIPELINE.outputs / "devices" / "results.csv"
-JUDGED = tf_nas.PIPELINE.outputs / "latency" / "metrics.json"
+VALIDATION = tf_nas.PIPELINE.outputs / "latency" / "metrics.json"
 
 
 @dataclass(frozen=True, eq=False)
 class Device:
-    """Something that networks are searched for and run on."""
+    """A device of the search: how it is profiled, its latency table and its target."""
 
     latency: TfNasLatencyConfig
     table: TfNasLatencyTable
-    table_error: float  # on networks that the table was not fitted on: the 90th percentile, a fraction
+    table_error: float  # on networks that the table was not fitted to: the 90th percentile, a fraction
     target_ms: float
 
     @property
@@ -48,40 +47,40 @@ class Device:
 
 
 def main() -> None:
-    s = config.read()
-    own = s.tf_nas
-    with config.PIPELINE.stage("devices", s.sections("devices") | {"tf_nas.latency": own.latency}) as (run, checkpoint, out):
+    cfg = config.read()
+    own = cfg.tf_nas
+    with config.PIPELINE.stage("devices", cfg.sections("devices") | {"tf_nas.latency": own.latency}) as (run, checkpoint, out):
         searches, space = config.Searches(own, checkpoint, run), ProfiledTfNas(own.space, own.latency.step)
-        first = Device(own.latency, searches.table, read_json(JUDGED)["p90_relative_error"], searches.target_ms)
-        second = profile_device(own, space, s.devices.threads, searches.table.classes, checkpoint)
+        first = Device(own.latency, searches.table, read_json(VALIDATION)["p90_relative_error"], searches.target_ms)
+        second = second_device(own, space, cfg.devices.threads, searches.table.classes, checkpoint)
         second.table.save(out / "table.json")
         run.artifact(out / "table.json")
-        found = searches.search_on("second", config.varied(own, own.seed), second.table, second.target_ms).search
-        networks, rows = {first.name: searched_before(first.target_ms), second.name: found.arch}, []
+        search = searches.search_on("second", config.varied(own, own.seed), second.table, second.target_ms).search
+        networks, rows = {first.name: network_for(first.target_ms), second.name: search.arch}, []
         for device in (first, second):
-            backend, store = device.latency.backend.start(), config.Kept(checkpoint, f"{device.name}-")
-            ms = measure_networks(list(networks.values()), device.latency, space, device.table, own.seed, backend, store)
+            backend, timed = device.latency.backend.start(), config.TimedCheckpoint(checkpoint, f"{device.name}-")
+            ms = measure_networks(list(networks.values()), device.latency, space, device.table, own.seed, backend, timed)
             for (network, choice), latency_ms, noise in zip(networks.items(), ms.latency_ms, ms.noise):
-                known = {"network": network, "device": device.name, **config.reached(device.table, choice, device.target_ms)}
-                rows.append(known | {"measured_latency_ms": latency_ms, "noise_floor": noise, "table_error": device.table_error})
+                row = {"network": network, "device": device.name, **config.reached(device.table, choice, device.target_ms)}
+                rows.append(row | {"measured_latency_ms": latency_ms, "noise_floor": noise, "table_error": device.table_error})
         results = pd.DataFrame(rows)
-        results.to_csv(RESULTS, index=False, float_format="%.6g")
+        results.to_csv(out / "results.csv", index=False, float_format="%.6g")
         run.table(results, "results.json")
-        config.PIPELINE.finish(out, figures(results), run)
+        config.PIPELINE.finish(out, metrics(results), run)
 
 
-def profile_device(s: tf_nas.Settings, space: ProfiledTfNas, threads: int, classes: int, checkpoint: Checkpoint) -> Device:
-    """This device with so many threads, profiled as stage latency of TF-NAS does it."""
-    latency = s.latency.model_copy(update={"backend": s.latency.backend.model_copy(update={"threads": threads})})
-    profiled = profile(latency, space, classes, s.seed, latency.backend.start(), config.Kept(checkpoint, "profile-"))
-    return Device(latency, profiled.table, profiled.metrics()["p90_relative_error"], config.middle_target(s, profiled.table))
+def second_device(cfg: tf_nas.Settings, space: ProfiledTfNas, threads: int, classes: int, checkpoint: Checkpoint) -> Device:
+    """The device with this number of threads, profiled as in stage latency of TF-NAS."""
+    latency = cfg.latency.model_copy(update={"backend": cfg.latency.backend.model_copy(update={"threads": threads})})
+    profiled = profile(latency, space, classes, cfg.seed, latency.backend.start(), config.TimedCheckpoint(checkpoint, "profile-"))
+    return Device(latency, profiled.table, profiled.metrics()["p90_relative_error"], config.median_target(cfg, profiled.table))
 
 
-def searched_before(target_ms: float) -> Arch:
+def network_for(target_ms: float) -> Arch:
     """TF-NAS's own network for the target.
 
     Raises:
-        DocumentError: if its file holds none; says which stage makes it anew.
+        DocumentError: if its file has none; names the stage that makes it.
     """
     for entry in read_json(SEARCHED):
         if abs(entry["target_latency_ms"] - target_ms) < 1e-5:  # it is rounded there
@@ -89,7 +88,7 @@ def searched_before(target_ms: float) -> Arch:
     raise tf_nas.PIPELINE.damaged(SEARCHED, ValueError(f"no network for {target_ms:g} ms"), "search")
 
 
-def figures(results: pd.DataFrame) -> dict[str, float]:
+def metrics(results: pd.DataFrame) -> dict[str, float]:
     """Metrics of the stage."""
     deviation = (results["table_latency_ms"] / results["target_latency_ms"] - 1).abs()
     own = results["network"] == results["device"]

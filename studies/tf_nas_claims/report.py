@@ -1,17 +1,16 @@
-"""Stage report of TF-NAS's claims: each judged by the figures of the other stages, and a page.
+"""Stage report of TF-NAS's claims: the verdicts by the results of the other stages, and a page.
 
 params   studies/tf_nas_claims/params.yaml, pipelines/tf_nas/params.yaml
 reads    the results of the other stages; of pipelines/tf_nas: latency/table.json, search/searched.json, summary.json;
          outputs/split/metrics.json (the number of classes)
 writes   report/trade_off.png      table latency over lambda, with and without elasticity scaling
-         report/collapse.png       share of layers with the same operation, a seed
-         report/claims.csv         a row a comparison or check
-         report/metrics.json       {"holds", "does_not_hold", "cannot_be_told"}: comparisons and checks of all claims
+         report/collapse.png       share of layers with the same operation, per seed
+         report/claims.csv         a row per comparison or check
+         report/metrics.json       {"supported", "not_supported", "inconclusive"}: comparisons and checks of all claims
          docs/tf_nas.md            the claims, one by one
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,81 +23,90 @@ from nas.stages import runner
 from nas.stages.errors import user_errors
 from nas.stages.tf_nas import config as tf_nas
 from nas.stages.tf_nas.derive import SEARCHED, chosen
-from studies.claims import Page
-from studies.tf_nas_claims import collapse, config, devices, stopping, trade_off
-from studies.tf_nas_claims.claims import Results, judge
+from studies.claims import STATISTICS, Page, verdict_counts
+from studies.tf_nas_claims import config
+from studies.tf_nas_claims.claims import Results, all_claims
+from studies.tf_nas_claims.config import TfNasClaimsConfig
 
 SUMMARY = tf_nas.PIPELINE.outputs / "summary.json"
-AGAIN = "dvc repro --force studies/tf_nas_claims/dvc.yaml"
-ASIDE = 0.04  # seeds; points of the same share stand side by side
+RERUN = "dvc repro --force studies/tf_nas_claims/dvc.yaml"
+OFFSET_SEEDS = 0.04  # between points of the same seed
 LIMITS = (
-    "Small scale: one data set, a small space, short searches and short training. What holds here need not hold on ImageNet, nor the other "
-    "way round.",
-    "The claims on latency are those of one machine, whose second device is the same processor with another number of threads: the two are "
-    "more alike than the supplement's GPU and CPU.",
-    "Table latencies are sums, without noise for a given table; but the same search with another seed finds another network. Where pairs "
-    "share a seed, they tell of that seed.",
+    "Small scale: one dataset, a small space, short searches and short training. What is supported here need not be so on ImageNet, and "
+    "the other way round.",
+    "The claims on latency are tested on one machine, whose second device is the same processor with another number of threads: the two "
+    "are more similar than the supplement's GPU and CPU.",
+    "Table latencies are sums, without noise for a given table; but the same search with another seed finds another network. Pairs that "
+    "share a seed are evidence for that seed only.",
+    *STATISTICS,
 )
 PAPER = {
     "machine": "GPU: Titan RTX; CPU: Xeon Gold 6130, one thread, batches of 1",
     "space": "18 layers, 8 operations in each",
     "target of the experiments": "15 ms",
-    "search": "90 epochs, the first 10 of weights alone; 100 of 1,000 classes",
+    "search": "90 epochs, the first 10 weights-only; 100 of 1,000 classes",
     "early stopping": "75% of the layers keep their order of operations for 5 epochs",
     "training of a derived network": "epochs: 250",
-    "seeds": "Figure 3: 5; else not said",
+    "seeds": "Figure 3: 5; otherwise not stated",
 }
 PAGE = Page(
-    Path("docs/tf_nas.md"),
-    config.PIPELINE,
+    config.PIPELINE.name,
     "TF-NAS's claims, tested at small scale",
-    "Which claims of [TF-NAS](https://arxiv.org/abs/2008.05314) and its supplement hold in this project.",
+    "Verdicts on the claims of [TF-NAS](https://arxiv.org/abs/2008.05314) and its supplement.",
     PAPER,
     LIMITS,
 )
 
 
 def main() -> None:
-    s = config.read()
+    cfg = config.read()
     names = ("trade_off", "collapse", "devices", "stopping")
-    with config.PIPELINE.stage("report", s.sections(*names)) as (run, _, out):
-        space = s.tf_nas.space
+    with config.PIPELINE.stage("report", cfg.sections(*names)) as (run, _, out):
+        space = cfg.tf_nas.space
         table = latency_tf_nas.TfNasLatencyTable.load(tf_nas.TABLE, space, runner.count_classes())
-        found = Results(
+        results = Results(
             targets=own_networks(table),
-            **{stage.__name__.rpartition(".")[2]: read_table(stage.RESULTS, AGAIN) for stage in (trade_off, collapse, devices, stopping)},
+            **{stage: read_table(config.results_file(stage), RERUN) for stage in names},
             layers=len(space.layers),
             operations=len(space.operations),
         )
-        PAGE.write(judge(found), facts(s, table, found), charts(found), run, out)
+        claims = all_claims(results)
+        PAGE.write(claims, facts(cfg, table, results), charts(results), run, out)
+        config.PIPELINE.finish(out, verdict_counts(claims), run)
+        run.close_pipeline()
 
 
 def own_networks(table: TfNasLatencyTable) -> pd.DataFrame:
-    """TF-NAS's networks: name, `common.reached`, measured_latency_ms, noise_floor."""
+    """TF-NAS's networks: name, `config.reached`, measured_latency_ms, noise_floor."""
     pairs = zip(read_json(SEARCHED), read_json(SUMMARY), strict=True)
     return pd.DataFrame(
         [
             {"name": entry["name"], **config.reached(table, chosen(entry), entry["target_latency_ms"])}
-            | {key: told[key] for key in ("measured_latency_ms", "noise_floor")}
-            for entry, told in pairs
+            | {key: measured[key] for key in ("measured_latency_ms", "noise_floor")}
+            for entry, measured in pairs
         ]
     )
 
 
 def charts(r: Results) -> list[style.Chart]:
     """The figures of the page."""
-    off = r.trade_off.groupby(["scaled", "trade_off"])["table_latency_ms"].agg(["mean", "min", "max"])
-    looks = ((True, "with elasticity scaling", style.BLUE, "circle"), (False, "without", style.ORANGE, "square"))
+    latencies = r.trade_off.groupby(["scaled", "trade_off"])["table_latency_ms"].agg(["mean", "min", "max"])
+    styles = ((True, "with elasticity scaling", style.BLUE, "circle"), (False, "without", style.ORANGE, "square"))
     values, target = np.sort(r.trade_off["trade_off"].unique()), r.trade_off["target_latency_ms"].iloc[0]
     lines = [
         style.Series(name, values, rows["mean"].to_numpy(), colour, marker, "solid", band=(rows["min"].to_numpy(), rows["max"].to_numpy()))
-        for scaled, name, colour, marker in looks
-        for rows in [off.loc[scaled]]
+        for scaled, name, colour, marker in styles
+        for rows in [latencies.loc[scaled]]
     ]
     line = style.Series("target", values, np.full(len(values), target), style.GREY, dash="dash")
     shares = r.collapse.assign(same=100 * r.collapse["same_operation"]).pivot(index="seed", columns="bi_sampling", values="same")
-    ways = ((True, "bi-sampling", style.BLUE, "circle", -ASIDE), (False, "one path a step", style.ORANGE, "square", ASIDE))
-    points = tuple(style.Series(name, shares.index.to_numpy() + x, shares[way].to_numpy(), c, marker) for way, name, c, marker, x in ways)
+    samplings = (
+        (True, "bi-sampling", style.BLUE, "circle", -OFFSET_SEEDS),
+        (False, "one path per step", style.ORANGE, "square", OFFSET_SEEDS),
+    )
+    points = tuple(
+        style.Series(name, shares.index.to_numpy() + x, shares[both].to_numpy(), c, marker) for both, name, c, marker, x in samplings
+    )
     return [
         style.Chart(
             "trade_off",
@@ -120,23 +128,23 @@ def charts(r: Results) -> list[style.Chart]:
     ]
 
 
-def facts(s: config.Settings, table: TfNasLatencyTable, r: Results) -> dict[str, str]:
+def facts(cfg: TfNasClaimsConfig, table: TfNasLatencyTable, r: Results) -> dict[str, str]:
     """What was run, for the page."""
-    p, method, setting = s.tf_nas, s.tf_nas.search.method, table.setting
-    classes = f"{p.search.classes.number} of {table.classes}" if p.search.classes else f"all {table.classes}"
-    space = p.space
+    own, method, setting = cfg.tf_nas, cfg.tf_nas.search.method, table.setting
+    classes = f"{own.search.classes.number} of {table.classes}" if own.search.classes else f"all {table.classes}"
+    space = own.space
     return {
         "machine": f"{setting['device']}, {setting['backend']}, threads: {setting['threads']}, batches of {setting['batch']}",
-        "second device": f"the same with {s.devices.threads} threads",
+        "second device": f"the same with {cfg.devices.threads} threads",
         "space": f"{space.name}: up to {len(space.layers)} layers, {len(space.operations)} operations in each",
-        "target of the experiments": f"{r.trade_off['target_latency_ms'].iloc[0]:.3g} ms; networks of the space take "
+        "target of the experiments": f"{r.trade_off['target_latency_ms'].iloc[0]:.3g} ms; the range of the table is "
         + " to ".join(f"{ms:.3g}" for ms in table.range_ms)
-        + " ms by the table",
-        "search": f"{method.epochs} epochs, the first {method.weight_epochs} of weights alone; {classes} classes",
-        "early stopping": f"{s.stopping.early_stopping.layers:.0%} of the layers keep their order of operations for "
-        f"{s.stopping.early_stopping.epochs} epochs",
-        "training of a derived network": f"epochs: {p.train.how.epochs}",
-        "seeds": f"trade_off {_listed(s.trade_off.seeds)}; collapse {_listed(s.collapse.seeds)}; stopping {_listed(s.stopping.seeds)}",
+        + " ms",
+        "search": f"{method.epochs} epochs, the first {method.weight_epochs} weights-only; {classes} classes",
+        "early stopping": f"{cfg.stopping.early_stopping.layers:.0%} of the layers keep their order of operations for "
+        f"{cfg.stopping.early_stopping.epochs} epochs",
+        "training of a derived network": f"epochs: {own.train.how.epochs}",
+        "seeds": "; ".join(f"{name} {_listed(getattr(cfg, name).seeds)}" for name in ("trade_off", "collapse", "stopping")),
     }
 
 

@@ -12,7 +12,7 @@ from nas.spaces import hardcore_nas
 from nas.spaces.hardcore_nas import Arch
 from tests.stages.differentiable_runs import again, hidden_channels, small_run
 from tests.stages.test_pipeline import dvc
-from tests.studies.strategies.test_comparison import ran
+from tests.studies.strategies.test_strategies_pipeline import ran
 
 pytestmark = pytest.mark.slow
 

@@ -1,5 +1,6 @@
-"""The stages that test HardCoRe-NAS's claims: parameters, what is judged, verdicts by hand, the page."""
+"""The study of HardCoRe-NAS's claims: parameters, networks, verdicts by hand, the page."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +24,9 @@ from nas.runtime.params import ParamsError
 from nas.spaces import FOLDER, hardcore_nas
 from nas.spaces.hardcore_nas import Arch
 from nas.tracking.session import SilentRun
-from studies.claims import claim_rows
+from studies.claims import INCONCLUSIVE, NOT_RUN, NOT_SUPPORTED, SUPPORTED, claim_rows
 from studies.hardcore_nas_claims import claims, config, report, starts
-from studies.hardcore_nas_claims.claims import Results, judge
-from studies.strategies.claims import FAILS, HOLDS, NOT_RUN, OPEN
+from studies.hardcore_nas_claims.claims import Results, all_claims
 from tests.stages.test_pipeline import ROOT
 
 GLYPHS = hardcore_nas.load(FOLDER / "hardcore_nas_glyphs.yaml")
@@ -47,7 +47,7 @@ def test_the_papers_epochs_are_the_usual_ones(file):
     assert config.read(file).tuning.epochs == (10, 50)
 
 
-def test_the_smoke_profile_fits_that_of_hardcore_nas(file, tmp_path):
+def test_the_smoke_preset_fits_that_of_hardcore_nas(file, tmp_path):
     """Two targets in both."""
     own = Path(shutil.copy(config.hardcore_nas.PIPELINE.parameters, tmp_path / "own.yaml"))
     presets.apply("smoke", own, ROOT / config.hardcore_nas.PIPELINE.folder / "presets")
@@ -55,7 +55,7 @@ def test_the_smoke_profile_fits_that_of_hardcore_nas(file, tmp_path):
     found["tuning"]["targets"] = ["a", "c"]
     file.write_text(yaml.safe_dump(found))
     with pytest.raises(
-        ParamsError, match=r"tuning\.targets: 'c' is none of \['a', 'b'\], a letter for each of .*own\.yaml: search\.targets"
+        ParamsError, match=r"tuning\.targets: 'c' is not in \['a', 'b'\], a letter per entry of .*own\.yaml: search\.targets"
     ):
         config.read(file, own)
     presets.apply("smoke", file, ROOT / config.PIPELINE.folder / "presets")
@@ -65,32 +65,32 @@ def test_the_smoke_profile_fits_that_of_hardcore_nas(file, tmp_path):
 @pytest.mark.parametrize(
     ("section", "value", "told"),
     [
-        ("tuning", {"targets": ["a"], "epochs": [50, 10], "scratch": 5}, "tuning.epochs: they have to ascend"),
-        ("tuning", {"targets": ["a", "a"], "epochs": [1, 2], "scratch": 5}, "tuning.targets: they have to ascend"),
-        ("starts", {"seeds": [0], "shares": [0.5, 1]}, "starts.shares: 0, the fastest network, has to be among them"),
+        ("tuning", {"targets": ["a"], "epochs": [50, 10], "scratch": 5}, "tuning.epochs: they must ascend"),
+        ("tuning", {"targets": ["a", "a"], "epochs": [1, 2], "scratch": 5}, "tuning.targets: they must ascend"),
+        ("starts", {"seeds": [0], "shares": [0.5, 1]}, "starts.shares: 0, the fastest network, must be among them"),
         ("starts", {"seeds": [0], "shares": [0, 0.25]}, r"and 0\.25, which they are compared with .*search\.start"),
         ("starts", {"seeds": [0], "shares": [0, 1.5]}, r"starts\.shares"),
         ("start", {}, "start is not a known key"),
     ],
 )
-def test_mistakes_in_the_claims_are_told(file, section, value, told):
+def test_errors_in_the_parameters_are_named(file, section, value, told):
     """Before any stage runs, with the key."""
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {section: value}))
     with pytest.raises(ParamsError, match=told):
         config.read(file)
 
 
-def test_what_a_network_is_judged_by():
+def test_loss_and_top1_of_a_network():
     """Two images of two classes, logits by hand: one right, one wrong by ln 3."""
     logits, labels = torch.tensor([[np.log(3), 0.0], [np.log(3), 0.0]]), torch.tensor([0, 1])
-    loss, right = starts.judged(nn.Identity(), [(logits[:1], labels[:1]), (logits[1:], labels[1:])])
+    loss, right = starts.loss_and_top1(nn.Identity(), [(logits[:1], labels[:1]), (logits[1:], labels[1:])])
     assert loss == pytest.approx(-(np.log(0.75) + np.log(0.25)) / 2) and right == 50
 
 
 def test_architectures_have_names_of_their_own():
     """Depths and numbers of two digits are told apart."""
     archs = [Arch(((1, 1), (2,))), Arch(((11,), (2,))), Arch(((1,), (1, 2))), Arch(((1,), (12,)))]
-    assert [starts.named(arch) for arch in archs] == ["1-1_2", "11_2", "1_1-2", "1_12"]
+    assert [starts.arch_name(arch) for arch in archs] == ["1-1_2", "11_2", "1_1-2", "1_12"]
 
 
 def test_a_programme_is_timed_and_changes_nothing():
@@ -113,21 +113,21 @@ def networks(file, easy_set, tmp_path, monkeypatch):
     monkeypatch.setattr(config, "WEIGHTS", tmp_path / "weights.safetensors")
     monkeypatch.setattr(config, "TEACHER", tmp_path / "teacher.safetensors")
     parts = Parts(np.repeat(["train", "test"], [60, 36]))
-    monkeypatch.setattr(config.loader, "read", lambda folder: replace(easy_set, parts=parts))
+    monkeypatch.setattr(config, "open_dataset", lambda folder: replace(easy_set, parts=parts))
     small = s.tune.model_copy(update={key: getattr(s.tune, key).model_copy(update={"batch": 20}) for key in ("tuning", "scratch")})
     with Checkpoint(tmp_path, "tuning", "same") as checkpoint:
         yield config.Networks(replace(s, space=SMALL, tune=small), checkpoint, SilentRun())
 
 
 def test_networks_are_trained_for_as_long_as_asked(networks):
-    """Each number of epochs is a training of its own from the same weights, done once; fresh weights differ by the name."""
+    """Each number of epochs is a training of its own from the same weights, done once; initial weights differ by the name."""
     arch = SMALL.random(np.random.default_rng(0))
     start = {k: v.clone() for k, v in networks.inherited(arch).state_dict().items()}
     (_, one), (_, two), (again, same) = (networks.tuned("a", arch, epochs) for epochs in (1, 2, 1))
     assert (len(one.losses), len(two.losses)) == (1, 2) and same == one
     assert not torch.equal(again.classifier.weight, start["classifier.weight"])
     assert all(torch.equal(v, start[k]) for k, v in networks.inherited(arch).state_dict().items())
-    (a, _), (b, _) = networks.fresh("a", arch, 1), networks.fresh("b", arch, 1)
+    (a, _), (b, _) = networks.from_scratch("a", arch, 1), networks.from_scratch("b", arch, 1)
     assert not torch.equal(a.classifier.weight, b.classifier.weight) and 0 <= networks.top1(a) <= 100
 
 
@@ -140,7 +140,7 @@ def search_rows(target: str, start: float, top1: float, held_out: float, arch: s
 
 @pytest.fixture
 def results() -> Results:
-    """Made-up figures whose verdicts are plain."""
+    """Synthetic results with obvious verdicts."""
     return Results(
         targets=pd.DataFrame(
             [
@@ -185,26 +185,26 @@ def results() -> Results:
 
 
 def test_verdicts_by_hand(results):
-    """Each claim by what the made-up figures say."""
-    found = {claim.key: claim.verdict for claim in judge(results)}
+    """Each claim by the synthetic results."""
+    found = {claim.key: claim.verdict for claim in all_claims(results)}
     assert found == {
-        "hard constraint": f"{HOLDS} in 3 of 4, {FAILS} in 1",  # 1e-4 of the target
-        "target used up": f"{HOLDS} in 2 of 3, {FAILS} in 1",  # 5 % below
-        "measured latency": f"{HOLDS} in 2 of 3, {FAILS} in 1",
-        "one more target": HOLDS,  # 3 % of 3.75 %
-        "linear programmes": HOLDS,  # 0.1 of 100 ms
-        "balanced start": HOLDS,  # 25 % and 100 % of the way
-        "room to change": f"{OPEN} in 1 of 3, {FAILS} in 2",  # top-1 -1 and +1; by the weights worse for both targets
-        "short fine-tuning": f"{HOLDS} in 1 of 2, {OPEN} in 1",  # gains of 1 and 0
-        "long fine-tuning": HOLDS,
-        "order of networks": HOLDS,  # 2/3 more for both targets
+        "hard constraint": f"{SUPPORTED} in 3 of 4, {NOT_SUPPORTED} in 1",  # 1e-4 of the target
+        "target used up": f"{SUPPORTED} in 2 of 3, {NOT_SUPPORTED} in 1",  # 5 % below
+        "measured latency": f"{SUPPORTED} in 2 of 3, {NOT_SUPPORTED} in 1",
+        "one more target": SUPPORTED,  # 3 % of 3.75 %
+        "linear programmes": SUPPORTED,  # 0.1 of 100 ms
+        "balanced start": SUPPORTED,  # 25 % and 100 % of the way
+        "room to change": f"{INCONCLUSIVE} in 1 of 3, {NOT_SUPPORTED} in 2",  # top-1 -1 and +1; by the weights worse for both targets
+        "short fine-tuning": f"{SUPPORTED} in 1 of 2, {INCONCLUSIVE} in 1",  # gains of 1 and 0
+        "long fine-tuning": SUPPORTED,
+        "order of networks": SUPPORTED,  # 2/3 more for both targets
     }
 
 
 def test_equation_27_by_hand(results):
     """60 over 50 is 20 %, 88 over 80 is 10 %."""
-    assert starts.improvement(results.starts, 0.25) == pytest.approx(15)
-    assert starts.figures(results.starts, 0.25) == pytest.approx(
+    assert config.improvement(results.starts, 0.25) == pytest.approx(15)
+    assert starts.metrics(results.starts, 0.25) == pytest.approx(
         {
             "start_0_loss": 2.75,
             "start_0_top1": 65.0,
@@ -229,42 +229,43 @@ def test_no_order_of_a_single_network(results):
     """Where all searches of every target find the same network there is nothing to compare."""
     same = replace(results, starts=results.starts.assign(arch=results.starts["target"]))
     assert claims.taus(same.starts).empty
-    assert {claim.key: claim.verdict for claim in judge(same)}["order of networks"] == NOT_RUN
+    assert {claim.key: claim.verdict for claim in all_claims(same)}["order of networks"] == NOT_RUN
 
 
 def test_without_other_starts_there_is_no_room_to_compare(results):
     """The fastest network and the own start only: the claim is left out, and the others stay."""
-    two = judge(replace(results, starts=results.starts[results.starts["start"] < 1]))
-    assert {claim.key for claim in judge(results)} - {claim.key for claim in two} == {"room to change"}
+    two = all_claims(replace(results, starts=results.starts[results.starts["start"] < 1]))
+    assert {claim.key for claim in all_claims(results)} - {claim.key for claim in two} == {"room to change"}
 
 
-def test_the_page_says_what_was_judged(results):
+def test_the_page_shows_every_claim(results):
     """Every claim once in short and once at length, every part a row, each image once; small figures are not shown as none."""
-    judged = judge(results)
+    judged = all_claims(results)
     text = report.PAGE.text(judged, {"search": "400 steps"})
     lines = text.splitlines()
     for claim in judged:
         title = claim.key[0].upper() + claim.key[1:]
         assert f"### {title}" in lines
         assert f"| [{title}](#{claim.key.replace(' ', '-')}) | {claim.statement} | **{claim.verdict}** |" in lines
-        assert all(any(line.startswith(f"| {part.name} |") for line in lines) for part in claim.comparisons)
-    assert [text.count(f"{name}.png") for name in ("constraint", "starts", "figure_8")] == [1, 1, 1]
-    assert "| search | 400 steps | 10,000 steps |" in lines and "| b: 10 ms | 1.0e-11 % | 1.0e-07 % | 0.00 % | holds |" in lines
-    assert len(claim_rows(judged)) == sum(len(claim.comparisons) for claim in judged)
+        assert all(any(line.startswith(f"| {part.name} |") for line in lines) for part in claim.parts)
+    images = re.findall(r"!\[[^\]]*\]\(\S*/(\w+)\.png\)", text)
+    assert sorted(images) == ["constraint", "figure_8", "starts"]
+    assert "| search | 400 steps | 10,000 steps |" in lines and "| b: 10 ms | 1.0e-11 % | 1.0e-07 % | 0.00 % | supported |" in lines
+    assert len(claim_rows(judged)) == sum(len(claim.parts) for claim in judged)
 
 
 def test_figures_of_the_page_are_drawn(results):
     """Shares of the target; a line a start; a line a training, from the fastest network, with the error of counting 400 images."""
     history = pd.DataFrame({"name": ["a"] * 2 + ["b"] * 2, "step": [0, 20] * 2, "target_latency_ms": [10.0, 10.0, 20.0, 20.0]})
-    shares = report.constraint(history.assign(latency_ms=[5.0, 10.0, 15.0, 20.0]))
+    shares = report.constraint_chart(history.assign(latency_ms=[5.0, 10.0, 15.0, 20.0]))
     assert [s.y.tolist() for s in shares.series] == [[50.0, 100.0], [75.0, 100.0], [100.0, 100.0]]
-    found = report.of_starts(replace(results, starts=results.starts.assign(target_latency_ms=[10.0] * 3 + [20.0] * 3)))
+    found = report.starts_chart(replace(results, starts=results.starts.assign(target_latency_ms=[10.0] * 3 + [20.0] * 3)))
     assert [s.y.tolist() for s in found.series] == [[50.0, 80.0], [60.0, 88.0], [61.0, 87.0]]
-    tuned = report.figure_8(results)
+    tuned = report.tuning_chart(results)
     assert {s.name: s.y.tolist() for s in tuned.series} == {
         "fine-tuned, 10 epochs": [71, 76],
         "fine-tuned, 50 epochs": [74, 78],
-        "from fresh weights, 50 epochs": [70, 76],
+        "from scratch, 50 epochs": [70, 76],
     }
     assert tuned.series[2].error[0] == pytest.approx(100 * np.sqrt(0.7 * 0.3 / 400))
     for chart in (shares, found, tuned):

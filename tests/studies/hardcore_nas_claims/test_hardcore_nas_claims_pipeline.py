@@ -9,7 +9,7 @@ import yaml
 
 from nas.runtime import presets
 from tests.stages.test_pipeline import dvc, small_copy
-from tests.studies.strategies.test_comparison import ran
+from tests.studies.strategies.test_strategies_pipeline import ran
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,7 @@ def test_the_own_start_finds_what_the_search_found(finished):
 
 
 def test_training_as_long_as_stage_tune_is_the_same(finished):
-    """One epoch is what the profile smoke of HardCoRe-NAS has: the same top-1 as in its summary."""
+    """One epoch is what the preset smoke of HardCoRe-NAS has: the same top-1 as in its summary."""
     folder, _ = finished
     tuning = results(folder, "tuning").set_index(["network", "training", "epochs"])
     summary = json.loads((folder / "pipelines/hardcore_nas/outputs/summary.json").read_text())
@@ -78,6 +78,6 @@ def test_the_page_has_every_verdict(finished):
     page, metrics = (folder / "docs/hardcore_nas.md").read_text(), json.loads((folder / OUTPUTS / "report/metrics.json").read_text())
     rows = pd.read_csv(folder / OUTPUTS / "report/claims.csv")
     assert sum(metrics.values()) == len(rows)
-    assert rows.loc[rows["claim"] == "hard constraint", "verdict"].eq("holds").all()
+    assert rows.loc[rows["claim"] == "hard constraint", "verdict"].eq("supported").all()
     for name in ("constraint", "starts", "figure_8"):
         assert f"(../{OUTPUTS}/report/{name}.png)" in page

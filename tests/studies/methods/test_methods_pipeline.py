@@ -14,7 +14,7 @@ from nas.spaces.hardcore_nas import Arch
 from studies.methods.found import METHODS
 from tests.stages.differentiable_runs import again, change
 from tests.stages.test_pipeline import dvc, small_copy
-from tests.studies.strategies.test_comparison import mlflow_runs, ran
+from tests.studies.strategies.test_strategies_pipeline import mlflow_runs, ran
 
 pytestmark = pytest.mark.slow
 

@@ -1,5 +1,6 @@
-"""The stages that test TF-NAS's claims: parameters, what is kept, verdicts by hand, the page."""
+"""The study of TF-NAS's claims: parameters, checkpoints, verdicts by hand, the page."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +17,9 @@ from nas.runtime.io import DocumentError
 from nas.runtime.params import ParamsError
 from nas.spaces.tf_nas import Arch
 from nas.stages.pipelines import Target
-from studies.claims import Check, claim_rows
-from studies.strategies.claims import FAILS, HOLDS, OPEN
+from studies.claims import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, claim_rows
 from studies.tf_nas_claims import claims, config, devices, report, stopping
-from studies.tf_nas_claims.claims import Results, judge
+from studies.tf_nas_claims.claims import Results, all_claims
 from tests.differentiable.tf_nas.tiny import TINY, random_arch, random_table, rising_table, with_widths
 from tests.stages.test_pipeline import ROOT
 
@@ -31,7 +31,7 @@ def file(tmp_path, monkeypatch) -> Path:
     return Path(shutil.copy(config.PIPELINE.parameters, tmp_path / "claims.yaml"))
 
 
-def test_the_smoke_profile_of_the_claims_fits(file):
+def test_the_smoke_preset_of_the_claims_fits(file):
     """Two values of lambda, two seeds."""
     presets.apply("smoke", file, ROOT / config.PIPELINE.folder / "presets")
     s = config.read(file)
@@ -39,7 +39,7 @@ def test_the_smoke_profile_of_the_claims_fits(file):
 
 
 def test_values_of_lambda_are_the_papers(file):
-    """The supplement's range, 0.01 to 0.5, with its default among them; the paper's profile has all of its Table 8."""
+    """The supplement's range, 0.01 to 0.5, with its default among them; the preset paper has all of its Table 8."""
     values = config.read(file).trade_off.values
     assert (values[0], values[-1]) == (0.01, 0.5) and 0.1 in values
     presets.apply("paper", file, ROOT / config.PIPELINE.folder / "presets")
@@ -49,14 +49,14 @@ def test_values_of_lambda_are_the_papers(file):
 @pytest.mark.parametrize(
     ("section", "value", "told"),
     [
-        ("trade_off", {"seeds": [0], "values": [0.5, 0.1]}, "trade_off: values have to ascend"),
-        ("collapse", {"seeds": [1, 1]}, "collapse: seeds: the same one stands twice"),
-        ("devices", {"threads": 1}, "devices.threads: 1 is what the first device has"),
+        ("trade_off", {"seeds": [0], "values": [0.5, 0.1]}, "trade_off: values must ascend"),
+        ("collapse", {"seeds": [1, 1]}, "collapse: seeds: one is listed twice"),
+        ("devices", {"threads": 1}, "devices.threads: 1 is the number of the first device"),
         ("stopping", {"seeds": [0]}, "stopping.early_stopping is missing"),
         ("stoping", {}, "stoping is not a known key"),
     ],
 )
-def test_mistakes_in_the_claims_are_told(file, section, value, told):
+def test_errors_in_the_parameters_are_named(file, section, value, told):
     """Before any stage runs, with the key."""
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {section: value}))
     with pytest.raises(ParamsError, match=told):
@@ -81,13 +81,13 @@ def test_stopping_varies_what_it_says(file):
     assert [v.search.method.early_stopping for v in found.values()] == [None, None, s.stopping.early_stopping]
 
 
-def test_the_middle_target_is_the_middle_one(file):
+def test_the_median_target_is_chosen(file):
     """In ms of the device that the table is of, whatever their order."""
     s, table = config.read(file).tf_nas, random_table(TINY)
     low, high = table.range_ms
     targets = (Target(share=0.9), Target(share=0.1), Target(latency_ms=low + 0.3 * (high - low)))
     s = replace(s, search=s.search.model_copy(update={"targets": targets}))
-    assert config.middle_target(s, table) == pytest.approx(low + 0.3 * (high - low))
+    assert config.median_target(s, table) == pytest.approx(low + 0.3 * (high - low))
 
 
 class Memory(dict):
@@ -104,8 +104,8 @@ def test_cpu_seconds_go_on_after_a_kill(monkeypatch):
     """What was spent before is added to, what was spent since the last save is not counted twice; states stay what they were."""
     memory, clock = Memory(), iter([10.0, 13.0, 100.0, 100.0, 102.0])
     monkeypatch.setattr(config.time, "process_time", lambda: next(clock))
-    config.Kept(memory, "a-").save({"x": 1}, "state.pt")
-    again = config.Kept(memory, "a-")
+    config.TimedCheckpoint(memory, "a-").save({"x": 1}, "state.pt")
+    again = config.TimedCheckpoint(memory, "a-")
     assert again.load("other.pt") is None and again.load("state.pt") == {"x": 1} and again.cpu_seconds == 3
     again.save({"x": 2}, "state.pt")
     assert again.cpu_seconds == 5 and list(memory) == ["a-state.pt"]
@@ -120,8 +120,8 @@ def test_classes_are_chosen_once(file, monkeypatch):
         return np.array([1, 4])
 
     monkeypatch.setattr(config, "searched_classes", choose)
-    monkeypatch.setattr(config.loader, "read", lambda folder: SimpleNamespace(classes=range(5)))
-    monkeypatch.setattr(config.latency, "load", lambda *args: random_table(TINY))
+    monkeypatch.setattr(config, "open_dataset", lambda folder: SimpleNamespace(classes=range(5)))
+    monkeypatch.setattr(config.latency_tf_nas.LatencyTable, "load", lambda *args: random_table(TINY))
     searches = config.Searches(s, memory, None)
     first, again = (searches._classes(s, "0-chosen-") for _ in range(2))
     assert first[0].tolist() == again[0].tolist() == [1, 4] and first[1] == again[1] and len(calls) == 1
@@ -144,26 +144,9 @@ def test_agreement_by_hand():
     assert config.agreement(a, b) == (0.5, 0.5)
 
 
-@pytest.mark.parametrize(
-    ("figure", "uncertainty", "verdict"),
-    [
-        (0.009, 0.0, HOLDS),
-        (0.009, 0.001, HOLDS),
-        (0.009, 0.002, OPEN),
-        (0.011, 0.002, OPEN),
-        (0.012, 0.001, FAILS),
-        (float("nan"), 0, OPEN),
-    ],
-)
-def test_verdict_of_a_check(figure, uncertainty, verdict):
-    """Only what lies on one side of the most with all of its uncertainty is decided."""
-    assert Check("it", figure, 0.01, uncertainty).verdict == verdict
-    assert Check("it", figure, 0.01, uncertainty, "bound").verdict == OPEN
-
-
 def test_chance_of_the_commonest_by_hand():
     """Two layers, two operations: both alike or one each, with the same chance: 3/4 of the layers in the mean."""
-    assert claims.by_chance(2, 2, np.random.default_rng(0)) == pytest.approx(0.75, abs=0.01)
+    assert claims.chance_share(2, 2, np.random.default_rng(0)) == pytest.approx(0.75, abs=0.01)
 
 
 def reached(ms: float, step: float = 0.01, bound: str = "") -> dict:
@@ -173,7 +156,7 @@ def reached(ms: float, step: float = 0.01, bound: str = "") -> dict:
 
 @pytest.fixture
 def results() -> Results:
-    """Made-up figures whose verdicts are plain."""
+    """Synthetic results with obvious verdicts."""
     off = {(0.01, True): 9.99, (0.01, False): 14.0, (0.1, True): 9.95, (0.1, False): 12.0, (0.5, True): 9.8, (0.5, False): 11.0}
     devices_ms = {("a", "a"): 9.99, ("b", "a"): 8.0, ("a", "b"): 13.0, ("b", "b"): 9.95}
     measured = {"measured_latency_ms": 10.0, "noise_floor": 0.001}
@@ -230,51 +213,55 @@ def results() -> Results:
 
 
 def test_verdicts_by_hand(results):
-    """Each claim by what the made-up figures say."""
-    found = {claim.key: claim.verdict for claim in judge(results)}
+    """Each claim by the synthetic results."""
+    found = {claim.key: claim.verdict for claim in all_claims(results)}
     assert found == {
-        "targets": f"{HOLDS} in 2 of 3, {OPEN} in 1",  # the third is at its bounds
-        "measured latency": f"{HOLDS} in 1 of 3, {FAILS} in 2",
-        "lambda, with scaling": f"{HOLDS} in 2 of 3, {FAILS} in 1",  # 2 % off, a step being 0.1 %
-        "lambda, without scaling": HOLDS,
-        "sensitivity to lambda": OPEN,  # one seed
-        "operation collapse": HOLDS,
-        "two devices, targets": HOLDS,
-        "two devices, each its own": HOLDS,
-        "two devices, measured": FAILS,
-        "chosen classes": HOLDS,
-        "early stopping": OPEN,  # one seed
+        "targets": f"{SUPPORTED} in 2 of 3, {INCONCLUSIVE} in 1",  # the third is at its bounds
+        "measured latency": f"{SUPPORTED} in 1 of 3, {NOT_SUPPORTED} in 2",
+        "lambda, with scaling": f"{SUPPORTED} in 2 of 3, {NOT_SUPPORTED} in 1",  # 2 % off, a step being 0.1 %
+        "lambda, without scaling": SUPPORTED,
+        "sensitivity to lambda": INCONCLUSIVE,  # one seed
+        "operation collapse": SUPPORTED,
+        "two devices, targets": SUPPORTED,
+        "two devices, each its own": SUPPORTED,
+        "two devices, measured": NOT_SUPPORTED,
+        "chosen classes": SUPPORTED,
+        "early stopping": INCONCLUSIVE,  # one seed
     }
 
 
 def test_a_file_without_bounds_reads_as_none(results, tmp_path):
     """An empty text is NaN when it comes back from a CSV: no network is excused by it."""
     results.trade_off.to_csv(tmp_path / "results.csv", index=False)
-    found = claims.on_target(pd.read_csv(tmp_path / "results.csv"), ["a"] * 6, excused=True)
-    assert [check.beside for check in found] == [""] * 6
+    found = claims.target_checks(pd.read_csv(tmp_path / "results.csv"), ["a"] * 6, bounds_excuse=True)
+    assert [check.reason for check in found] == [""] * 6
 
 
-@pytest.mark.parametrize(("ms", "excused", "verdict"), [(9.95, True, HOLDS), (9.5, True, OPEN), (9.95, False, HOLDS), (9.5, False, FAILS)])
-def test_a_bound_excuses_only_what_is_off(ms, excused, verdict):
+@pytest.mark.parametrize(
+    ("ms", "bounds_excuse", "verdict"),
+    [(9.95, True, SUPPORTED), (9.5, True, INCONCLUSIVE), (9.95, False, SUPPORTED), (9.5, False, NOT_SUPPORTED)],
+)
+def test_a_bound_excuses_only_what_is_off(ms, bounds_excuse, verdict):
     """A network at its bounds that is on the target all the same holds; where bounds are no excuse they are named."""
-    (check,) = claims.on_target(pd.DataFrame([reached(ms, bound="most")]), ["a"], excused)
+    (check,) = claims.target_checks(pd.DataFrame([reached(ms, bound="most")]), ["a"], bounds_excuse)
     assert check.verdict == verdict
-    assert (check.name == "a") == (excused or verdict == HOLDS)
+    assert (check.name == "a") == (bounds_excuse or verdict == SUPPORTED)
 
 
-def test_the_page_says_what_was_judged(results):
+def test_the_page_shows_every_claim(results):
     """Every claim once in short and once at length, its verdict, every part a row, each image once, links that lead somewhere."""
-    judged = judge(results)
+    judged = all_claims(results)
     text = report.PAGE.text(judged, {"machine": "a machine"})
     lines = text.splitlines()
     for claim in judged:
         title = claim.key[0].upper() + claim.key[1:]
         anchor = f"#{claim.key.replace(',', '').replace(' ', '-')}"
         assert f"### {title}" in lines and f"| [{title}]({anchor}) | {claim.statement} | **{claim.verdict}** |" in lines
-        assert all(any(line.startswith(f"| {part.name} |") for line in lines) for part in claim.comparisons)
-    assert text.count("trade_off.png") == text.count("collapse.png") == 1
+        assert all(any(line.startswith(f"| {part.name} |") for line in lines) for part in claim.parts)
+    images = re.findall(r"!\[[^\]]*\]\(\S*/(\w+)\.png\)", text)
+    assert sorted(images) == ["collapse", "trade_off"]
     assert "| machine | a machine | GPU: Titan RTX" in text and "all widths are at their least" in text
-    assert len(claim_rows(judged)) == sum(len(claim.comparisons) for claim in judged)
+    assert len(claim_rows(judged)) == sum(len(claim.parts) for claim in judged)
 
 
 def test_figures_of_the_page_are_drawn(results):
@@ -287,13 +274,13 @@ def test_figures_of_the_page_are_drawn(results):
 
 def test_metrics_of_two_devices_by_hand(results):
     """Means over both devices of the distances from the target, and of the measurements from the table."""
-    found = devices.figures(results.devices)
+    found = devices.metrics(results.devices)
     assert found == pytest.approx({"own_deviation": 0.003, "other_deviation": 0.25, "measured_deviation": 0.2})
 
 
-def test_a_network_that_is_not_there_is_told(tmp_path, monkeypatch):
+def test_a_missing_network_is_named(tmp_path, monkeypatch):
     """With the stage that searches it."""
     (tmp_path / "searched.json").write_text('[{"target_latency_ms": 2.0}]')
     monkeypatch.setattr(devices, "SEARCHED", tmp_path / "searched.json")
     with pytest.raises(DocumentError, match=r"no network for 3 ms'; dvc repro -f pipelines/tf_nas/dvc\.yaml:search"):
-        devices.searched_before(3.0)
+        devices.network_for(3.0)

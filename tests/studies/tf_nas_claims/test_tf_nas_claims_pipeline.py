@@ -9,7 +9,7 @@ import yaml
 
 from nas.runtime import presets
 from tests.stages.test_pipeline import dvc, small_copy
-from tests.studies.strategies.test_comparison import ran
+from tests.studies.strategies.test_strategies_pipeline import ran
 
 pytestmark = pytest.mark.slow
 

@@ -1,4 +1,4 @@
-"""The comparison's stages: which strategy a name stands for, and networks that are trained alone."""
+"""The comparison's stages: which strategy a name stands for, and networks trained from scratch."""
 
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,7 +23,7 @@ from nas.sampling.uniform import Unconstrained
 from nas.search.predictor import Forest
 from nas.spaces import encoding
 from nas.spaces.mbconv import Arch, StageArch
-from studies.strategies import config, distill, scratch, train
+from studies.strategies import config, distill, scratch, training
 
 SHIPPED = config.read(config.FILE.resolve())
 TRAIN = config.Train(epochs=1, bucket_mflops=0.05)
@@ -50,7 +50,7 @@ def forests(tmp_path, monkeypatch, table, tiny_rows) -> dict[int, Forest]:
 def test_uniform_has_no_constraint(table, monkeypatch, tmp_path):
     """It needs neither cost targets nor a predictor."""
     monkeypatch.setattr(config, "OUTPUTS", tmp_path)
-    found = train.sampling("uniform", table, TRAIN, 0)
+    found = training.sampling("uniform", table, TRAIN, 0)
     assert found == Uniform(Unconstrained(table.space))
 
 
@@ -58,7 +58,7 @@ def test_uniform_has_no_constraint(table, monkeypatch, tmp_path):
 def test_by_the_loss(table, monkeypatch, tmp_path, name, kind):
     """Three candidates under one target, which the step's own loss chooses among; no predictor is read."""
     monkeypatch.setattr(config, "OUTPUTS", tmp_path)
-    found = train.sampling(name, table, TRAIN, 0)
+    found = training.sampling(name, table, TRAIN, 0)
     assert type(found) is kind and found.k == 3 and found.predictor is None
     drawn = [encoding.to_genes(found.candidates(np.random.default_rng(i))) for i in range(9)]
     targets = [np.unique(np.floor(table.costs(rows) / 0.05 + 0.5)) for rows in drawn]
@@ -69,7 +69,7 @@ def test_by_the_loss(table, monkeypatch, tmp_path, name, kind):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_by_the_predictor_of_its_seed(table, forests, name, kind, pick, seed):
     """One candidate is left, the one of the 50 drawn that this seed's forest puts first, or last."""
-    found = train.sampling(name, table, TRAIN, seed)
+    found = training.sampling(name, table, TRAIN, seed)
     assert type(found) is kind and found.k == 50
     drawn = found.propose(50, np.random.default_rng(3))
     predicted = forests[seed].predict(encoding.to_genes(drawn))
@@ -79,7 +79,7 @@ def test_by_the_predictor_of_its_seed(table, forests, name, kind, pick, seed):
 @pytest.mark.parametrize(("name", "front"), [("bestup-20k-acc", best_front), ("worstup-20k-acc", worst_front)])
 def test_from_an_offline_set(table, forests, tiny_rows, name, front):
     """20,000 draws hold all 2304 architectures, so the set's points are the front of the whole space under the forest."""
-    found = train.sampling(name, table, TRAIN, 0)
+    found = training.sampling(name, table, TRAIN, 0)
     assert type(found) is Uniform and isinstance(found.propose, FromSet)
 
     def points(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -90,21 +90,21 @@ def test_from_an_offline_set(table, forests, tiny_rows, name, front):
     expected = set(zip(cost[chosen].tolist(), predicted[chosen].tolist()))
     cost, predicted = points(encoding.to_genes(list(found.propose.models)))
     assert set(zip(cost.tolist(), predicted.tolist())) == expected
-    assert train.sampling(name, table, TRAIN, 0).propose == found.propose  # a resumed run draws the same set
+    assert training.sampling(name, table, TRAIN, 0).propose == found.propose  # a resumed run draws the same set
 
 
 def test_the_whole_list_of_the_shipped_parameters(table, forests, monkeypatch):
     """Each name gives a strategy that proposes one architecture to train, or three to choose from; the million is a thousand here."""
     strategy = attentive.build_strategy
     monkeypatch.setattr(attentive, "build_strategy", lambda name, *args, **rest: strategy(name.replace("1m", "1k"), *args, **rest))
-    counts = {name: len(train.sampling(name, table, TRAIN, 0).candidates(np.random.default_rng(0))) for name in SHIPPED.strategies}
+    counts = {name: len(training.sampling(name, table, TRAIN, 0).candidates(np.random.default_rng(0))) for name in SHIPPED.strategies}
     assert counts == {name: 3 if "loss" in name else 1 for name in SHIPPED.strategies}
 
 
 @pytest.mark.parametrize(("name", "flat"), [("bestup-3-loss", False), ("bestup-3-loss-flat", True)])
 def test_targets_are_from_the_prior_or_flat(table, tiny_rows, name, flat):
     """Chi-square over 3000 targets: shares of all 2304 architectures by bucket, or equal; and the other one is ruled out."""
-    propose = train.sampling(name, table, TRAIN, 0).propose
+    propose = training.sampling(name, table, TRAIN, 0).propose
     assert isinstance(propose, UnderTarget)
     numbers, counts = np.unique(np.floor(table.costs(tiny_rows) / 0.05 + 0.5), return_counts=True)
     rng = np.random.default_rng(0)
@@ -123,13 +123,14 @@ def test_distilling_changes_the_loss_and_nothing_else(monkeypatch, name):
     opened, called = [], []
 
     @contextmanager
-    def stage(*given, **named):
-        opened.append((*given, named))
+    def stage(*args, **kwargs):
+        opened.append((*args, kwargs))
         yield "run", "checkpoint", "out"
 
     monkeypatch.setattr(config, "read", lambda: SHIPPED)
     monkeypatch.setattr(config, "stage", stage)
-    monkeypatch.setattr(distill, "train_and_measure", lambda *given: called.append(given))
+    monkeypatch.setattr(training, "train_and_measure", lambda *args: called.append(args) or {})
+    monkeypatch.setattr(config, "finish", lambda *args: None)
     distill.main(name, 2)
 
     ((strategy, seed, space, s, *rest),) = called
@@ -149,16 +150,16 @@ def arch(tiny_space):
     return tiny_space.check(Arch(resolution=16, stem=8, stages=stages, head=48))
 
 
-def test_a_fresh_network_is_the_architecture(tiny_space, arch):
+def test_a_new_network_is_the_architecture(tiny_space, arch):
     """Its weights have the shapes of a network built for these sizes, and its own resolution."""
-    found, expected = scratch.fresh(tiny_space, arch, 3, 0, zero_init=False), Network(tiny_space, arch, 3)
+    found, expected = scratch.new_network(tiny_space, arch, 3, 0, zero_init=False), Network(tiny_space, arch, 3)
     assert {k: v.shape for k, v in found.state_dict().items()} == {k: v.shape for k, v in expected.state_dict().items()}
     assert found.resolution == 16
 
 
-def test_fresh_weights_belong_to_their_seed(tiny_space, arch):
+def test_new_weights_depend_on_their_seed(tiny_space, arch):
     """The same for the same seed, others for another one; drawn for 24 output channels, not for the 32 that the space goes up to."""
-    first, again, other = (scratch.fresh(tiny_space, arch, 3, seed, zero_init=False) for seed in (5, 5, 6))
+    first, again, other = (scratch.new_network(tiny_space, arch, 3, seed, zero_init=False) for seed in (5, 5, 6))
     assert torch.equal(first.head_mix.weight, again.head_mix.weight)
     assert not torch.equal(first.head_mix.weight, other.head_mix.weight)
     project = first.stages[1][0].project.weight
@@ -166,14 +167,14 @@ def test_fresh_weights_belong_to_their_seed(tiny_space, arch):
 
 
 @pytest.mark.parametrize("zero_init", [True, False])
-def test_blocks_of_a_fresh_network_start_as_asked(tiny_space, arch, zero_init):
+def test_blocks_of_a_new_network_start_by_zero_init(tiny_space, arch, zero_init):
     """With zero_init every block's last batch norm has the scale 0, so that the block is its shortcut; without it, 1."""
-    network = scratch.fresh(tiny_space, arch, 3, 0, zero_init)
+    network = scratch.new_network(tiny_space, arch, 3, 0, zero_init)
     scales = torch.cat([block.project_bn.weight for stage in network.stages for block in stage])
     assert torch.equal(scales, torch.full_like(scales, 0.0 if zero_init else 1.0))
 
 
-class Alone:
+class FromScratch:
     """The stage's function on the easy set, 40 images to train on and 20 beside, tested on the other 36."""
 
     def __init__(self, space, easy_set) -> None:
@@ -195,27 +196,27 @@ class Alone:
     def __call__(self, arch, folder, seed: int = 0, name: str = "a0") -> float:
         with Checkpoint(folder, "scratch", "0" * 16) as checkpoint:
             try:
-                return scratch.train_alone(arch, name, self.data, self.s, seed, CPU, self.test, checkpoint)
+                return scratch.train_from_scratch(arch, name, self.data, self.s, seed, CPU, self.test, checkpoint)
             finally:
                 self.files = sorted(p.name for p in checkpoint.folder.glob("*.pt"))
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_space, easy_set) -> Alone:
-    return Alone(tiny_space, easy_set)
+def from_scratch(tiny_space, easy_set) -> FromScratch:
+    return FromScratch(tiny_space, easy_set)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(alone, arch, tmp_path_factory) -> float:
-    return alone(arch, tmp_path_factory.mktemp("undisturbed"))
+def undisturbed(from_scratch, arch, tmp_path_factory) -> float:
+    return from_scratch(arch, tmp_path_factory.mktemp("undisturbed"))
 
 
-def test_a_network_alone_learns(undisturbed):
+def test_a_network_trained_from_scratch_learns(undisturbed):
     """On images of three colours, beyond what guessing does in one of a million trials of 36."""
     assert undisturbed > 100 * stats.binom.ppf(1 - 1e-6, 36, 1 / 3) / 36
 
 
-def test_training_alone_goes_on_after_an_interruption(alone, arch, undisturbed, tmp_path, monkeypatch):
+def test_training_from_scratch_resumes_after_an_interruption(from_scratch, arch, undisturbed, tmp_path, monkeypatch):
     """Ctrl-C in the fourth epoch: three are not trained again, and the number is that of an undisturbed run."""
     epochs, epoch = [], TrainingBatches.epoch
 
@@ -227,20 +228,20 @@ def test_training_alone_goes_on_after_an_interruption(alone, arch, undisturbed, 
 
     monkeypatch.setattr(TrainingBatches, "epoch", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        alone(arch, tmp_path)
-    assert alone(arch, tmp_path) == undisturbed
+        from_scratch(arch, tmp_path)
+    assert from_scratch(arch, tmp_path) == undisturbed
     assert epochs == [0, 1, 2, 3, 3, 4, 5, 6, 7]
 
 
-def test_what_was_trained_is_not_trained_again(alone, arch, tmp_path, monkeypatch):
+def test_what_was_trained_is_not_trained_again(from_scratch, arch, tmp_path, monkeypatch):
     """A run that was interrupted with a later model reads this one's number."""
     with Checkpoint(tmp_path, "scratch", "0" * 16) as checkpoint:
         checkpoint.save({"top1": 12.5}, "a0-done.pt")
         monkeypatch.setattr(scratch, "fine_tune", None)
-        assert scratch.train_alone(arch, "a0", alone.data, alone.s, 0, CPU, alone.test, checkpoint) == 12.5
+        assert scratch.train_from_scratch(arch, "a0", from_scratch.data, from_scratch.s, 0, CPU, from_scratch.test, checkpoint) == 12.5
 
 
-def test_training_alone_uses_the_images_of_the_supernet(alone, arch, tmp_path, monkeypatch):
+def test_training_from_scratch_uses_the_images_of_the_supernet(from_scratch, arch, tmp_path, monkeypatch):
     """All 60 of train and predictor, as `train` does, for as many epochs and by the same rate; another seed and model begin elsewhere."""
     seen, weights = [], []
 
@@ -250,6 +251,6 @@ def test_training_alone_uses_the_images_of_the_supernet(alone, arch, tmp_path, m
 
     monkeypatch.setattr(scratch, "fine_tune", tune)
     for i, (seed, name) in enumerate([(0, "a0"), (1, "a0"), (0, "a1")]):
-        alone(arch, tmp_path / str(i), seed, name)
+        from_scratch(arch, tmp_path / str(i), seed, name)
     assert seen == [(list(range(60)), 8, 2.0 * 20 / 256)] * 3
     assert not any(torch.equal(weights[0], other) for other in weights[1:])

@@ -20,7 +20,7 @@ from nas.runtime.checkpoint import Checkpoint
 from nas.search.archive import Archive
 from nas.spaces import encoding
 from nas.spaces.mbconv import SearchSpace
-from studies.strategies import config
+from studies.strategies import comparisons, config, training
 
 SHIPPED = config.FILE.resolve()
 TEXT = SHIPPED.read_text()
@@ -72,16 +72,16 @@ SECTION = yaml.safe_load(TEXT)
         ({"measure": SECTION["measure"] | {"buckets": 1}}, r"measure\.buckets: .*found 1"),
         ({"strategies": ["uniform", "bestup-0-loss"]}, "strategies: there is no strategy 'bestup-0-loss'"),
         ({"strategies": ["uniform", "flat"]}, "strategies: there is no strategy 'flat'"),
-        ({"strategies": ["bestup-3-loss", "uniform"]}, "strategies: the first .* uniform; found 'bestup-3-loss'"),
-        ({"strategies": ["uniform", "bestup-3-loss", "uniform"]}, "strategies: a list of different names"),
-        ({"strategies": []}, "strategies: a list of different names"),
-        ({"strategies": "uniform"}, "strategies: a list of different names"),
-        ({"seeds": [0, 1, 0]}, r"seeds: different whole numbers .*found \[0, 1, 0\]"),
-        ({"seeds": [-1]}, "seeds: different whole numbers"),
-        ({"seeds": [0.5]}, "seeds: different whole numbers"),
-        ({"seeds": []}, "seeds: different whole numbers"),
-        ({"seeds": 3}, "seeds: different whole numbers"),
-        ({"scratch": {"strategy": "bestup-4-loss", "models": 5}}, r"scratch\.strategy: 'bestup-4-loss' is none of strategies"),
+        ({"strategies": ["bestup-3-loss", "uniform"]}, "strategies: the first is the baseline, uniform; found 'bestup-3-loss'"),
+        ({"strategies": ["uniform", "bestup-3-loss", "uniform"]}, "strategies: a list of distinct names"),
+        ({"strategies": []}, "strategies: a list of distinct names"),
+        ({"strategies": "uniform"}, "strategies: a list of distinct names"),
+        ({"seeds": [0, 1, 0]}, r"seeds: distinct non-negative integers .*found \[0, 1, 0\]"),
+        ({"seeds": [-1]}, "seeds: distinct non-negative integers"),
+        ({"seeds": [0.5]}, "seeds: distinct non-negative integers"),
+        ({"seeds": []}, "seeds: distinct non-negative integers"),
+        ({"seeds": 3}, "seeds: distinct non-negative integers"),
+        ({"scratch": {"strategy": "bestup-4-loss", "models": 5}}, r"scratch\.strategy: 'bestup-4-loss' is not in strategies"),
     ],
 )
 def test_a_mistake_is_named_with_file_and_key(tmp_path, entries, message):
@@ -139,7 +139,7 @@ def divided(easy_set):
 def test_a_partition_divides_the_same_images_anew(divided):
     """As many in each part, disjoint, together the same as before; the other parts stay; the data given is left alone."""
     before = divided.parts.parts.copy()
-    found = config.partition(divided, 1)
+    found = training.partition(divided, 1)
     train, held_out = found.indices("train"), found.indices("predictor")
     assert (len(train), len(held_out)) == (42, 12) and not set(train) & set(held_out)
     assert set(train) | set(held_out) == set(range(54))
@@ -150,13 +150,13 @@ def test_a_partition_divides_the_same_images_anew(divided):
 def test_a_partition_is_stratified(divided):
     """4 of the 12 held out are of each of the three equally frequent classes, whatever the seed."""
     for seed in range(5):
-        found = config.partition(divided, seed)
+        found = training.partition(divided, seed)
         assert np.bincount(found.labels[found.indices("predictor")]).tolist() == [4, 4, 4]
 
 
 def test_partitions_belong_to_their_seeds(divided):
     """The same for the same seed; of 12 images some differ for another one."""
-    first, again, other = (config.partition(divided, seed).indices("predictor") for seed in (0, 0, 1))
+    first, again, other = (training.partition(divided, seed).indices("predictor") for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert set(first) != set(other)
 
@@ -174,22 +174,22 @@ def torchs_mflops(space: SearchSpace, rows: np.ndarray) -> np.ndarray:
 
 def test_architectures_are_distinct_and_in_their_buckets(tiny_space, table):
     """4 in each third of the range of cost by torch's count, after the smallest and the largest; all alike in the next call."""
-    rows = config.architectures(table, MEASURE)
+    rows = training.common_architectures(table, MEASURE)
     assert encoding.from_genes(rows[:2]) == [tiny_space.smallest(), tiny_space.largest()]
     assert len({tuple(row) for row in rows.tolist()}) == len(rows) == 14
     cost = torchs_mflops(tiny_space, rows)
     low, high = cost[:2]  # in this space also the cheapest and the most expensive
     third = (high - low) / 3
     assert np.histogram(cost[2:], [low, low + third, low + 2 * third, high])[0].tolist() == [4, 4, 4]
-    np.testing.assert_array_equal(config.architectures(table, MEASURE), rows)
-    np.testing.assert_allclose(config.edges(table, 3), [low, low + third, low + 2 * third, high])
+    np.testing.assert_array_equal(training.common_architectures(table, MEASURE), rows)
+    np.testing.assert_allclose(comparisons.bucket_edges(table, 3), [low, low + third, low + 2 * third, high])
 
 
 def test_every_architecture_of_a_bucket_has_the_same_chance(tiny_space, table, tiny_rows):
     """Of two buckets the first: 200 drawn without repetition have the mean cost of all in it, within three standard errors."""
-    rows = config.architectures(table, MEASURE.model_copy(update={"buckets": 2, "architectures": 200}))
+    rows = training.common_architectures(table, MEASURE.model_copy(update={"buckets": 2, "architectures": 200}))
     costs = table.costs(tiny_rows)
-    inside = costs[costs <= config.edges(table, 2)[1]]
+    inside = costs[costs <= comparisons.bucket_edges(table, 2)[1]]
     error = inside.std() / np.sqrt(200)
     assert abs(table.costs(rows[2:202]).mean() - inside.mean()) < 3 * error
 
@@ -197,7 +197,7 @@ def test_every_architecture_of_a_bucket_has_the_same_chance(tiny_space, table, t
 def test_more_architectures_than_there_are(table):
     """Of the 2304, no third holds 2000: the message says which key, and which costs."""
     with pytest.raises(ValueError, match=r"measure\.architectures: 2000 different ones .* has fewer between .* MFLOPs"):
-        config.architectures(table, MEASURE.model_copy(update={"architectures": 2000}))
+        training.common_architectures(table, MEASURE.model_copy(update={"architectures": 2000}))
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def score(tiny_space, easy_set) -> Scorer:
 
 def measured(table, score, seed, folder, run) -> Archive:
     with Checkpoint(folder, "measure", "0" * 16) as checkpoint:
-        return config.measure(table, score, MEASURE, seed, run, checkpoint)
+        return training.measure(table, score, MEASURE, seed, run, checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def test_measuring_takes_the_budget(undisturbed, score, table):
     """14 for all, then two rounds of 3 mutations and 3 crossovers, none twice; scores are the scorer's; figures after each round."""
     found, run = undisturbed
     assert np.bincount(found.round).tolist() == [14, 6, 6]
-    np.testing.assert_array_equal(found.rows[:14], config.architectures(table, MEASURE))
+    np.testing.assert_array_equal(found.rows[:14], training.common_architectures(table, MEASURE))
     assert len({tuple(row) for row in found.rows.tolist()}) == 26
     assert found.score[[0, 20]].tolist() == [score.top1(arch) for arch in encoding.from_genes(found.rows[[0, 20]])]
     final = search_metrics(found.cost, found.score, (table.smallest, table.largest), 100 / 3)

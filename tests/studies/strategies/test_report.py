@@ -11,8 +11,8 @@ import pytest
 from nas.cost import flops
 from nas.data.splits import Parts
 from nas.training.losses import KL
-from studies.strategies import comparison, config, deployments, distillation, report
-from studies.strategies.claims import Claim
+from studies.claims import Claim
+from studies.strategies import comparisons, config, deployments, html_page, report, results
 
 SHIPPED = config.read(config.FILE.resolve())
 DISTILLATIONS = ("adaptive", "clip-2", "alpha-min-half", "clip-20")
@@ -53,13 +53,13 @@ def outputs(tmp_path, monkeypatch):
 @pytest.fixture
 def runs(outputs) -> pd.DataFrame:
     """Of the strategies."""
-    return report.all_runs("train", S.strategies, S.seeds)
+    return results.all_runs("train", S.strategies, S.seeds)
 
 
 @pytest.fixture
 def finals(outputs) -> pd.DataFrame:
     """Of the strategies."""
-    return report.final_figures("train", S.strategies, S.seeds)
+    return results.final_metrics("train", S.strategies, S.seeds)
 
 
 def test_all_runs_are_read(runs):
@@ -86,12 +86,12 @@ def test_a_file_that_is_missing_is_named_with_what_makes_it(outputs, path, stage
     """Each of those that other stages write."""
     (outputs / path).unlink()
     with pytest.raises(FileNotFoundError, match=f"{path} is missing; `dvc repro studies/strategies/dvc.yaml:{stage}` makes it"):
-        runs = report.all_runs("train", S.strategies, S.seeds)
-        report.ablation(S, runs, report.final_figures("train", S.strategies, S.seeds))
-        report.two_spaces(S, runs)
-        report.scratch(S)
+        runs = results.all_runs("train", S.strategies, S.seeds)
+        results.ablation(S, runs, results.final_metrics("train", S.strategies, S.seeds))
+        results.two_spaces(S, runs)
+        results.scratch_models(S)
         for seed in S.seeds:
-            report.ranked(seed)
+            results.predictor_accuracies(seed)
 
 
 def test_final_figures_are_those_that_the_runs_wrote(finals):
@@ -103,11 +103,11 @@ def test_final_figures_are_those_that_the_runs_wrote(finals):
 
 def test_losses_are_called_by_what_differs(runs, finals):
     """KL with uniform's runs, the base by its name, then setting by setting in the order of the parameters; values as in words."""
-    found = report.ablation(S, runs, finals)
+    found = results.ablation(S, runs, finals)
     assert found.base == "adaptive"
     assert found.settings == (
-        distillation.Setting("clip", "5", ("clip 2", "clip 20")),
-        distillation.Setting("alpha_min", "-1", ("alpha_min -0.5",)),
+        comparisons.Setting("clip", "5", ("clip 2", "clip 20")),
+        comparisons.Setting("alpha_min", "-1", ("alpha_min -0.5",)),
     )
     lowest = {"KL": 60, "adaptive": 40, "clip 2": 50, "clip 20": 70, "alpha_min -0.5": 60}
     assert found.runs[found.runs["seed"] == 0].groupby("strategy", sort=False)["top1"].min().to_dict() == lowest
@@ -128,23 +128,23 @@ def test_losses_are_called_by_what_differs(runs, finals):
 def test_uniforms_loss_is_called_kl_only_where_it_is_just_that(runs, finals, distillation_loss, name):
     """With another temperature, or another divergence, the claim about KL is not judged by it."""
     s = replace(S, recipe=S.recipe.model_copy(update={"distillation": distillation_loss}))
-    assert report.ablation(s, runs, finals).finals["strategy"].iloc[0] == name
+    assert results.ablation(s, runs, finals).finals["strategy"].iloc[0] == name
 
 
 def test_losses_in_words():
     """All of the two that are compared, of the others what differs; no clip is none."""
     free = SHIPPED.losses["adaptive"].model_copy(update={"clip": None})
     s = replace(S, distillations=("adaptive", "temperature-2", "free"), losses=S.losses | {"free": free})
-    assert report.distilled_by(s) == (
+    assert report.losses_text(s) == (
         "strategies: kl, temperature 1, weight 1; adaptive: adaptive-alpha, temperature 1, weight 1, alpha_min -1, alpha_max 1, clip 5; "
         "and that with one change: temperature 2, clip none"
     )
-    assert report.distilled_by(replace(S, distillations=("adaptive",))).endswith("alpha_max 1, clip 5")
+    assert report.losses_text(replace(S, distillations=("adaptive",))).endswith("alpha_max 1, clip 5")
 
 
 def test_the_summary_by_hand(finals):
     """60 and 64: mean 62, deviation sqrt(8); 61 and 67: 64 and sqrt(18), with n - 1; strategies in their order."""
-    summary = report.over_seeds(finals)
+    summary = results.over_seeds(finals)
     assert summary["strategy"].tolist() == ["uniform", "bestup-3-loss"] and summary["seeds"].tolist() == [2, 2]
     assert summary["top1_low_mean"].tolist() == [62, 64]
     assert summary["top1_low_std"].tolist() == pytest.approx([8**0.5, 18**0.5])
@@ -153,14 +153,14 @@ def test_the_summary_by_hand(finals):
 
 def test_means_for_mlflow(finals):
     """A figure a strategy: 0.62 of 0.60 and 0.64, 72 of 70 and 74."""
-    found = report.means(report.over_seeds(finals))
+    found = results.summary_metrics(results.over_seeds(finals))
     assert list(found)[:3] == ["uniform/hypervolume", "uniform/top1_low", "uniform/top1_best"] and len(found) == 6
     assert list(found.values())[:3] == pytest.approx([0.62, 62, 72])
 
 
 def test_the_summary_as_json(finals):
     """Per strategy the seeds, and mean and deviation of three figures, rounded to six digits; it can be read back."""
-    found = json.loads(json.dumps(report.nested(report.over_seeds(finals))))
+    found = json.loads(json.dumps(results.summary_json(results.over_seeds(finals))))
     assert found["uniform"] == {
         "seeds": 2,
         "hypervolume": {"mean": 0.62, "std": 0.028284},
@@ -172,14 +172,14 @@ def test_the_summary_as_json(finals):
 
 def test_one_seed_has_no_deviation(outputs):
     """It is null in JSON, not NaN, which is none."""
-    found = report.nested(report.over_seeds(report.final_figures("train", S.strategies, (0,))))
+    found = results.summary_json(results.over_seeds(results.final_metrics("train", S.strategies, (0,))))
     assert found["bestup-3-loss"]["top1_best"] == {"mean": 71.0, "std": None}
     json.dumps(found, allow_nan=False)
 
 
 def test_early_and_final_accuracies_side_by_side(outputs):
     """Of the same sub-networks in the same order, each seed its own."""
-    found = report.ranked(2)
+    found = results.predictor_accuracies(2)
     assert list(found.columns) == ["mflops", "part", "predicted", "early", "final"]
     assert found.iloc[3].tolist() == [0.9, "test", 55.0, 55.0, 77.0] and found.iloc[0].tolist() == [0.1, "fit", 41.0, 40.0, 60.0]
 
@@ -188,13 +188,13 @@ def test_mean_trials_by_hand():
     """Over the two targets that the pool met: (10 + 30) / 2, (2 + 4) / 2, 1; the third, of 1000 trials, does not count."""
     study = pd.DataFrame({"target": [1.0, 2.0, 3.0], "uniform": [10.0, 30.0, 1000.0], "paper_mean": [2, 4, np.nan], "exact": 1.0})
     study["paper_std"] = [1, 1, np.nan]
-    found = report.mean_trials([study, study.assign(paper_mean=[4.0, 8.0, 12.0], paper_std=1.0)], (0, 2))
+    found = results.mean_trials([study, study.assign(paper_mean=[4.0, 8.0, 12.0], paper_std=1.0)], (0, 2))
     assert found.to_dict("list") == {"seed": [0, 2], "uniform": [20, pytest.approx(1040 / 3)], "proposal": [3, 8], "exact": [1, 1]}
 
 
 def test_two_spaces_are_those_of_uniform_sampling(runs):
     """The first strategy's runs on the comparison's space, and those of stage wide; all evaluated counts."""
-    found = report.two_spaces(S, runs)
+    found = results.two_spaces(S, runs)
     assert list(found.columns) == ["space", "seed", "mflops", "top1"] and len(found) == 12
     best = found.groupby(["space", "seed"])["top1"].max().to_dict()
     assert best == {("glyphs_small", 0): 70, ("glyphs_small", 2): 74, ("glyphs_wide", 0): 60, ("glyphs_wide", 2): 62}
@@ -202,7 +202,7 @@ def test_two_spaces_are_those_of_uniform_sampling(runs):
 
 def test_models_of_all_seeds(outputs):
     """Two a seed, with their seed."""
-    found = report.scratch(S)
+    found = results.scratch_models(S)
     assert found[["seed", "model", "top1_inherited"]].to_numpy().tolist() == [[0, "a0", 60], [0, "a1", 70], [2, "a0", 62], [2, "a1", 70]]
 
 
@@ -215,28 +215,33 @@ def test_costs_of_methods_by_hand():
         pretrain=SHIPPED.pretrain.model_copy(update={"epochs": 2}),
         recipe=SHIPPED.recipe.model_copy(update={"sampled": 2}),
     )
-    found = report.methods(s)
-    costs = {m.name: (m.fixed, m.each) for m in found if m.source == "here"}
+    found = results.training_costs(s)
+    costs = {m.name: (m.fixed, m.per_network) for m in found if m.source == "here"}
     assert costs == {
         "uniform": (16, 0),
         "bestup-3-loss-flat": (16 + 4 * 3 * 2 / 3, 0),
         "worstup-50-acc": (16 + 2 * 4, 0),
         "bestup-1m-acc": (16 + 2 * 4, 0),
-        "each network alone": (0, 4),
+        "each network from scratch": (0, 4),
     }
     assert [m for m in found if m.source != "here"] == list(deployments.PUBLISHED)
 
 
 def test_the_data_of_each_figure(runs, finals):
     """A table for each of the page's figures; Figure 6 has a column a strategy, gains over uniform and their deviation by hand."""
-    by_seed, losses = {seed: report.ranked(seed) for seed in S.seeds}, report.ablation(S, runs, finals)
+    by_seed, losses = {seed: results.predictor_accuracies(seed) for seed in S.seeds}, results.ablation(S, runs, finals)
     trials = pd.DataFrame({"target": [1.0], "uniform": 9.0, "paper_mean": 3.0, "paper_std": 1.0, "exact": 1.0})
     claims = [Claim("k", "s", "t", "j", ())]
-    summary, spaces, methods, models = report.over_seeds(finals), report.two_spaces(S, runs), report.methods(S), report.scratch(S)
-    edges, levels = (0.0, 0.4, 1.0), report.over_seeds(losses.finals)
-    found = comparison.Findings(runs, edges, summary, by_seed, trials, spaces, methods, models, losses, levels, claims)
+    summary, spaces, methods, models = (
+        results.over_seeds(finals),
+        results.two_spaces(S, runs),
+        results.training_costs(S),
+        results.scratch_models(S),
+    )
+    edges, levels = (0.0, 0.4, 1.0), results.over_seeds(losses.finals)
+    found = html_page.Content(runs, edges, summary, by_seed, trials, spaces, methods, models, losses, levels, claims)
     tables = report.tables(found)
-    assert set(tables) == {*comparison.charts(found), "ranks", "claims"}
+    assert set(tables) == {*html_page.figures(found), "ranks", "claims"}
     gains = tables["figure_6"]
     assert list(gains.columns) == ["low", "high", "bestup-3-loss", "uniform", "bestup-3-loss_sd", "uniform_sd"]
     assert gains[["low", "high", "uniform"]].to_numpy().tolist() == [[0, 0.4, 0], [0.4, 1, 0]]
@@ -261,13 +266,13 @@ def test_facts_are_those_of_the_run(runs, easy_set, tiny_space):
     table = flops.table(tiny_space, 3)
     wide = SimpleNamespace(smallest=0.25, largest=2.5)
     found = report.facts(s, data, table, wide, runs)
-    assert found["images"] == "46 to train on, 20 to measure on, 30 for testing"
-    assert found["steps"] == "8 (batches of 20)" and found["evaluations"] == "3 a strategy and seed"
+    assert found["images"] == "46 for training, 20 for evaluation, 30 for testing"
+    assert found["steps"] == "8 (batches of 20)" and found["evaluations"] == "3 per strategy and seed"
     assert found["space"] == f"tiny: 2,304 architectures, {table.smallest:.3f} to {table.largest:.3f} MFLOPs"
     assert found["wide space"].endswith("0.250 to 2.500 MFLOPs") and found["data"] == "Easy, 3 classes"
 
 
-def test_evaluations_that_differ_are_told(runs, easy_set):
+def test_a_range_of_evaluations_is_reported(runs, easy_set):
     """A search that found too few new architectures: from the fewest to the most."""
     data = replace(easy_set, parts=Parts(np.repeat(["train", "predictor", "search", "test"], [64, 6, 20, 6])))
     table = flops.table(S.space, 3)
@@ -284,4 +289,4 @@ def test_shares_of_the_cost_targets_by_counting(tiny_space, tiny_rows):
         low, high = np.mean(targets < bounds[1]), np.mean(targets >= bounds[4])
         return f"{low:.1%} in the cheapest bucket, {high:.1%} in the most expensive"
 
-    assert report.targets(table, S) == f"from the prior {share(rounded)}; flat {share(np.unique(rounded.round(6)))}"
+    assert report.target_shares(table, S) == f"from the prior {share(rounded)}; flat {share(np.unique(rounded.round(6)))}"

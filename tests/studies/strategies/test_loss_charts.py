@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from nas.plots import style
-from studies.strategies import distillation
-from studies.strategies.distillation import KL, Ablation, Setting
+from studies.strategies.charts import loss_charts
+from studies.strategies.comparisons import KL, Ablation, Setting, figures_of, runs_of
 
 EDGES, SEEDS = (0.0, 1.0, 2.0), (0, 1)
 SETTINGS = (Setting("alpha_min", "-1", ("alpha_min -2", "alpha_min -0.5")), Setting("clip", "5", ("clip 2",)))
@@ -33,16 +33,16 @@ FOUND = made_up()
 
 def test_alphas_are_one_figure_and_all_else_the_other():
     """KL and the base are in both; a loss is in that of the setting it differs in, all its runs with it."""
-    alphas, rest = distillation.figures(FOUND)
+    alphas, rest = figures_of(FOUND)
     assert (alphas, rest) == ("alphanet_9", "alphanet_10")
-    drawn = [distillation.shown(FOUND, settings)["strategy"].unique().tolist() for settings in distillation.figures(FOUND).values()]
+    drawn = [runs_of(FOUND, settings)["strategy"].unique().tolist() for settings in figures_of(FOUND).values()]
     assert drawn == [list(NAMES[:4]), [KL, "adaptive", "clip 2"]]
-    assert len(distillation.shown(FOUND, ())) == 2 * 2 * 21
+    assert len(runs_of(FOUND, ())) == 2 * 2 * 21
 
 
 def test_a_chart_a_bucket_and_a_row_a_loss():
     """KL, the base, then setting by setting; the line is the base's median, averaged over the seeds, of the networks of round 0."""
-    charts = distillation.box_charts(FOUND, EDGES, "alphanet_9")
+    charts = loss_charts(FOUND, EDGES, "alphanet_9")
     assert [[b.name for b in chart.boxes] for chart in charts] == [list(NAMES[:4])] * 2
     assert [chart.title for chart in charts] == ["0.00–1.00 MFLOPs", "1.00–2.00 MFLOPs"]
     runs = FOUND.runs[FOUND.runs["round"] == 0]
@@ -56,22 +56,20 @@ def test_a_chart_a_bucket_and_a_row_a_loss():
 
 def test_a_setting_has_its_colour_in_both_figures():
     """Values of a setting look alike, settings differ, and neither KL nor the base looks like any of them."""
-    colours = {b.name: b.colour for figure in distillation.figures(FOUND) for b in distillation.box_charts(FOUND, EDGES, figure)[0].boxes}
+    colours = {b.name: b.colour for figure in figures_of(FOUND) for b in loss_charts(FOUND, EDGES, figure)[0].boxes}
     assert colours["alpha_min -2"] == colours["alpha_min -0.5"] and len(set(colours.values())) == 4
     five = replace(FOUND, settings=tuple(Setting(str(i), "", (str(i),)) for i in range(5)), runs=FOUND.runs.replace("clip 2", "4"))
-    *_, last = distillation.box_charts(five, EDGES, "alphanet_10")[0].boxes
+    *_, last = loss_charts(five, EDGES, "alphanet_10")[0].boxes
     assert last.name == "4" and last.colour not in {style.BLUE, style.INK}
 
 
 def test_charts_of_both_figures_have_ids_of_their_own():
     """They stand on one page, beside those of the strategies."""
-    keys = [chart.key for figure in distillation.figures(FOUND) for chart in distillation.box_charts(FOUND, EDGES, figure)]
+    keys = [chart.key for figure in figures_of(FOUND) for chart in loss_charts(FOUND, EDGES, figure)]
     assert keys == ["alphanet_9-0", "alphanet_9-1", "alphanet_10-0", "alphanet_10-1"]
 
 
 def test_a_single_loss_can_be_drawn():
     """Without settings both figures have KL and the base."""
     alone = replace(FOUND, settings=(), runs=FOUND.runs[FOUND.runs["strategy"].isin(NAMES[:2])])
-    assert [[b.name for b in distillation.box_charts(alone, EDGES, f)[0].boxes] for f in distillation.figures(alone)] == [
-        [KL, "adaptive"]
-    ] * 2
+    assert [[b.name for b in loss_charts(alone, EDGES, f)[0].boxes] for f in figures_of(alone)] == [[KL, "adaptive"]] * 2
