@@ -1,128 +1,108 @@
-"""What can't be delivered now: records as JSON lines in a folder, to be delivered later, in order.
+"""Notes of runs that MLflow has not received completely: one JSON file per run, delivered later.
 
-A line is on the disk when `append` returns; one that a crash cut off is dropped. The folder belongs to the process
-that writes it for as long as that lives (flock); then whoever delivers may take it. Files that a record names by
-`path` are copied beside the lines, because what made them will replace them.
+A note says which run it is about and what the run still lacks. `save` replaces the file atomically, so a crash leaves the
+note before or after. The folder is locked (flock) while the process that writes or delivers it lives. Artifacts are copied
+beside the note, because the next run of the stage replaces them.
 """
 
-import errno
+import contextlib
+import dataclasses
 import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-LINES = "records.jsonl"  # the first line is the heading
-FILES = "files"
+NOTE, LOCK, FILES = "note.json", "lock", "files"
 
 
-class JournalError(ValueError):
-    """A journal holds something else than its lines."""
+class NoteError(ValueError):
+    """A note is damaged."""
 
 
-class Journal:
-    """Records that wait. The folder appears with the first of them and goes with the last.
+@dataclass
+class Note:
+    """What MLflow lacks of one run. The folder appears with the first `save` and disappears with `clear`."""
 
-    Args:
-        folder: of this journal alone.
-        heading: what the records are about, e.g. the run that they belong to; JSON.
-    """
+    folder: Path
+    store: str  # hash of the store's address
+    spec: dict[str, Any]  # what the run is made from: `delivery.RunSpec`
+    ids: dict[str, Any]  # `delivery.RunIds`; empty strings until MLflow has the run
+    pending: dict[str, list] = field(default_factory=dict)  # by kind, see `delivery.WRITERS`
+    saved: bool = False  # on the disk
 
-    def __init__(self, folder: Path, heading: Mapping[str, Any]) -> None:
-        self.folder, self.heading = folder, heading
-        self.records: list[dict[str, Any]] = []  # that wait
-        self._file = None
-        self._copies = 0
+    def __post_init__(self) -> None:
+        self._lock = None
 
     @classmethod
-    def take(cls, folder: Path) -> "Journal | None":
-        """The journal that an ended process left; None where its process goes on, or where it has been delivered.
+    def take(cls, folder: Path) -> "Note | None":
+        """The note of an ended process; None if its process still runs, or if it is delivered.
 
         Raises:
-            JournalError: if a line can't be read.
+            NoteError: if it can't be read.
         """
         try:
-            file = open(folder / LINES, "r+b", buffering=0)  # noqa: SIM115
-        except FileNotFoundError:
+            lock = open(folder / LOCK, "a")  # noqa: SIM115
+        except (FileNotFoundError, NotADirectoryError):
             return None
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            facts = json.loads((folder / NOTE).read_bytes())
+            note = cls(folder, **{key: facts[key] for key in ("store", "spec", "ids", "pending")}, saved=True)
+        except (BlockingIOError, FileNotFoundError):
+            lock.close()
             return None
-        whole, newline, _ = file.read().rpartition(b"\n")  # what comes after was cut off
-        if not os.fstat(file.fileno()).st_nlink or not newline:
-            file.close()
-            return None
-        file.truncate(len(whole + newline))
-        file.seek(0, os.SEEK_END)
-        try:
-            heading, *records = [json.loads(line) for line in whole.split(b"\n")]
-        except ValueError as error:
-            file.close()
-            raise JournalError(
-                f"{folder / LINES} has a line that is not JSON ({error}); mend it, or delete {folder} to give it up"
-            ) from None
-        journal = cls(folder, heading)
-        journal.records, journal._file = records, file
-        return journal
+        except (ValueError, KeyError, TypeError) as error:
+            lock.close()
+            raise NoteError(f"{folder / NOTE} is damaged ({error!r}); repair it, or delete {folder} to drop it") from None
+        note._lock = lock
+        return note
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Keep a record; a file or folder that it names by `path` is copied.
+    def save(self) -> None:
+        """Write the note and copies of its files.
 
         Raises:
-            OSError: if the disk is full.
+            OSError: if the disk is full; the note before stays.
         """
-        if self._file is None:
-            self._open()
-        record = dict(record)
-        if "path" in record:
-            record["path"] = str(self._copy(Path(record["path"])))
-        self._write(record)
-        self.records.append(record)
+        if self._lock is None:
+            self.folder.mkdir(parents=True)
+            self._lock = open(self.folder / LOCK, "a")  # noqa: SIM115
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        fresh = self.folder / f"{NOTE}.new"
+        try:
+            for item in (item for items in self.pending.values() for item in items if isinstance(item, dict) and "path" in item):
+                item["path"] = str(self._copy(Path(item["path"])))
+            with open(fresh, "w") as file:
+                json.dump({f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("folder", "saved")}, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                fresh.unlink(missing_ok=True)
+            raise OSError(error.errno, f"{error.strerror}; make room and run again", str(self.folder / NOTE)) from error
+        os.replace(fresh, self.folder / NOTE)
+        self.saved = True
 
     def clear(self) -> None:
-        """All records are delivered."""
-        if self._file is not None:
+        """Everything is delivered."""
+        if self._lock is not None:
             shutil.rmtree(self.folder)
             self.close()
-        self.records = []
+        self.pending, self.saved = {}, False
 
     def close(self) -> None:
-        """Leave what waits to whoever delivers it."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _open(self) -> None:
-        self.folder.mkdir(parents=True)
-        self._file = open(self.folder / LINES, "a+b", buffering=0)  # noqa: SIM115
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        try:
-            self._write(self.heading)
-        except OSError:
-            self.clear()
-            raise
-
-    def _write(self, line: Mapping[str, Any]) -> None:
-        """All of a line or nothing."""
-        end, data = self._file.seek(0, os.SEEK_END), json.dumps(line).encode() + b"\n"
-        try:
-            if self._file.write(data) < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            self._file.truncate(end)
-            raise OSError(error.errno, f"{error.strerror}; make room and run again", str(self.folder / LINES)) from error
+        """Leave the note to another process."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _copy(self, path: Path) -> Path:
-        self._copies += 1
-        to = self.folder / FILES / str(self._copies) / path.name
-        if path.is_dir():
-            shutil.copytree(path, to)
-        else:
-            to.parent.mkdir(parents=True)
-            shutil.copyfile(path, to)
-        return to
+        files = self.folder / FILES
+        if path.is_relative_to(files):
+            return path
+        target = files / str(len(list(files.glob("*")))) / path.name
+        target.parent.mkdir(parents=True)
+        (shutil.copytree if path.is_dir() else shutil.copyfile)(path, target)
+        return target

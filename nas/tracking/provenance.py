@@ -6,9 +6,69 @@ the same three, known before the stage runs; `fingerprint_from_lock` gives it fr
 
 import hashlib
 import json
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+from nas.runtime.io import read_json
 from nas.runtime.processes import git, require_git, workspace
+
+
+@dataclass(frozen=True)
+class Result:
+    """A stage whose outputs belong to its present command, dependencies and parameters."""
+
+    name: str
+    description: str  # `desc` in dvc.yaml
+    parameters: dict[str, Any]  # of params.yaml, dotted keys or sections
+    metrics: dict[str, float]  # of outputs/<name>/metrics.json
+
+
+def up_to_date(stage: str) -> list[Result]:
+    """The stages beside this one in its dvc.yaml that DVC would not run, once this one has written its outputs.
+
+    Stages of a matrix are left out. It needs none of DVC's locks, see `fingerprint`.
+
+    Raises:
+        RuntimeError: outside git or DVC.
+        ValueError: if dvc.yaml has no such stage.
+    """
+    running = _load(stage)
+    stages = [s for s in running.repo.stage.load_all(running.dvcfile.path) if "@" not in s.name]
+    writer = {out.fs_path: s for s in stages for out in s.outs}
+
+    @cache
+    def current(name: str) -> bool:
+        found = next(s for s in stages if s.name == name)
+        before = {writer[d.fs_path].name for d in found.deps if d.fs_path in writer}
+        return found.name == running.name or (_unchanged(found) and all(current(n) for n in before))
+
+    return [_result(s) for s in stages if s.name != running.name and current(s.name)]
+
+
+def _unchanged(stage) -> bool:
+    """Whether dvc.lock holds the stage's present command, dependencies and parameters."""
+    from dvc.exceptions import DvcException
+
+    try:
+        return not stage.cmd_changed and all(o.hash_info for o in stage.outs) and all(d.hash_info == d.get_hash() for d in stage.deps)
+    except (DvcException, OSError):
+        return False
+
+
+def _result(stage) -> Result:
+    from dvc.dependency import ParamsDependency
+
+    values = {k: v for d in stage.deps if isinstance(d, ParamsDependency) for k, v in (d.hash_info.value or {}).items()}
+    files = [Path(out.fs_path) for out in stage.outs if out.fs_path.endswith(f"/{stage.name}/metrics.json")]
+    metrics = {k: v for file in files if file.is_file() for k, v in read_json(file).items() if isinstance(v, int | float)}
+    return Result(stage.name, stage.desc or "", values, metrics)
+
+
+def description(stage: str) -> str:
+    """`desc` of the stage in dvc.yaml."""
+    return _load(stage).desc or ""
 
 
 def git_state() -> tuple[str | None, bool]:

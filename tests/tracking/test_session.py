@@ -17,13 +17,15 @@ from pathlib import Path
 import pytest
 
 from nas.runtime import processes
-from nas.tracking import provenance, session
+from nas.tracking import delivery, provenance, runs, session, store
+from nas.tracking.runs import StageRun
+from nas.tracking.store import TrackingConfig
 
-SETTINGS = session.Settings(uri="sqlite:///mlflow.db", experiment="test", system_metrics=False)
+CONFIG = TrackingConfig(uri="sqlite:///mlflow.db", experiment="test", system_metrics=False)
 STAGES = "stages:\n" + "".join(f"  {s}: {{cmd: echo {s}, deps: [data.txt], params: [{s}]}}\n" for s in ("train", "search", "report"))
 GROUP = session.Group("compared", "a")
-SOURCE = str(Path(session.__file__).parents[1])
-OPEN = "import sys\nfrom nas import tracking\nwith tracking.stage_run(sys.argv[1], {}) as run: run.log({'x': 1}, 0)\n"
+SOURCE = str(Path(session.__file__).parents[2])
+OPEN = "import sys\nfrom nas.tracking import session\nwith session.stage_run(sys.argv[1], {}) as run: run.log({'x': 1}, 0)\n"
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +44,8 @@ def template(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("template") / "project"
     folder.mkdir()
     (folder / "data.txt").write_text("x")
-    settings = "".join(f"  {key}: {str(value).lower()}\n" for key, value in SETTINGS.model_dump().items())
-    (folder / "params.yaml").write_text("train: {epochs: 2}\nsearch: 1\nreport: 1\ntracking:\n" + settings)
+    tracking = "".join(f"  {key}: {str(value).lower()}\n" for key, value in CONFIG.model_dump().items())
+    (folder / "params.yaml").write_text("train: {epochs: 2}\nsearch: 1\nreport: 1\ntracking:\n" + tracking)
     (folder / "dvc.yaml").write_text(STAGES)
     subprocess.run(["git", "init", "-q"], check=True, cwd=folder)
     subprocess.run([sys.executable, "-m", "dvc", "-q", "init"], check=True, cwd=folder, capture_output=True)
@@ -53,7 +55,7 @@ def template(tmp_path_factory) -> Path:
 @pytest.fixture
 def bare(template, tmp_path, monkeypatch) -> Path:
     """A DVC project without a database."""
-    for key in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "NAS_PIPELINE", "NAS_PIPELINE_OWNER", "RANK", "MLFLOW_TRACKING_URI"):
+    for key in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "NAS_PIPELINE", "RANK", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(key, raising=False)
     folder = shutil.copytree(template, tmp_path / "project")
     monkeypatch.chdir(folder)
@@ -64,7 +66,7 @@ def bare(template, tmp_path, monkeypatch) -> Path:
 def project(bare, empty_database, monkeypatch) -> Path:
     """A DVC project with an empty database, and this process as its pipeline."""
     shutil.copy(empty_database, bare / "mlflow.db")
-    start_pipeline(monkeypatch, "one", processes.process_token())
+    start_pipeline(monkeypatch, "one")
     return bare
 
 
@@ -78,9 +80,8 @@ def dead_token() -> str:
     return token
 
 
-def start_pipeline(monkeypatch, key: str, owner: str) -> None:
+def start_pipeline(monkeypatch, key: str) -> None:
     monkeypatch.setenv("NAS_PIPELINE", key)
-    monkeypatch.setenv("NAS_PIPELINE_OWNER", owner)
 
 
 def database() -> str:
@@ -102,14 +103,14 @@ def status(run_id: str) -> str:
     return read(run_id).info.status
 
 
-def go(stage: str, **options) -> session.StageRun:
+def go(stage: str, **options) -> StageRun:
     """A stage that has nothing to do."""
     with session.stage_run(stage, {}, **options) as run:
         pass
     return run
 
 
-def interrupt(stage: str, error: BaseException) -> session.StageRun:
+def interrupt(stage: str, error: BaseException) -> StageRun:
     """A stage that stops half-way."""
     with pytest.raises(type(error)), session.stage_run(stage, {}) as run:
         raise error
@@ -119,12 +120,12 @@ def interrupt(stage: str, error: BaseException) -> session.StageRun:
 def test_import_is_light():
     """Neither mlflow nor torch comes with the module."""
     code = "import sys, nas.tracking.session, nas.tracking.provenance; print({'mlflow', 'torch', 'dvc'} & set(sys.modules))"
-    environment = os.environ | {"PYTHONPATH": str(Path(session.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(session.__file__).parents[2])}
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment).stdout == "set()\n"
 
 
 def test_a_run_holds_what_the_stage_logged(project):
-    """Parameters flat, every step, data by its md5, a table, a file, tags; final figures also on the pipeline's run."""
+    """Parameters flat, every step, data by its md5, a table, a file, tags; final metrics also on the pipeline's run."""
     import hashlib
 
     import pandas as pd
@@ -169,16 +170,29 @@ def test_data_that_the_stage_does_not_depend_on(project):
         run.dataset("other.txt", "training")
 
 
-def test_stages_share_a_parent_until_the_last_one_closes_it(project):
-    """train, search and report of one pipeline; another pipeline has another parent."""
-    train, search = go("train"), go("search")
-    assert train.parent_id == search.parent_id and status(train.parent_id) == "RUNNING"
+def test_stages_of_a_pipeline_share_a_parent(project):
+    """It is RUNNING while one of them runs, and FINISHED after each: `dvc repro train` leaves no open run."""
+    train = go("train")
+    assert status(train.parent_id) == "FINISHED"
+    with session.stage_run("search", {}) as search:
+        assert search.parent_id == train.parent_id and status(train.parent_id) == "RUNNING"
+        client().update_run(train.id, status="RUNNING")  # another stage of the pipeline, at the same time
+    assert status(train.parent_id) == "RUNNING"
+    client().set_terminated(train.id)
+    report = go("report")
 
-    with session.stage_run("report", {}) as report:
-        report.close_pipeline()
-
-    assert report.parent_id == train.parent_id and status(train.parent_id) == "FINISHED"
+    assert report.parent_id == train.parent_id
+    parent = read(train.parent_id)
+    assert (parent.info.status, parent.info.end_time) == ("FINISHED", read(report.id).info.end_time)
     assert read(train.id).data.tags["mlflow.parentRunId"] == train.parent_id
+
+
+def test_a_parent_has_the_worst_status_of_its_stages(project):
+    """After a failed stage, others finish (`dvc repro --keep-going`): the parent is FAILED until that stage succeeds."""
+    failed = interrupt("train", ValueError("x"))
+    assert status(go("search").parent_id) == "FAILED"
+    train = go("train")
+    assert (train.id, train.parent_id, status(train.parent_id)) == (failed.id, failed.parent_id, "FINISHED")
 
 
 def test_a_stage_by_hand_is_a_pipeline_of_its_own(project, monkeypatch):
@@ -220,7 +234,7 @@ def test_an_interrupted_stage_goes_on_in_its_run(project, monkeypatch, error):
     """The next pipeline takes over run and parent, seconds add up, and nothing is left unfinished."""
     done, broken = go("search"), interrupt("train", error)
     first = read(broken.id).data.metrics["seconds"]
-    start_pipeline(monkeypatch, "two", processes.process_token())
+    start_pipeline(monkeypatch, "two")
 
     with session.stage_run("train", {}) as run:
         assert status(run.id) == status(run.parent_id) == "RUNNING"
@@ -234,7 +248,7 @@ def test_an_interrupted_stage_goes_on_in_its_run(project, monkeypatch, error):
 def test_an_interrupted_stage_joins_a_pipeline_that_has_begun(project, monkeypatch):
     """Where earlier stages ran anew, the run moves below their parent."""
     broken = interrupt("train", KeyboardInterrupt())
-    start_pipeline(monkeypatch, "two", processes.process_token())
+    start_pipeline(monkeypatch, "two")
     search, train = go("search"), go("train")
 
     assert train.id == broken.id and train.parent_id == search.parent_id != broken.parent_id
@@ -245,14 +259,14 @@ def test_a_killed_stage_goes_on_in_its_run(project, monkeypatch, dead_token):
     """After kill -9 the run still says RUNNING, but its process is gone."""
     killed = go("train")
     client().update_run(killed.id, status="RUNNING")
-    client().set_tag(killed.id, session.PROCESS, dead_token)
-    client().set_tag(killed.parent_id, session.PROCESS, dead_token)
-    start_pipeline(monkeypatch, "two", processes.process_token())
+    client().set_tag(killed.id, delivery.PROCESS, dead_token)
+    client().set_tag(killed.parent_id, delivery.PROCESS, dead_token)
+    start_pipeline(monkeypatch, "two")
 
     run = go("train")
 
     assert run.resumed and (run.id, run.parent_id) == (killed.id, killed.parent_id)
-    assert (status(run.id), status(run.parent_id)) == ("FINISHED", "RUNNING")
+    assert status(run.id) == status(run.parent_id) == "FINISHED"
 
 
 @pytest.mark.parametrize("change", ["finished", "runs", "params.yaml"])
@@ -269,30 +283,26 @@ def test_what_is_not_resumed(project, change):
     assert not second.resumed and second.id != first.id
 
 
-def test_abandoned_pipelines_are_ended(project, monkeypatch, dead_token):
-    """Killed in a stage: KILLED, with the stage. Ended between stages, as `dvc repro train` does: FINISHED. Alive: left alone."""
+def test_abandoned_runs_are_ended(project, monkeypatch, dead_token):
+    """A killed stage and its parent become KILLED, as does a parent that was killed before its first stage; living ones stay."""
     alive = go("train")
-    start_pipeline(monkeypatch, "two", dead_token)
+    start_pipeline(monkeypatch, "two")
     killed = go("search")
-    client().update_run(killed.id, status="RUNNING")
-    client().set_tag(killed.id, session.PROCESS, dead_token)
-    start_pipeline(monkeypatch, "three", dead_token)
-    partial = go("report")
-    assert status(partial.parent_id) == "RUNNING"
-    start_pipeline(monkeypatch, "four", processes.process_token())
+    start_pipeline(monkeypatch, "three")
+    for run_id in (alive.id, alive.parent_id, killed.id, killed.parent_id):
+        client().update_run(run_id, status="RUNNING")
+    for run_id in (killed.id, killed.parent_id):
+        client().set_tag(run_id, delivery.PROCESS, dead_token)
+    lone = client().create_run("1", tags={delivery.PIPELINE: "four", delivery.PROCESS: dead_token}).info.run_id
 
-    go("train")
+    go("report")
 
-    assert [status(r) for r in (alive.parent_id, killed.id, killed.parent_id, partial.parent_id)] == [
-        "RUNNING",
-        "KILLED",
-        "KILLED",
-        "FINISHED",
-    ]
+    assert [status(r) for r in (alive.id, alive.parent_id)] == ["RUNNING", "RUNNING"]
+    assert [status(r) for r in (killed.id, killed.parent_id, lone)] == ["KILLED"] * 3
 
 
-def test_a_final_figure_adds_no_point_to_its_curve(project):
-    """Top-1 of two epochs stays a curve of two points; the pipeline's run gets the final figure, and so does a run without the curve."""
+def test_a_final_metric_adds_no_point_to_its_curve(project):
+    """Top-1 of two epochs stays a curve of two points; the pipeline's run gets the final metric, and so does a run without the curve."""
     with session.stage_run("train", {}) as run:
         run.log({"train/top1": 40}, step=1)
         run.log({"train/top1": 70}, step=2)
@@ -305,17 +315,14 @@ def test_a_final_figure_adds_no_point_to_its_curve(project):
 
 
 def test_runs_of_a_group_share_a_parent(project, monkeypatch):
-    """Whatever pipeline they belong to and whenever they run: in the same process, in others, and after the group's report."""
+    """In every pipeline and at any time: the parent runs again with each of them."""
     first = go("train", group=GROUP)
     assert go("search", group=GROUP).parent_id == first.parent_id
     for number in ("two", "three"):
-        start_pipeline(monkeypatch, number, f"{processes.process_token()}-{number}")  # another owner
-        assert go("train", group=GROUP).parent_id == first.parent_id and status(first.parent_id) == "RUNNING"
-    with session.stage_run("report", {}, group=GROUP) as report:
-        report.close_pipeline()
-    assert status(first.parent_id) == "FINISHED"
-    start_pipeline(monkeypatch, "four", f"{processes.process_token()}-four")
-    assert go("train", group=GROUP).parent_id == report.parent_id == first.parent_id and status(first.parent_id) == "RUNNING"
+        start_pipeline(monkeypatch, number)
+        with session.stage_run("train", {}, group=GROUP) as run:
+            assert run.parent_id == first.parent_id and status(first.parent_id) == "RUNNING"
+        assert status(first.parent_id) == "FINISHED"
     assert read(first.parent_id).info.run_name == "compared"
 
 
@@ -323,8 +330,8 @@ def test_runs_of_a_group_share_a_parent(project, monkeypatch):
 def test_two_processes_of_a_group_share_a_parent(project, monkeypatch):
     """At once, without a pipeline above them: only one of them makes it."""
     monkeypatch.delenv("NAS_PIPELINE")
-    environment = os.environ | {"PYTHONPATH": str(Path(session.__file__).parents[1])}
-    code = OPEN.replace("{})", "{}, title=sys.argv[1] + '!', group=tracking.Group('compared', 'a'), shares=False)")
+    environment = os.environ | {"PYTHONPATH": str(Path(session.__file__).parents[2])}
+    code = OPEN.replace("{})", "{}, title=sys.argv[1] + '!', group=session.Group('compared', 'a'), shares=False)")
     options = {"stderr": subprocess.PIPE, "text": True, "env": environment}
     stages = [subprocess.Popen([sys.executable, "-c", code, stage], **options) for stage in ("train", "search")]
 
@@ -332,9 +339,9 @@ def test_two_processes_of_a_group_share_a_parent(project, monkeypatch):
 
     assert [p.returncode for p in stages] == [0, 0], errors
     runs = client().search_runs([e.experiment_id for e in client().search_experiments()])
-    (parent,) = (r for r in runs if session.PARENT not in r.data.tags)
+    (parent,) = (r for r in runs if delivery.PARENT not in r.data.tags)
     assert {r.info.run_name for r in runs if r is not parent} == {"train!", "search!"} and parent.info.run_name == "compared"
-    assert {r.data.tags[session.PARENT] for r in runs if r is not parent} == {parent.info.run_id}
+    assert {r.data.tags[delivery.PARENT] for r in runs if r is not parent} == {parent.info.run_id}
 
 
 def test_another_key_makes_another_parent(project):
@@ -363,10 +370,10 @@ def test_an_interrupted_run_of_a_group_goes_on(project, monkeypatch):
     with pytest.raises(KeyboardInterrupt), session.stage_run("train", {}, group=GROUP, shares=False) as first:
         raise KeyboardInterrupt
     assert status(first.id) == status(first.parent_id) == "KILLED"
-    start_pipeline(monkeypatch, "two", f"{processes.process_token()}-two")
+    start_pipeline(monkeypatch, "two")
     run = go("train", group=GROUP, shares=False)
     assert run.resumed and (run.id, run.parent_id) == (first.id, first.parent_id)
-    assert (status(run.id), status(run.parent_id)) == ("FINISHED", "RUNNING")
+    assert status(run.id) == status(run.parent_id) == "FINISHED"
 
 
 def test_the_other_ranks_write_nothing(project, monkeypatch):
@@ -377,8 +384,7 @@ def test_the_other_ranks_write_nothing(project, monkeypatch):
     with session.stage_run("train", {}) as run:
         run.log({"x": 1}, step=0)
         run.summary({"x": 1}, "train")
-        run.close_pipeline()
-        assert run.model("net", None, None, "nets", "best") == ""
+        run.model("net", None, None, "nets", "best")
 
     assert not Path("mlflow.db").exists()
 
@@ -399,8 +405,8 @@ def test_a_store_that_is_not_there(project):
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
     for uri in (f"http://127.0.0.1:{port}", "sqlite:////no/such/folder/mlflow.db"):
-        with pytest.raises(session.TrackingError, match=rf"tracking\.uri is '{uri}'"):
-            go("train", settings=SETTINGS.model_copy(update={"uri": uri}))
+        with pytest.raises(store.TrackingError, match=rf"tracking\.uri is '{uri}'"):
+            go("train", config=CONFIG.model_copy(update={"uri": uri}))
     assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
@@ -408,7 +414,7 @@ def test_a_file_that_is_no_database(project):
     """It is named, and left as it was."""
     Path("mlflow.db").write_text("not a database, but a text that is long enough" * 100)
 
-    with pytest.raises(session.TrackingError, match=r"mlflow\.db"):
+    with pytest.raises(store.TrackingError, match=r"mlflow\.db"):
         go("train")
     assert Path("mlflow.db").read_text().startswith("not a database")
 
@@ -417,7 +423,7 @@ def test_two_processes_open_a_new_database_at_once(bare):
     """Neither breaks the other's migration; both runs are there, and the database takes several writers (WAL)."""
     import sqlite3
 
-    environment = os.environ | {"PYTHONPATH": str(Path(session.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(session.__file__).parents[2])}
     options = {"stderr": subprocess.PIPE, "text": True, "env": environment}
     stages = [subprocess.Popen([sys.executable, "-c", OPEN, stage], **options) for stage in ("train", "search")]
 
@@ -437,7 +443,8 @@ def test_a_model_comes_back_without_pickle(project, monkeypatch):
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(144, 5)).eval()
     images = torch.rand(7, 3, 8, 8)
     with session.stage_run("train", {}) as run:
-        versions = [run.model("net", net, images[:2].numpy(), "family", "small", metrics={"top1": 50}) for _ in range(2)]
+        for _ in range(2):
+            run.model("net", net, images[:2].numpy(), "family", "small", metrics={"top1": 50})
         with pytest.raises(ValueError, match="at least 2"):
             run.model("net", net, images[:1].numpy(), "family", "small")
         with pytest.raises(ValueError, match="training mode"):
@@ -448,7 +455,7 @@ def test_a_model_comes_back_without_pickle(project, monkeypatch):
     mlflow.set_tracking_uri(database())
     loaded = mlflow.pytorch.load_model("models:/family@small")
     torch.testing.assert_close(loaded(images), net(images))
-    assert versions == ["1", "2"] and client().get_model_version_by_alias("family", "small").version == 2
+    assert versions("family") == [1, 2] and client().get_model_version_by_alias("family", "small").version == 2
     logged = client().search_logged_models([client().get_run(run.id).info.experiment_id])
     assert {model.name for model in logged} == {"net"} and not Path("mlruns").exists()
     signature = mlflow.models.get_model_info("models:/family@small").signature
@@ -459,17 +466,16 @@ def test_a_model_comes_back_without_pickle(project, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_pipeline_killed_under_dvc_goes_on(bare, monkeypatch, number):
     """`dvc repro`, killed in the middle of a stage and called again: one run with every step once, one parent."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(session.__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(session.__file__).parents[2]))
     Path("stage.py").write_text(
         "import pathlib, time\n"
-        "from nas import tracking\n"
+        "from nas.tracking import session\n"
         "step = pathlib.Path('.step')\n"
-        "with tracking.stage_run('train', {}) as run:\n"
+        "with session.stage_run('train', {}) as run:\n"
         "    for i in range(int(step.read_text()) if step.exists() else 0, 4):\n"
         "        run.log({'x': i}, step=i)\n"
         "        step.write_text(str(i + 1))\n"
         "        if i == 1: print('half', flush=True); time.sleep(0 if run.resumed else 60)\n"
-        "    run.close_pipeline()\n"
         "    pathlib.Path('out.txt').write_text('x')\n"
     )
     stage = f"  train: {{cmd: {sys.executable} stage.py, deps: [data.txt], params: [train], outs: [out.txt]}}\n"
@@ -495,8 +501,8 @@ def test_a_pipeline_killed_under_dvc_goes_on(bare, monkeypatch, number):
 @pytest.fixture
 def impatient(monkeypatch):
     """A locked database is away at once, and every record is a new try."""
-    monkeypatch.setattr(session, "LOCKED", 0.01)
-    monkeypatch.setattr(session, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(store, "LOCK_TIMEOUT", 0.01)
+    monkeypatch.setattr(runs, "FIRST_PAUSE", 0.0)
 
 
 class Locked:
@@ -550,7 +556,7 @@ def contents(run_id: str, parent_id: str) -> dict:
     times = {key: [m.timestamp for m in client().get_metric_history(run_id, key)] for key in run.data.metrics}
     assert all(run.info.start_time <= t <= run.info.end_time for row in times.values() for t in row)
     assert times["train/loss"] == sorted(times["train/loss"])
-    ids = (session.PARENT, session.OPENING, "mlflow.loggedArtifacts")
+    ids = (delivery.PARENT, delivery.START, "mlflow.loggedArtifacts")
     return {
         "metrics": curves,
         "params": run.data.params,
@@ -565,7 +571,7 @@ def contents(run_id: str, parent_id: str) -> dict:
 
 
 def stage_of_this(monkeypatch, number: str) -> None:
-    start_pipeline(monkeypatch, number, f"{processes.process_token()}-{number}")
+    start_pipeline(monkeypatch, number)
 
 
 @pytest.fixture
@@ -583,7 +589,7 @@ def trained(before: set[str]) -> list[str]:
 
 
 def waiting() -> list[Path]:
-    return list(Path(session.WAITING).glob("*/records.jsonl"))
+    return list(Path(store.OUTBOX).glob("*/note.json"))
 
 
 @pytest.mark.parametrize(("kind", "goes", "comes"), GOES_AND_COMES)
@@ -605,12 +611,12 @@ def test_nothing_is_lost_or_doubled(undisturbed, impatient, monkeypatch, capsys,
         log_all(run, during)
     if comes is None:
         away.end()
-        assert waiting() and "python -m nas.tracking.session deliver" in capsys.readouterr().err
-        subprocess.run([sys.executable, "-m", "nas.tracking.session", "deliver"], check=True, env=os.environ | {"PYTHONPATH": SOURCE})
+        assert waiting() and "python -m nas.tracking deliver" in capsys.readouterr().err
+        subprocess.run([sys.executable, "-m", "nas.tracking", "deliver"], check=True, env=os.environ | {"PYTHONPATH": SOURCE})
 
     assert not waiting()
     (found,) = trained(before)
-    assert contents(found, read(found).data.tags[session.PARENT]) == undisturbed
+    assert contents(found, read(found).data.tags[delivery.PARENT]) == undisturbed
     assert provenance.fingerprint("train") == read(found).data.tags["dvc.fingerprint"]
 
 
@@ -634,7 +640,9 @@ def test_a_stage_killed_while_mlflow_is_away(project, impatient, monkeypatch, nu
     """The next start of it delivers what was left and goes on in that run: every step once."""
     monkeypatch.delenv("NAS_PIPELINE")
     go("report")
-    code = "import os, sys\nfrom nas import tracking\ntracking.LOCKED = 0.01\nwith tracking.stage_run('train', {}) as run:\n"
+    code = (
+        "import os, sys\nfrom nas.tracking import session, store\nstore.LOCK_TIMEOUT = 0.01\nwith session.stage_run('train', {}) as run:\n"
+    )
     code += "    for i in range(3): run.log({'x': i}, i)\n    print('logged', flush=True)\n    sys.stdin.read()\n"
     away = Locked("")
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": os.environ | {"PYTHONPATH": SOURCE}}
@@ -677,11 +685,11 @@ def test_an_answer_that_got_lost_doubles_nothing(undisturbed, impatient, monkeyp
             log_all(run)
         for _ in range(20):
             if waiting():
-                with session._store(SETTINGS) as store:
-                    session.deliver(store)
+                with store.use(CONFIG) as used:
+                    delivery.deliver_all(used)
     (found,) = trained(before)
     assert not waiting() and len(calls) > 10
-    assert contents(found, read(found).data.tags[session.PARENT]) == undisturbed
+    assert contents(found, read(found).data.tags[delivery.PARENT]) == undisturbed
 
 
 def test_a_database_that_is_deleted_in_the_middle(project, impatient, capsys):
@@ -693,13 +701,13 @@ def test_a_database_that_is_deleted_in_the_middle(project, impatient, capsys):
         run.log({"x": 1}, 1)
         run.summary({"top1": 3}, "train")
     assert waiting()
-    code = "import nas.tracking.session as t\nwith t.stage_run('search', {}) as run: pass"
+    code = "from nas.tracking import session as t\nwith t.stage_run('search', {}) as run: pass"
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": SOURCE}, check=True, capture_output=True, text=True)
-    assert "mlflow.db is not there any more: a new one is made" in done.stderr
+    assert "mlflow.db is missing: a new one is made" in done.stderr
     database = sqlite3.connect("mlflow.db")
     found = database.execute("SELECT name, status, key, value, step FROM runs JOIN metrics USING (run_uuid) WHERE key != 'seconds'")
     assert sorted(found) == [
-        ("pipeline", "RUNNING", "train/top1", 3, 0),
+        ("pipeline", "FINISHED", "train/top1", 3, 0),
         ("train", "FINISHED", "train/top1", 3, 0),
         ("train", "FINISHED", "x", 1, 1),
     ]
@@ -708,15 +716,15 @@ def test_a_database_that_is_deleted_in_the_middle(project, impatient, capsys):
 
 def test_a_store_that_was_reached_is_waited_for_and_another_one_not(project, impatient):
     """The address that worked before is right, whatever happens now; one that never did may be mistyped."""
-    other = SETTINGS.model_copy(update={"uri": "sqlite:///other.db"})
+    other = CONFIG.model_copy(update={"uri": "sqlite:///other.db"})
     shutil.copy("mlflow.db", "other.db")
     go("train")
     for name in ("mlflow.db", "other.db"):
         Path(name).write_text("not a database, but a text that is long enough" * 100)
     go("search")
     assert waiting()
-    with pytest.raises(session.TrackingError, match=r"other\.db"):
-        go("search", settings=other)
+    with pytest.raises(store.TrackingError, match=r"other\.db"):
+        go("search", config=other)
 
 
 def test_a_mistake_is_told_while_mlflow_is_there(project):
@@ -737,22 +745,22 @@ def test_a_mistake_made_while_mlflow_was_away_stops_nothing(project, impatient, 
         run.log({"x": 1}, 1)
         away.end()
     assert not waiting() and read(run.id).data.metrics["x"] == 1 and status(run.id) == "FINISHED"
-    assert "%?*" in Path(session.WAITING, "refused.jsonl").read_text() and "will never take" in capsys.readouterr().err
+    assert "%?*" in Path(store.OUTBOX, "refused.jsonl").read_text() and "MLflow refuses a record of train" in capsys.readouterr().err
 
 
 def test_tries_become_rarer(project, monkeypatch):
     """After 5, 10, 20, ... seconds, at most 300; 100 epochs of a minute without MLflow wait for it 25 times and not 100."""
     clock, tries = [0.0], []
-    monkeypatch.setattr(session.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(runs.time, "monotonic", lambda: clock[0])
     go("report")
-    reach = session._Address.reach
+    reach = store.Store.reach
 
     def tried(*args, **kwargs):
         tries.append(clock[0])
         return reach(*args, **kwargs)
 
-    monkeypatch.setattr(session, "LOCKED", 0.001)
-    monkeypatch.setattr(session._Address, "reach", tried)
+    monkeypatch.setattr(store, "LOCK_TIMEOUT", 0.001)
+    monkeypatch.setattr(store.Store, "reach", tried)
     with session.stage_run("train", {}) as run:
         away = Locked("")
         tries.clear()
@@ -774,7 +782,7 @@ def test_a_clock_that_jumps(project, monkeypatch):
             run.log({"x": step}, step)
         run.summary({"top1": 1}, "train")
         raise KeyboardInterrupt
-    monkeypatch.setattr(session, "_FIRST", session._FIRST - 3600)  # the next process starts with the clock gone back
+    monkeypatch.setattr(runs, "_EPOCH", runs._EPOCH - 3600)  # the next process starts with the clock gone back
     with session.stage_run("train", {}) as again:
         again.log({"x": 4}, 4)
 
@@ -786,18 +794,27 @@ def test_a_clock_that_jumps(project, monkeypatch):
     assert found.data.metrics["x"] == 4 and found.data.metrics["seconds"] == second > first and second < 60
 
 
-def test_a_model_does_not_wait(project, impatient, capsys):
-    """Kept in a file it would have to be unpickled: nothing is registered, and how to do it later is said."""
+def test_a_model_waits_for_mlflow(project, impatient, monkeypatch):
+    """Logged while MLflow is away, it is registered once, with its alias, metrics and tags, when MLflow is back."""
     torch = pytest.importorskip("torch")
+    import mlflow
+
+    net, images = torch.nn.Linear(3, 2).eval(), torch.rand(5, 3)
     go("report")
     away = Locked("")
     with session.stage_run("train", {}) as run:
-        assert run.model("net", torch.nn.Linear(3, 2).eval(), torch.rand(2, 3).numpy(), "family", "small") == ""
+        run.model("net", net, images[:2].numpy(), "family", "small", {"top1": 50}, {"dataset": "glyphs"})
+    assert waiting()
     away.end()
-    assert "`dvc repro --force export`" in capsys.readouterr().out
-    with session._store(SETTINGS) as store:
-        assert session.deliver(store) == 0
-    assert not client().search_model_versions("name = 'family'") and not waiting()
+    with store.use(CONFIG) as used:
+        assert [delivery.deliver_all(used) for _ in range(2)] == [0, 0]
+
+    assert versions("family") == [1] and not waiting()
+    version = client().get_model_version_by_alias("family", "small")
+    assert version.tags == {"dataset": "glyphs"} and metrics_of("net") == {"top1": 50}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database())
+    mlflow.set_tracking_uri(database())
+    torch.testing.assert_close(mlflow.pytorch.load_model("models:/family@small")(images), net(images))
 
 
 def test_a_resumed_stage_registers_no_model_twice(project):
@@ -805,12 +822,108 @@ def test_a_resumed_stage_registers_no_model_twice(project):
     torch = pytest.importorskip("torch")
     net, example = torch.nn.Linear(3, 2).eval(), torch.rand(2, 3).numpy()
     with pytest.raises(KeyboardInterrupt), session.stage_run("train", {}) as run:
-        first = run.model("a", net, example, "family", "a")
+        run.model("a", net, example, "family", "a")
         raise KeyboardInterrupt
     with session.stage_run("train", {}) as run:
-        assert run.model("a", net, example, "family", "a") == first
+        run.model("a", net, example, "family", "a")
         run.model("b", net, example, "family", "b")
-    assert len(client().search_model_versions("name = 'family'")) == 2
+    assert versions("family") == [1, 2]
+    assert [client().get_model_version_by_alias("family", alias).version for alias in "ab"] == [1, 2]
+
+
+def test_a_model_has_only_its_own_metrics(project):
+    """Neither those of the run nor those of the models before it."""
+    torch = pytest.importorskip("torch")
+    with session.stage_run("train", {}) as run:
+        run.log({"loss": 1}, 0)
+        for name, top1 in (("a", 50), ("b", 60)):
+            run.model(name, torch.nn.Linear(3, 2).eval(), torch.rand(2, 3).numpy(), "family", name, {"top1": top1, name: 1})
+    assert metrics_of("a") == {"top1": 50, "a": 1} and metrics_of("b") == {"top1": 60, "b": 1}
+    assert [(m.step, m.value) for m in client().get_metric_history(run.id, "top1")] == [(0, 50), (1, 60)]
+
+
+def test_an_experiment_moves_no_alias(project, monkeypatch):
+    """`dvc exp run` registers a version, and the alias stays with the project's."""
+    torch = pytest.importorskip("torch")
+    net, example = torch.nn.Linear(3, 2).eval(), torch.rand(2, 3).numpy()
+    for experiment in (None, "wider"):
+        if experiment:
+            monkeypatch.setenv("DVC_EXP_NAME", experiment)
+        with session.stage_run("train", {}) as run:
+            run.model("a", net, example, "family", "a")
+    assert versions("family") == [1, 2] and client().get_model_version_by_alias("family", "a").version == 1
+
+
+def versions(name: str) -> list[int]:
+    return sorted(int(v.version) for v in client().search_model_versions(f"name = '{name}'"))
+
+
+def metrics_of(name: str) -> dict[str, float]:
+    """Of a logged model."""
+    (model,) = (m for m in client().search_logged_models(["1"]) if m.name == name)
+    assert len({m.key for m in model.metrics}) == len(model.metrics)
+    return {m.key: m.value for m in model.metrics}
+
+
+PARTIAL = """
+stages:
+  split: {{cmd: {python} stage.py split, deps: [data.txt, stage.py], params: [split], metrics: [outputs/split/metrics.json: {{cache: false}}]}}
+  train:
+    desc: attentive training
+    cmd: {python} stage.py train
+    deps: [outputs/split/metrics.json]
+    params: [train, rate]
+    metrics: [outputs/train/metrics.json: {{cache: false}}]
+  latency: {{cmd: {python} stage.py latency, deps: [stage.py], params: [latency], metrics: [outputs/latency/metrics.json: {{cache: false}}]}}
+  report: {{cmd: {python} stage.py report, deps: [outputs/train/metrics.json, outputs/latency/metrics.json], outs: [out.txt]}}
+"""
+STAGE = """
+import json, pathlib, sys
+from nas.runtime import params
+from nas.tracking import session
+name = sys.argv[1]
+found = params.read_all()
+with session.stage_run(name, {name: found.get(name)}) as run:
+    if name == "split": run.dataset("data.txt", "training")
+    if name == "report":
+        pathlib.Path("out.txt").write_text("x")
+    else:
+        out = pathlib.Path("outputs", name)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "metrics.json").write_text(json.dumps({"top1": found[name]["top1"]}))
+        run.summary({"top1": found[name]["top1"]}, name)
+"""
+
+
+@pytest.mark.slow
+def test_a_parent_holds_the_stages_that_dvc_did_not_run(bare, monkeypatch):
+    """A changed parameter reruns one stage: its parent has parameters and metrics of those up to date, and not of outdated ones."""
+    monkeypatch.setenv("PYTHONPATH", SOURCE)
+    Path("dvc.yaml").write_text(PARTIAL.format(python=sys.executable))
+    Path("stage.py").write_text(STAGE)
+    tracking = Path("params.yaml").read_text().partition("tracking:")[2]
+    parameters = "split: {{top1: 1}}\ntrain: {{top1: {}}}\nlatency: {{top1: {}}}\nrate: 0.1\ntracking:" + tracking.replace("{", "{{")
+
+    def repro(top1: int, latency: int, *target: str):
+        Path("params.yaml").write_text(parameters.format(top1, latency))
+        subprocess.run([sys.executable, "-m", "dvc", "-q", "repro", *target], check=True)
+        runs = client().search_runs(["1"], order_by=["attributes.start_time DESC"])
+        return next(r for r in runs if delivery.PARENT not in r.data.tags)
+
+    whole = repro(2, 3)
+    assert whole.data.metrics == {"split/top1": 1, "train/top1": 2, "latency/top1": 3}
+    assert whole.inputs.dataset_inputs[0].dataset.name == "data.txt" and whole.info.status == "FINISHED"
+
+    partial = repro(4, 3, "train")
+    assert partial.info.run_id != whole.info.run_id and partial.info.status == "FINISHED"
+    assert partial.data.metrics == {"split/top1": 1, "train/top1": 4, "latency/top1": 3}
+    assert partial.data.params == {"split.top1": "1", "train.top1": "4", "latency.top1": "3"}
+    assert (
+        "- train: attentive training" in partial.data.tags[delivery.DESCRIPTION] and "report" not in partial.data.tags[delivery.DESCRIPTION]
+    )
+
+    outdated = repro(5, 6, "train")
+    assert outdated.data.metrics == {"split/top1": 1, "train/top1": 5} and "latency.top1" not in outdated.data.params
 
 
 @pytest.mark.slow
@@ -838,10 +951,10 @@ def test_a_server_that_is_killed_and_comes_back(bare, impatient, monkeypatch):
         process.wait()
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    settings = SETTINGS.model_copy(update={"uri": uri})
+    config = CONFIG.model_copy(update={"uri": uri})
     server = serve()
     try:
-        with session.stage_run("train", {"a": 1}, settings=settings) as run:
+        with session.stage_run("train", {"a": 1}, config=config) as run:
             for step in range(6):
                 if step == 2:
                     kill(server)
@@ -851,11 +964,11 @@ def test_a_server_that_is_killed_and_comes_back(bare, impatient, monkeypatch):
             Path("figure.txt").write_text("drawn")
             kill(server)
             run.artifact("figure.txt")
-        with session.stage_run("search", {"b": 1}, settings=settings) as search:
+        with session.stage_run("search", {"b": 1}, config=config) as search:
             search.log({"y": 1}, 1)
             server = serve()
             search.log({"y": 2}, 2)
-        go("report", settings=settings)
+        go("report", config=config)
         import mlflow
 
         found = mlflow.MlflowClient(uri)
