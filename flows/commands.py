@@ -30,7 +30,6 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
 import nas
-from nas.runtime import processes
 
 DVC = (  # not in a session of its own: a worker cancels by signalling the process group
     "import sys; from nas.runtime.processes import die_with_parent; die_with_parent(); "
@@ -95,7 +94,6 @@ class Commands:
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(nas.__file__).parents[1]), os.environ.get("PYTHONPATH")])),
             "NAS_PIPELINE": str(flow_run.id),
-            "NAS_PIPELINE_OWNER": processes.process_token(),
             "PREFECT__FLOW_RUN_ID": str(flow_run.id),
         }
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace", "env": environment}

@@ -22,7 +22,7 @@ from scipy import stats
 
 from nas.plots import style
 from nas.plots.style import Chart
-from nas.tracking.session import StageRun
+from nas.tracking.runs import StageRun
 
 SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE, NOT_RUN = "supported", "not supported", "inconclusive", "not run"
 VERDICTS = (SUPPORTED, INCONCLUSIVE, NOT_SUPPORTED)  # in the order in which they are counted

@@ -28,9 +28,12 @@ DECIDE_NOTHING = {
     "nas.runtime.processes",
     "nas.runtime.progress",
     "nas.runtime.torchrun",
+    "nas.tracking.delivery",
     "nas.tracking.outbox",
     "nas.tracking.provenance",
+    "nas.tracking.runs",
     "nas.tracking.session",
+    "nas.tracking.store",
 }
 SURROUND = {("nas.stages.runner", "stage"), ("nas.stages.errors", "user_errors"), ("nas.stages.check", "check_all")}
 PROCESSES = {"launcher.processes", "launcher.nodes"}  # each has batch norm of its own in training; a search is the same on any number

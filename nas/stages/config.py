@@ -17,7 +17,7 @@ from nas.sampling.attentive import parse_strategy
 from nas.search.setup import Search
 from nas.spaces import mbconv
 from nas.spaces.mbconv import SearchSpace
-from nas.tracking import session
+from nas.tracking.store import TrackingConfig
 from nas.training.recipe import Recipe, Runtime
 from nas.training.strategy import Train
 from nas.training.transfer import Transfer
@@ -74,7 +74,7 @@ SECTIONS = {
     "export": Export,
     "transfer": Transfer,
     "report": Report,
-    "tracking": session.Settings,
+    "tracking": TrackingConfig,
 }
 
 

@@ -13,7 +13,7 @@ from nas.latency.rows import ProfiledRows
 from nas.runtime.checkpoint import Checkpoint
 from nas.stages.pipelines import Pipeline
 from nas.stages.runner import write_json
-from nas.tracking.session import StageRun
+from nas.tracking.runs import StageRun
 
 LOGGED = ("table_latency_ms", "measured_latency_ms", "noise_floor", "mflops")
 

@@ -32,7 +32,7 @@ from nas.runtime.progress import progress
 from nas.spaces import encoding
 from nas.spaces.mbconv import SearchSpace
 from nas.stages import config, runner
-from nas.tracking.session import StageRun
+from nas.tracking.runs import StageRun
 
 OUT = runner.out("export")
 FAMILY = OUT / bundle.FAMILY

@@ -25,7 +25,7 @@ from nas.runtime.checkpoint import Checkpoint
 from nas.runtime.io import read_json
 from nas.spaces.rows import Plan, Row
 from nas.stages import runner
-from nas.tracking.session import StageRun
+from nas.tracking.runs import StageRun
 from nas.training.finetune import FineTuning
 from nas.training.recipe import Runtime
 

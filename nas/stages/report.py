@@ -91,7 +91,6 @@ def main() -> None:
         stage.run.front(family.assign(top1=family["top1_test"]).to_dict("records"))
         metrics = {f"top1_{name.rpartition('-')[2]}": value for name, value in zip(family["name"], family["top1_test"])}
         stage.finish(metrics | {"top1_smallest": smallest, "top1_largest": largest})
-        stage.run.close_pipeline()
 
 
 def save_figures(results: page.Results, out: Path) -> None:

@@ -27,7 +27,8 @@ import numpy as np
 from nas.runtime import params, processes
 from nas.runtime.io import DocumentError, read_json, short
 from nas.tracking import provenance, session
-from nas.tracking.session import Group, StageRun
+from nas.tracking.runs import StageRun
+from nas.tracking.session import Group
 
 if TYPE_CHECKING:
     from nas.runtime.checkpoint import Checkpoint

@@ -20,7 +20,7 @@ from nas.search.setup import Search, draws
 from nas.spaces import encoding
 from nas.spaces.mbconv import Arch
 from nas.stages import runner
-from nas.tracking.session import StageRun
+from nas.tracking.runs import StageRun
 
 ROUND_EVALUATIONS = 64  # of random search
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from nas.latency.profiler import Profile
 from nas.stages.pipelines import Pipeline
-from nas.tracking.session import StageRun
+from nas.tracking.runs import StageRun
 
 
 def write(profiled: Profile, pipeline: Pipeline, run: StageRun, out: Path) -> None:

@@ -1,7 +1,7 @@
 """Where a stage's run comes from: its DVC fingerprint and the git commit.
 
 DVC decides by (cmd, hashes of deps, params) whether a stage has to run. `fingerprint` is the sha256 of
-the same three, known before the stage runs; `fingerprint_from_lock` gives it from dvc.lock afterwards.
+the same three, known before the stage runs; dvc.lock holds them afterwards.
 """
 
 import hashlib
@@ -115,23 +115,6 @@ def fingerprint(stage: str) -> str:
     except DvcException as error:
         raise RuntimeError(f"stage {stage!r}: {error}") from None
     return _digest(found.cmd, _inputs(found), params)
-
-
-def fingerprint_from_lock(stage: str) -> str:
-    """The fingerprint that dvc.lock holds for a stage that ran: equal to `fingerprint` while nothing has changed.
-
-    Raises:
-        RuntimeError: outside git or DVC.
-        ValueError: if dvc.yaml has no such stage, or the stage has not run.
-    """
-    from dvc.utils.serialize import load_yaml
-
-    found = _load(stage)
-    lock = Path(found.dvcfile.path).with_suffix(".lock")
-    entry = load_yaml(str(lock))["stages"].get(found.name) if lock.is_file() else None
-    if entry is None:
-        raise ValueError(f"{lock} has no entry for stage {stage!r}: it has not run yet")
-    return _digest(entry["cmd"], {d["path"]: d["md5"] for d in entry.get("deps", [])}, entry.get("params", {}))
 
 
 def _load(stage: str):

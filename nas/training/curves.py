@@ -6,7 +6,7 @@ from dataclasses import asdict
 from scipy.stats import binom
 
 from nas.data.dataset import ImageDataset
-from nas.tracking.session import StageRun
+from nas.tracking.runs import StageRun
 from nas.training.recipe import Recipe
 from nas.training.recovery import ADVICE
 from nas.training.trainer import Epoch

@@ -27,7 +27,7 @@ from nas.stages.hardcore_nas import config as hardcore_nas
 from nas.stages.hardcore_nas.config import Trained
 from nas.stages.hardcore_nas.train import TEACHER, WEIGHTS
 from nas.stages.pipelines import NAMES, Pipeline, placed
-from nas.tracking.session import StageRun
+from nas.tracking.runs import StageRun
 
 PIPELINE = Pipeline("hardcore_nas_claims", Path("studies"))
 TUNED, SCRATCH = "tuning", "scratch"  # trainings of a network

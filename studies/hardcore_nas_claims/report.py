@@ -76,7 +76,6 @@ def main() -> None:
         claims = all_claims(results)
         PAGE.write(claims, facts(cfg, table), [constraint_chart(history), starts_chart(results), tuning_chart(results)], run, out)
         config.PIPELINE.finish(out, verdict_counts(claims), run)
-        run.close_pipeline()
 
 
 def constraint_chart(history: pd.DataFrame) -> style.Chart:

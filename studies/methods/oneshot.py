@@ -44,7 +44,7 @@ from nas.stages.hardcore_nas import config as hardcore_nas
 from nas.stages.hardcore_nas.train import TEACHER, WEIGHTS
 from nas.stages.pipelines import NAMES, divided, placed
 from nas.stages.runner import write_json
-from nas.tracking.session import StageRun
+from nas.tracking.runs import StageRun
 from studies.methods import config
 from studies.methods.evolution import Evolution, latency_problem, max_entropy_draw
 

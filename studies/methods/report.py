@@ -37,7 +37,7 @@ from nas.stages import runner as main_pipeline
 from nas.stages import split
 from nas.stages.errors import user_errors
 from nas.stages.pipelines import placed
-from nas.tracking import provenance, session
+from nas.tracking import provenance, session, store
 from studies.methods import config, found, page
 from studies.methods.cost import mmacs_of
 
@@ -90,7 +90,6 @@ def main() -> None:
         metrics = {f"{key(row.method)}_{key(row.network)}_top1": row.top1 for row in networks.itertuples()}
         config.PIPELINE.finish(out, metrics | {f"{key(method)}_training_tmacs": total for method, total in totals.items()}, run)
         fronts(networks, totals)
-        run.close_pipeline()
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,15 +142,13 @@ def fronts(networks: pd.DataFrame, training_tmacs: pd.Series) -> None:
 
     So MLflow's chart of front/top1 over front/latency_ms, or over front/mflops, shows all fronts.
     """
-    settings = params.read("tracking", session.Settings).model_copy(update={"system_metrics": False})
+    tracking = params.read("tracking", store.TrackingConfig).model_copy(update={"system_metrics": False})
     group = session.Group("fronts", provenance.fingerprint(ADDRESS)[:16])
     for method, rows in networks.groupby("method", sort=False):
         said = {"method": method, "weights": found.METHODS[method]}
-        with session.stage_run(ADDRESS, said, method, settings, f"{method}, front", group, shares=False) as run:
+        with session.stage_run(ADDRESS, said, method, tracking, f"{method}, front", group, shares=False) as run:
             run.front(rows.sort_values("latency_ms").to_dict("records"))
             run.summary({"training_tmacs": training_tmacs[method], "networks": len(rows)}, "front")
-            if method == networks["method"].iloc[-1]:
-                run.close_pipeline()
 
 
 def facts(s: config.Settings, data: loader.ImageDataset, ms: Measured) -> dict[str, object]:

@@ -21,7 +21,8 @@ from nas.spaces import mbconv
 from nas.spaces.mbconv import SearchSpace
 from nas.stages import runner
 from nas.tracking import provenance, session
-from nas.tracking.session import Group, StageRun
+from nas.tracking.runs import StageRun
+from nas.tracking.session import Group
 from nas.training.losses import DistillationLoss
 from nas.training.recipe import Recipe, Runtime
 

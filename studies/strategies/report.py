@@ -25,7 +25,7 @@ from nas.sampling.target import Prior
 from nas.stages import runner as main_pipeline
 from nas.stages import split
 from nas.stages.errors import user_errors
-from nas.tracking.session import StageRun
+from nas.tracking.runs import StageRun
 from nas.training.losses import DistillationLoss
 from studies.strategies import charts, claims, config, deployments, html_page, ranks, results
 from studies.strategies.claims_page import page_of
@@ -59,7 +59,6 @@ def main() -> None:
             run.artifact(path, "plots")
         run.table(claims.table(content.claims), "claims.json")
         log_summaries(content.summary, distilled, run)
-        run.close_pipeline()
 
 
 def log_summaries(strategies: pd.DataFrame, distilled: pd.DataFrame, run: StageRun) -> None:

@@ -36,7 +36,7 @@ from nas.search.problem import Problem, cost_objective, score_objective
 from nas.spaces import encoding, mbconv
 from nas.spaces.mbconv import SearchSpace
 from nas.stages import runner, split
-from nas.tracking.session import StageRun
+from nas.tracking.runs import StageRun
 from nas.training.trainer import Epoch, Trainer
 from studies.strategies import config
 from studies.strategies.comparisons import bucket_edges

@@ -27,7 +27,7 @@ from nas.stages import split
 from nas.stages.pipelines import Pipeline
 from nas.stages.tf_nas import config as tf_nas
 from nas.stages.tf_nas.search import Searcher, of_classes, searched_classes
-from nas.tracking.session import StageRun
+from nas.tracking.runs import StageRun
 
 PIPELINE = Pipeline("tf_nas_claims", Path("studies"))
 ALL_CLASSES, CHOSEN_CLASSES, STOPPED_EARLY = "all classes", "chosen classes", "stopped early"  # searches of stage stopping

@@ -73,7 +73,6 @@ def main() -> None:
         claims = all_claims(results)
         PAGE.write(claims, facts(cfg, table, results), charts(results), run, out)
         config.PIPELINE.finish(out, verdict_counts(claims), run)
-        run.close_pipeline()
 
 
 def own_networks(table: TfNasLatencyTable) -> pd.DataFrame:

@@ -31,7 +31,7 @@ def plain_environment(monkeypatch) -> None:
     for who in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{who}_NAME", "t")
         monkeypatch.setenv(f"GIT_{who}_EMAIL", "t@example.org")
-    for key in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "NAS_PIPELINE", "NAS_PIPELINE_OWNER"):
+    for key in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "NAS_PIPELINE"):
         monkeypatch.delenv(key, raising=False)
 
 

@@ -27,7 +27,6 @@ with session.stage_run("train", {{}}) as run, Checkpoint(processes.project_root(
         run.log({{"number": state["number"]}}, step)
         checkpoint.save(state)
     pathlib.Path("out.txt").write_text(str(state["number"]))
-    run.close_pipeline()
 """
 PARAMS = "train: 1\ntracking: {uri: 'sqlite:///mlflow.db', experiment: test, system_metrics: false}\n"
 DVC = "stages:\n  train: {cmd: " + sys.executable + " stage.py, deps: [stage.py], params: [train], outs: [out.txt]}\n"

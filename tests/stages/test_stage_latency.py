@@ -11,7 +11,7 @@ import yaml
 from nas.cost.latency_mbconv import MBConvLatencyTable
 from nas.spaces import mbconv
 from nas.stages import latency, runner
-from nas.tracking.session import SilentRun
+from nas.tracking.runs import SilentRun
 
 ROOT = Path(__file__).parents[2]
 OUT = runner.out("latency")

@@ -1,5 +1,7 @@
 """Fingerprints against dvc.lock as DVC writes it, and the process helpers against real processes."""
 
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -10,11 +12,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from dvc.utils.serialize import load_yaml
 
 from nas.runtime import processes
 from nas.tracking import provenance
 
-STAGE = "import sys, pathlib; from nas import provenance as p; pathlib.Path(sys.argv[1]).write_text({})"
+STAGE = (
+    "import sys, pathlib; from nas.runtime import processes; from nas.tracking import provenance; pathlib.Path(sys.argv[1]).write_text({})"
+)
 DVC_YAML = """
 stages:
   first:
@@ -37,6 +42,13 @@ def run(*command: str, cwd: Path | None = None) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, cwd=cwd).stdout
 
 
+def fingerprint_from_lock(stage: str) -> str:
+    """From what DVC wrote when the stage ran."""
+    entry = load_yaml("dvc.lock")["stages"][stage]
+    facts = [entry["cmd"], {d["path"]: d["md5"] for d in entry["deps"]}, entry.get("params", {})]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 def dvc(*args: str) -> str:
     return run(sys.executable, "-m", "dvc", "-q", *args)
 
@@ -46,8 +58,8 @@ def template(tmp_path_factory) -> Path:
     """Two stages; each writes the fingerprint that it sees while DVC runs it."""
     folder = tmp_path_factory.mktemp("template") / "project"
     (folder / "code").mkdir(parents=True)
-    (folder / "code/first.py").write_text(STAGE.format("p.fingerprint('first') + ' ' + str(p.project_root())"))
-    (folder / "code/second.py").write_text(STAGE.format("p.fingerprint('second') + ' ' + p.dvc_process()"))
+    (folder / "code/first.py").write_text(STAGE.format("provenance.fingerprint('first') + ' ' + str(processes.project_root())"))
+    (folder / "code/second.py").write_text(STAGE.format("provenance.fingerprint('second') + ' ' + processes.dvc_process()"))
     (folder / "params.yaml").write_text("first: {rate: 1.0e-4, sizes: [8, 16], name: 'no'}\nseed: 3\n")
     (folder / "other.yaml").write_text("a: 1\n")
     (folder / "dvc.yaml").write_text(DVC_YAML.format(python=sys.executable))
@@ -61,7 +73,7 @@ def template(tmp_path_factory) -> Path:
 @pytest.fixture
 def project(template, tmp_path, monkeypatch) -> Path:
     """A copy of it, the current folder."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(provenance.__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(provenance.__file__).parents[2]))
     for key in ("DVC_ROOT", "DVC_STAGE"):
         monkeypatch.delenv(key, raising=False)
     for who in ("AUTHOR", "COMMITTER"):
@@ -79,15 +91,13 @@ def test_the_fingerprint_is_the_same_before_during_and_after_a_run(project):
     dvc("repro")
 
     assert [before, str(project)] == Path("out.txt").read_text().split()
-    assert provenance.fingerprint_from_lock("first") == before
+    assert fingerprint_from_lock("first") == before
     during = Path("seen.txt").read_text().split()[0]
-    assert during == provenance.fingerprint("second") == provenance.fingerprint_from_lock("second") != before
+    assert during == provenance.fingerprint("second") == fingerprint_from_lock("second") != before
 
 
 def test_inputs_are_the_hashes_of_the_lock_file(project):
     """The md5 of a file is that of its bytes."""
-    import hashlib
-
     Path("out.txt").write_text("x")
 
     assert provenance.inputs("second")["out.txt"] == hashlib.md5(b"x").hexdigest()
@@ -139,10 +149,51 @@ def test_a_missing_parameter_is_named(project):
         provenance.fingerprint("first")
 
 
-def test_a_stage_that_has_not_run_has_no_locked_fingerprint(project):
-    """It raises, instead of giving the fingerprint of nothing."""
-    with pytest.raises(ValueError, match="has not run"):
-        provenance.fingerprint_from_lock("first")
+def test_stages_that_are_up_to_date(project):
+    """As `dvc status` says: none before a run; a changed parameter or dependency outdates a stage and those after it."""
+    names = lambda stage: [result.name for result in provenance.up_to_date(stage)]  # noqa: E731
+    assert names("first") == []
+    dvc("repro")
+    assert (names("first"), names("second")) == (["second"], ["first"])
+
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("seed: 3", "seed: 4"))
+    assert (names("first"), names("second")) == ([], ["first"])
+    Path("code/first.py").touch()
+    assert names("second") == ["first"]
+    with Path("code/first.py").open("a") as file:
+        file.write("# changed")
+    assert names("second") == []
+
+
+def test_an_outdated_stage_outdates_those_after_it(project):
+    """Although their own dependencies have not changed yet."""
+    with Path("dvc.yaml").open("a") as file:
+        file.write("  third: {cmd: echo x > third.txt, outs: [third.txt]}\n")
+    dvc("repro")
+    assert [result.name for result in provenance.up_to_date("third")] == ["first", "second"]
+
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("16", "32"))
+    assert provenance.up_to_date("third") == []
+
+
+def test_an_up_to_date_stage_has_its_parameters_and_metrics(project):
+    """Those of dvc.lock, and outputs/<stage>/metrics.json; of a matrix nothing."""
+    stages = """
+stages:
+  train:
+    desc: attentive training
+    cmd: >-
+      mkdir -p outputs/train && echo '{"top1": 1.5, "name": "x"}' > outputs/train/metrics.json
+    params: [first]
+    metrics: [outputs/train/metrics.json: {cache: false}]
+  seeds: {matrix: {seed: [a, b]}, cmd: "echo x > seed-${item.seed}", outs: ["seed-${item.seed}"]}
+  report: {cmd: echo x}
+"""
+    Path("dvc.yaml").write_text(stages)
+    dvc("repro")
+
+    first = {"rate": 1e-4, "sizes": [8, 16], "name": "no"}
+    assert provenance.up_to_date("report") == [provenance.Result("train", "attentive training", {"first": first}, {"top1": 1.5})]
 
 
 def test_git_state(project):
@@ -224,11 +275,9 @@ def test_the_dvc_process_is_found_through_shells(project):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PR_SET_PDEATHSIG is Linux's")
 def test_a_stage_dies_with_its_parent():
     """Killing the parent, which can't pass anything on, ends the child."""
-    child = (
-        "import time; from nas.tracking.provenance import die_with_parent; die_with_parent(); print('ready', flush=True); time.sleep(60)"
-    )
+    child = "import time; from nas.runtime.processes import die_with_parent; die_with_parent(); print('ready', flush=True); time.sleep(60)"
     parent = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}]); print(p.pid, flush=True); p.wait()"
-    environment = os.environ | {"PYTHONPATH": str(Path(provenance.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(provenance.__file__).parents[2])}
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, env=environment) as process:
         token = processes.process_token(int(process.stdout.readline()))
         assert process.stdout.readline() == "ready\n"
@@ -246,9 +295,9 @@ def test_a_stage_dies_with_its_parent():
 def test_an_orphan_ends_itself(tmp_path):
     """The parent may be gone before the child gets to ask for a signal."""
     late = str(tmp_path / "late")
-    child = f"import time; time.sleep(0.5); from nas import provenance; processes.die_with_parent(); open({late!r}, 'w')"
+    child = f"import time; time.sleep(0.5); from nas.runtime import processes; processes.die_with_parent(); open({late!r}, 'w')"
     parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}])"
-    environment = os.environ | {"PYTHONPATH": str(Path(provenance.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(provenance.__file__).parents[2])}
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, env=environment) as process:
         process.stdout.read()
 

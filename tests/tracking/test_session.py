@@ -495,7 +495,7 @@ def test_a_pipeline_killed_under_dvc_goes_on(bare, monkeypatch, number):
     )
     assert stage.info.status == parent.info.status == "FINISHED"
     assert [m.step for m in client().get_metric_history(stage.info.run_id, "x")] == [0, 1, 2, 3]
-    assert stage.data.tags["dvc.fingerprint"] == provenance.fingerprint_from_lock("train")
+    assert stage.data.tags["dvc.fingerprint"] == provenance.fingerprint("train")
 
 
 @pytest.fixture
@@ -867,14 +867,14 @@ def metrics_of(name: str) -> dict[str, float]:
 
 PARTIAL = """
 stages:
-  split: {{cmd: {python} stage.py split, deps: [data.txt, stage.py], params: [split], metrics: [outputs/split/metrics.json: {{cache: false}}]}}
+  split: {{cmd: {python} stage.py split, deps: [data.txt, stage.py], params: [split], metrics: [outputs/split/metrics.json]}}
   train:
     desc: attentive training
     cmd: {python} stage.py train
     deps: [outputs/split/metrics.json]
     params: [train, rate]
     metrics: [outputs/train/metrics.json: {{cache: false}}]
-  latency: {{cmd: {python} stage.py latency, deps: [stage.py], params: [latency], metrics: [outputs/latency/metrics.json: {{cache: false}}]}}
+  latency: {{cmd: {python} stage.py latency, deps: [stage.py], params: [latency], metrics: [outputs/latency/metrics.json]}}
   report: {{cmd: {python} stage.py report, deps: [outputs/train/metrics.json, outputs/latency/metrics.json], outs: [out.txt]}}
 """
 STAGE = """

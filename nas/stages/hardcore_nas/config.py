@@ -25,7 +25,7 @@ from nas.runtime.checkpoint import Checkpoint
 from nas.spaces.hardcore_nas import Space, load
 from nas.stages import pipelines
 from nas.stages.pipelines import Pipeline, Targets
-from nas.tracking.session import StageRun
+from nas.tracking.runs import StageRun
 from nas.training.recipe import Fraction, Runtime
 
 PIPELINE = Pipeline("hardcore_nas")

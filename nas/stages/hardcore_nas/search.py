@@ -49,7 +49,7 @@ from nas.stages.hardcore_nas import config
 from nas.stages.hardcore_nas.train import WEIGHTS
 from nas.stages.pipelines import NAMES, divided, placed
 from nas.stages.runner import write_json
-from nas.tracking.session import StageRun
+from nas.tracking.runs import StageRun
 
 SHARED = config.PIPELINE.outputs / "train" / "metrics.json"
 

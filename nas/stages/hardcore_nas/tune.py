@@ -74,7 +74,6 @@ def main() -> None:
         write_json(config.PIPELINE.outputs / "summary.json", summary)
         run.front({**entry, "latency_ms": entry["measured_latency_ms"]} for entry in summary)
         config.PIPELINE.finish(out, {**metrics, "seconds_a_target": float(np.mean(seconds))}, run)
-        run.close_pipeline()
 
 
 if __name__ == "__main__":

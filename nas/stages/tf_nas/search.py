@@ -38,7 +38,7 @@ from nas.stages.pipelines import NAMES, divided
 from nas.stages.runner import write_json
 from nas.stages.scratch import Alone
 from nas.stages.tf_nas import config
-from nas.tracking.session import StageRun
+from nas.tracking.runs import StageRun
 
 
 def main() -> None:

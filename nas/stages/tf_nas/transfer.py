@@ -68,7 +68,6 @@ def main() -> None:
         results.to_csv(out / "results.csv", index=False)
         run.table(results, "results.json")
         config.PIPELINE.finish(out, metrics, run)
-        run.close_pipeline()
 
 
 if __name__ == "__main__":

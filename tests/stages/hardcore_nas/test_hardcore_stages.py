@@ -25,7 +25,7 @@ from nas.stages.hardcore_nas import config, derive
 from nas.stages.hardcore_nas.search import Search, Searcher, heat_maps, outcome, seconds
 from nas.stages.hardcore_nas.train import sort
 from nas.stages.pipelines import Target, divided
-from nas.tracking.session import SilentRun
+from nas.tracking.runs import SilentRun
 from tests.stages.differentiable_runs import change
 
 ROOT = Path(__file__).parents[3]

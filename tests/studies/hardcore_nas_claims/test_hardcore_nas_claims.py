@@ -23,7 +23,7 @@ from nas.runtime.checkpoint import Checkpoint, save_weights
 from nas.runtime.params import ParamsError
 from nas.spaces import FOLDER, hardcore_nas
 from nas.spaces.hardcore_nas import Arch
-from nas.tracking.session import SilentRun
+from nas.tracking.runs import SilentRun
 from studies.claims import INCONCLUSIVE, NOT_RUN, NOT_SUPPORTED, SUPPORTED, claim_rows
 from studies.hardcore_nas_claims import claims, config, report, starts
 from studies.hardcore_nas_claims.claims import Results, all_claims
