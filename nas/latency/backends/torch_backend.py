@@ -126,7 +126,6 @@ def keep_memory() -> None:
         change(M_MMAP_MAX, 0)
 
 
-@cache
 def versions() -> dict[str, str]:
     """Versions that affect latency, besides the backend's own."""
     return {"python": platform.python_version(), "torch": torch.__version__, "system": platform.platform(), "cores": str(os.cpu_count())}
