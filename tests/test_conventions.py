@@ -97,3 +97,14 @@ def test_links_of_the_docs_lead_somewhere(page):
     """Relative ones, from the page's folder."""
     links = [link for link in re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text()) if "://" not in link]
     assert not [link for link in links if not ((ROOT / page).parent / link).exists()]
+
+
+def test_the_table_of_places_names_files_that_exist():
+    """`to change X, open Y` of docs/architecture.md; a bare name lies beside the one before it."""
+    table = (ROOT / "docs/architecture.md").read_text().partition("## To change X, open Y")[2]
+    folder, named = None, 0
+    for name in re.findall(r"`([\w/]+(?:\.py|\.yaml|/))`", table):
+        path = ROOT / name if "/" in name else folder / name
+        assert path.exists(), name
+        folder, named = path.parent, named + 1
+    assert named >= 25
