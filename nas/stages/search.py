@@ -8,6 +8,8 @@ params   params.yaml: seed, space, runtime, evaluation, search
 reads    outputs/split/, outputs/train/weights.safetensors, early.safetensors, outputs/fit_predictor/forest.npz, the latency table
 writes   outputs/search/evaluated.parquet   one column per gene, mflops, parameters, latency_ms (by the table, if there is one), top1
                                             (percent, part `search`), round, front, method
+         outputs/search/history.csv         per round: method, evaluations, hypervolume, top1_best (percent), with other costs than MFLOPs
+                                            alone hypervolume_objectives
          outputs/search/family.json         name, arch, mflops, parameters, top1_search, top1_val (percent, final weights)
          outputs/search/family/             <name>.safetensors: calibrated networks with the final weights
          outputs/search/metrics.json        {"evaluations", "hypervolume", "top1_low", "top1_best", "family"}; with a baseline
@@ -31,7 +33,7 @@ from nas.runtime.progress import progress
 from nas.search.archive import Archive, ScoreCache
 from nas.search.family import Model
 from nas.search.problem import Problem
-from nas.search.setup import Search, build_problem, cost_tables, hypervolume_of
+from nas.search.setup import Search, build_problem, cost_tables
 from nas.spaces import encoding
 from nas.stages import config, runner, searching
 from nas.tracking import provenance
@@ -59,9 +61,9 @@ def main() -> None:
             cache = cached_scores(str(weights), cfg.latency_table)
         else:
             score, cache = searching.predict, ScoreCache()
-        area = hypervolume_of(problem, tables, chance)
-        archives = searching.run_searches(cfg, problem, tables, score, cache, area, seed, stage.run, stage.checkpoint)
-        save_evaluated(problem, archives, stage)
+        measure = searching.search_measure(cfg, problem, tables, chance)
+        archives = searching.run_searches(cfg, problem, tables, score, cache, measure, seed, stage.run, stage.checkpoint)
+        save_evaluated(problem, archives, measure, stage)
 
         models = searching.choose_family(cfg, problem, archives[cfg.method], data.key)
         load_weights(runner.out("train") / "weights.safetensors", supernet)
@@ -69,17 +71,15 @@ def main() -> None:
         entries = [family_entry(model, tables, final, stage.out) for model in progress(models, "search: family calibrated", len(models))]
         if distributed.is_first():
             runner.write_json(stage.out / "family.json", entries)
-        metrics = searching.metrics(cfg, archives, tables["mflops"], chance)
-        if cfg.costs != ("mflops",):
-            metrics["hypervolume_objectives"] = area(archives[cfg.method])
-        stage.finish(metrics | {"family": len(models)})
+        stage.finish(searching.metrics(cfg, archives, measure) | {"family": len(models)})
 
 
-def save_evaluated(problem: Problem, archives: dict[str, Archive], stage: runner.Stage) -> None:
-    """evaluated.parquet, and the same table in MLflow."""
+def save_evaluated(problem: Problem, archives: dict[str, Archive], measure: searching.Measure, stage: runner.Stage) -> None:
+    """evaluated.parquet, which MLflow shows as a table, and history.csv."""
     evaluated = pd.concat([problem.to_frame(archive).assign(method=name) for name, archive in archives.items()], ignore_index=True)
     if distributed.is_first():
         evaluated.to_parquet(stage.out / "evaluated.parquet", index=False)
+        searching.history(archives, measure).to_csv(stage.out / "history.csv", index=False)
         stage.run.table(evaluated, "evaluated.json")
 
 

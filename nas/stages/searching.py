@@ -1,12 +1,13 @@
 """A search over a supernet with its random baseline, resumable, and the family from it: for stage search and for studies."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
+import pandas as pd
 import torch
 
 from nas.cost.table import CostTable
-from nas.evaluation.metrics import hypervolume, search_metrics
+from nas.evaluation.metrics import search_metrics
 from nas.runtime.checkpoint import Checkpoint
 from nas.runtime.distributed import RankZeroCheckpoint
 from nas.runtime.progress import progress
@@ -16,13 +17,16 @@ from nas.search.family import Model, family_for_targets, pareto_family
 from nas.search.loop import Method, Score, search
 from nas.search.predictor import Forest
 from nas.search.problem import Problem
-from nas.search.setup import Search, draws
+from nas.search.setup import Search, draws, hypervolume_of
 from nas.spaces import encoding
 from nas.spaces.mbconv import Arch
 from nas.stages import runner
 from nas.tracking.runs import StageRun
 
 ROUND_EVALUATIONS = 64  # of random search
+CURVES = ("hypervolume", "top1_best", "hypervolume_objectives")
+
+Measure = Callable[[Archive], dict[str, float]]
 
 
 def predict(archs: list[Arch]) -> np.ndarray:
@@ -36,7 +40,7 @@ def run_searches(
     tables: dict[str, CostTable],
     score: Score,
     cache: ScoreCache,
-    area: Callable[[Archive], float],
+    measure: Measure,
     seed: int,
     run: StageRun,
     checkpoint: Checkpoint | RankZeroCheckpoint,
@@ -46,7 +50,7 @@ def run_searches(
     Each search continues from its last whole round.
 
     Args:
-        area: the hypervolume that is logged.
+        measure: what the curves in MLflow show, against the number of evaluations.
     """
     state = checkpoint.load() or {}
     first, random = draws(cfg.first, problem, tables)
@@ -55,8 +59,10 @@ def run_searches(
         def with_progress(archs: list[Arch]) -> Iterable[float]:
             return progress(score(archs), f"search: {name}", len(archs))
 
+        suffix = "" if name == cfg.method else f"_{name}"
+
         def save(evaluated: Archive, number: int) -> None:
-            run.log({f"search/{name}_hypervolume": area(evaluated), f"search/{name}_best_top1": evaluated.score.max()}, number)
+            run.log({f"search/{key}{suffix}": value for key, value in measure(evaluated).items() if key in CURVES}, len(evaluated))
             state[name] = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in evaluated.to_arrays().items()}
             checkpoint.save(state)
 
@@ -86,16 +92,29 @@ def choose_family(cfg: Search, problem: Problem, evaluated: Archive, prefix: str
     return family_for_targets(problem, evaluated, prefix, cfg.targets)
 
 
-def metrics(cfg: Search, archives: dict[str, Archive], mflops: CostTable, chance: float) -> dict[str, float]:
-    """Of MFLOPs and top-1 whatever the objectives are, so that all runs compare.
+def search_measure(cfg: Search, problem: Problem, tables: Mapping[str, CostTable], chance: float) -> Measure:
+    """Metrics of an archive, by MFLOPs and top-1 whatever the objectives are, so that all runs compare.
 
     Args:
         chance: top-1 at chance level, percent.
     """
-    best = archives[cfg.method]
-    values = {"evaluations": len(best)}
-    values |= search_metrics(mflops.costs(best.rows), best.score, (mflops.smallest, mflops.largest), chance)
-    if len(archives) > 1:
-        random = archives["random"]
-        values["hypervolume_random"] = hypervolume(mflops.costs(random.rows), random.score, mflops.largest, chance)
-    return values
+    mflops, area = tables["mflops"], hypervolume_of(problem, tables, chance)
+
+    def measure(evaluated: Archive) -> dict[str, float]:
+        values = search_metrics(mflops.costs(evaluated.rows), evaluated.score, (mflops.smallest, mflops.largest), chance)
+        return values | ({} if cfg.costs == ("mflops",) else {"hypervolume_objectives": area(evaluated)})
+
+    return measure
+
+
+def metrics(cfg: Search, archives: Mapping[str, Archive], measure: Measure) -> dict[str, float]:
+    """Of the chosen method, and the hypervolume of random search."""
+    values = {"evaluations": len(archives[cfg.method])} | measure(archives[cfg.method])
+    return values | ({"hypervolume_random": measure(archives["random"])["hypervolume"]} if len(archives) > 1 else {})
+
+
+def history(archives: Mapping[str, Archive], measure: Measure) -> pd.DataFrame:
+    """The curves: one row per method and round, with method, evaluations, hypervolume, top1_best (percent)."""
+    rounds = [(name, archive[archive.round <= number]) for name, archive in archives.items() for number in np.unique(archive.round)]
+    rows = [{"method": name, "evaluations": len(part), **measure(part)} for name, part in rounds]
+    return pd.DataFrame(rows).filter(["method", "evaluations", *CURVES])

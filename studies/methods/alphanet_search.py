@@ -5,9 +5,11 @@ AlphaNet (arXiv:2102.07954). The same method, budget, images, targets and bounds
 params   params.yaml: seed, space, runtime, evaluation, search
 reads    outputs/split/, alphanet/weights.safetensors, early.safetensors, outputs/fit_predictor/forest.npz, the latency table
 writes   alphanet_search/evaluated.parquet    as outputs/search/evaluated.parquet
+         alphanet_search/history.csv          as outputs/search/history.csv
          alphanet_search/family.json          as outputs/search/family.json
          alphanet_search/family.safetensors   the calibrated networks, as <name>.<parameter>
-         alphanet_search/metrics.json         {"evaluations", "hypervolume", "top1_low", "top1_best", "family"}
+         alphanet_search/metrics.json         {"evaluations", "hypervolume", "top1_low", "top1_best", "family"}; with other costs than
+                                              MFLOPs alone {"hypervolume_objectives"}
 """
 
 from torch import nn
@@ -17,7 +19,7 @@ from nas.runtime import params
 from nas.runtime.checkpoint import load_weights, save_weights
 from nas.runtime.progress import progress
 from nas.search.archive import ScoreCache
-from nas.search.setup import Search, build_problem, cost_tables, hypervolume_of
+from nas.search.setup import Search, build_problem, cost_tables
 from nas.spaces import encoding
 from nas.stages import runner as main_pipeline
 from nas.stages import searching, split
@@ -42,10 +44,11 @@ def main() -> None:
         run.dataset(str(split.OUT / "splits.parquet"), "search", images=len(data.indices("search")))
         measured = main_pipeline.scorer(supernet, data, "search", evaluation, runtime, device, seed)
         score = measured.top1_all if p.score == "measured" else searching.predict
-        area = hypervolume_of(problem, known, chance)
-        found = searching.run_searches(p, problem, known, score, ScoreCache(), area, seed, run, checkpoint)
+        measure = searching.search_measure(p, problem, known, chance)
+        found = searching.run_searches(p, problem, known, score, ScoreCache(), measure, seed, run, checkpoint)
         best = found[p.method]
         problem.to_frame(best).assign(method=p.method).to_parquet(out / "evaluated.parquet", index=False)
+        searching.history(found, measure).to_csv(out / "history.csv", index=False)
         models = searching.choose_family(p, problem, best, data.key)
 
         load_weights(alphanet.OUT / "weights.safetensors", supernet)
@@ -58,7 +61,7 @@ def main() -> None:
             entries.append({"name": model.name, "arch": encoding.to_json(model.arch), **costs, **reached})
         main_pipeline.write_json(out / "family.json", entries)
         save_weights(out / "family.safetensors", networks)
-        config.PIPELINE.finish(out, searching.metrics(p, found, known["mflops"], chance) | {"family": len(models)}, run)
+        config.PIPELINE.finish(out, searching.metrics(p, found, measure) | {"family": len(models)}, run)
 
 
 if __name__ == "__main__":

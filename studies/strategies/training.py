@@ -150,7 +150,7 @@ def measure(table: CostTable, score: Scorer, cfg: config.Measure, seed: int, run
 
     def save(archive: Archive, number: int) -> None:
         metrics = search_metrics(archive.cost, archive.score, (table.smallest, table.largest), 100 / score.supernet.classes)
-        run.log({f"search/{key}": value for key, value in metrics.items()}, number)
+        run.log({f"search/{key}": value for key, value in metrics.items()}, len(archive))
         arrays = {key: torch.from_numpy(np.ascontiguousarray(a)) for key, a in archive.to_arrays().items()}
         checkpoint.save(arrays, "evaluated.pt")
 

@@ -8,13 +8,15 @@ from nas.cost.latency import Entry
 from nas.cost.latency_mbconv import MBConvLatencyTable, distinct_blocks
 from nas.evaluation.metrics import hypervolume
 from nas.runtime import params, processes
-from nas.search.archive import Archive
+from nas.runtime.checkpoint import Checkpoint
+from nas.search.archive import Archive, ScoreCache
 from nas.search.setup import NO_LATENCY_TABLE, Search, build_problem, cost_tables, draws, hypervolume_of
 from nas.spaces import encoding
-from nas.stages import search
+from nas.stages import search, searching
 from nas.tracking import provenance
 
 TABLE = "outputs/latency/table.json"
+EVOLUTION = {"population": 20, "mutations": 5, "crossovers": 5, "rounds": 2, "mutation_probability": 0.2, "bucket": 0.03}
 
 
 def section(**changes) -> Search:
@@ -133,6 +135,41 @@ def test_the_volume_of_accuracy_and_flops_is_that_of_the_other_stages(known, tin
     assert plain == pytest.approx(hypervolume(cost, score, known["mflops"].largest, 10))
     both = hypervolume_of(build_problem(section(costs=["mflops", "parameters"]), known), known, 10)(found)
     assert 0 < both < plain
+
+
+class Curves:
+    """Stands for the MLflow run."""
+
+    def __init__(self) -> None:
+        self.points: dict[str, list[tuple[int, float]]] = {}
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        for key, value in metrics.items():
+            self.points.setdefault(key, []).append((step, value))
+
+
+@pytest.mark.parametrize("costs", [["mflops"], ["mflops", "parameters"]])
+def test_curves_show_the_hypervolume_against_the_evaluations(known, tmp_path, costs):
+    """The names do not depend on the method; history.csv has the same points, and the last ones are the stage's metrics."""
+    cfg = section(costs=costs, evolution=EVOLUTION)
+    problem, run = build_problem(cfg, known), Curves()
+    measure = searching.search_measure(cfg, problem, known, 10)
+    score = lambda archs: [50.0 + len(str(arch)) % 37 for arch in archs]  # noqa: E731
+    with Checkpoint(tmp_path, "search", "0" * 16) as checkpoint:
+        archives = searching.run_searches(cfg, problem, known, score, ScoreCache(), measure, 0, run, checkpoint)
+    metrics, history = searching.metrics(cfg, archives, measure), searching.history(archives, measure)
+
+    names = ["hypervolume", "top1_best"] + ["hypervolume_objectives"] * (len(costs) > 1)
+    assert sorted(run.points) == sorted(f"search/{name}{suffix}" for name in names for suffix in ("", "_random"))
+    for suffix, method in (("", "evolution"), ("_random", "random")):
+        for name in names:
+            rows = history[history["method"] == method]
+            assert run.points[f"search/{name}{suffix}"] == list(zip(rows["evaluations"], rows[name]))
+    assert {name: run.points[f"search/{name}"][-1] for name in names} == {
+        name: (len(archives["evolution"]), metrics[name]) for name in names
+    }
+    assert run.points["search/hypervolume_random"][-1][1] == metrics["hypervolume_random"]
+    assert ("hypervolume_objectives" in metrics) == (len(costs) > 1)
 
 
 def test_scores_are_kept_by_what_they_were_measured_with(tmp_path, monkeypatch):
