@@ -107,6 +107,5 @@ class Supernet(nn.Module):
 
 def new_supernet(space: SearchSpace, classes: int, seed: int, zero_init: bool = True) -> Supernet:
     """A supernet with weights drawn from the seed; torch's global random state stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seeding.key(seed, "weights"))
+    with seeding.torch_seed(seed, "weights"):
         return Supernet(space, classes, zero_init)

@@ -31,6 +31,8 @@ RENAMED = {  # former keys, with their section, of all parameter files -> new ke
     "scratch.members": "scratch.models",
     "pictures": "images",
     "train.heaviest": "train.largest",
+    "train.how": "train.optimisation",
+    "search.every": "search.record_every",
 }
 
 

@@ -4,6 +4,8 @@ A resumed run, or one on another number of processes, draws the same numbers as 
 """
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -17,3 +19,13 @@ def generator(seed: int, *place: str | int) -> np.random.Generator:
 def key(seed: int, *place: str | int) -> int:
     """One number in [0, 2^63) per place, to be combined with the index of an image."""
     return int(generator(seed, *place).integers(2**63))
+
+
+@contextmanager
+def torch_seed(seed: int, *place: str | int) -> Iterator[None]:
+    """Weights that are created meanwhile are drawn by the place; torch's global random state stays as it was."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(key(seed, *place))
+        yield

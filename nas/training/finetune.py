@@ -42,8 +42,7 @@ class Try:
 
 def new_classifier(network: Network, classes: int, seed: int) -> None:
     """Replace the classifier by a fresh one for other classes, in place."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seeding.key(seed, "classifier"))
+    with seeding.torch_seed(seed, "classifier"):
         fresh = nn.Linear(network.classifier.in_features, classes)
         nn.init.normal_(fresh.weight, std=0.01)
         nn.init.zeros_(fresh.bias)

@@ -52,8 +52,7 @@ class ScratchTrainer:
         Raises:
             FloatingPointError: if the loss is NaN or infinite; says what to lower.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seeding.key(self._seed, "alone", name))
+        with seeding.torch_seed(self._seed, "alone", name):
             network.apply(init_weights)
         network.to(self._device, memory_format=self._runtime.memory_format)
         if done := self._checkpoint.load(f"{name}-done.pt"):

@@ -19,13 +19,13 @@ from nas.differentiable.hardcore_nas.one_shot import OneShot, extract
 from nas.differentiable.hardcore_nas.training import scratch_loss, tuning_loss
 from nas.evaluation.evaluate import top1
 from nas.models.blocks import RowNetwork
-from nas.runtime import params
+from nas.runtime import params, seeding
 from nas.runtime.checkpoint import Checkpoint, load_weights
 from nas.spaces.hardcore_nas import Arch
 from nas.stages import split
 from nas.stages.hardcore_nas import config as hardcore_nas
-from nas.stages.hardcore_nas.config import Trained
-from nas.stages.hardcore_nas.train import TEACHER, WEIGHTS
+from nas.stages.hardcore_nas.config import TEACHER, WEIGHTS
+from nas.stages.hardcore_nas.trainer import Trained, Trainer
 from nas.stages.pipelines import NAMES, Pipeline, placed
 from nas.tracking.runs import StageRun
 
@@ -64,7 +64,7 @@ class Starts(params.Section):
 class HardcoreNasClaimsConfig:
     """All of studies/hardcore_nas_claims/params.yaml, and of HardCoRe-NAS's own."""
 
-    hardcore_nas: hardcore_nas.Settings
+    hardcore_nas: hardcore_nas.HardcoreNasParams
     tuning: Tuning
     starts: Starts
 
@@ -111,7 +111,7 @@ def improvement(results: pd.DataFrame, start: float) -> float:
 class Networks:
     """Networks of the one-shot model, trained as in stage tune of HardCoRe-NAS; none is trained twice."""
 
-    def __init__(self, cfg: hardcore_nas.Settings, checkpoint: Checkpoint, run: StageRun) -> None:
+    def __init__(self, cfg: hardcore_nas.HardcoreNasParams, checkpoint: Checkpoint, run: StageRun) -> None:
         self._cfg = cfg
         self.device, self.data = cfg.runtime.start(), open_dataset(split.OUT)
         run.dataset(str(split.OUT / "splits.parquet"), "training", images=len(self.data.indices("train")))
@@ -121,7 +121,7 @@ class Networks:
             load_weights(path, network)
             network.to(self.device, memory_format=cfg.runtime.memory_format).eval()
         self._test = loader.EvaluationBatches(self.data, self.data.indices("test"), cfg.evaluation.batch, cfg.runtime.workers)
-        self._trainer = hardcore_nas.Trainer("tune", cfg, self.data, self.device, checkpoint, run)
+        self._trainer = Trainer("tune", cfg, self.data, self.device, checkpoint, run)
 
     def inherited(self, arch: Arch) -> RowNetwork:
         """With the one-shot model's weights, in eval mode."""
@@ -141,7 +141,7 @@ class Networks:
     def from_scratch(self, name: str, arch: Arch, epochs: int) -> tuple[RowNetwork, Trained]:
         """From scratch: stage tune draws the same initial weights for a network of this name."""
         training = self._cfg.tune.scratch.model_copy(update={"epochs": epochs})
-        with hardcore_nas.drawn(self._cfg.seed, "scratch", name):
+        with seeding.torch_seed(self._cfg.seed, "scratch", name):
             network = RowNetwork(self._cfg.space.plan(arch), len(self.data.classes))
         loss = scratch_loss(network, training.label_smoothing)
         return network, self._trainer.fit(f"{name}_scratch_{epochs}", "scratch", network, loss, self.data.indices("train"), training)

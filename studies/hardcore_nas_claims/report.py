@@ -66,7 +66,7 @@ def main() -> None:
         search, tune = (read_json(OWN / stage / "metrics.json") for stage in ("search", "tune"))
         results = Results(
             targets=pd.DataFrame([{"name": name, **entry} for name, entry in zip(NAMES, read_json(SUMMARY))]),
-            seconds={"shared": search["seconds_shared"], "search": search["seconds_a_target"], "tuning": tune["seconds_a_target"]},
+            seconds={"shared": search["seconds_shared"], "search": search["seconds_per_target"], "tuning": tune["seconds_per_target"]},
             tuning=read_table(config.results_file("tuning"), RERUN),
             starts=read_table(config.results_file("starts"), RERUN),
             start=own.search.start,

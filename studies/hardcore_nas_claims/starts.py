@@ -35,7 +35,7 @@ from nas.runtime.progress import progress
 from nas.spaces.hardcore_nas import Arch
 from nas.stages.errors import user_errors
 from nas.stages.hardcore_nas import config as hardcore_nas
-from nas.stages.hardcore_nas.search import Searcher, outcome
+from nas.stages.hardcore_nas.searcher import Searcher, outcome
 from nas.stages.pipelines import NAMES, divided, placed
 from studies.hardcore_nas_claims import config
 

@@ -16,7 +16,8 @@ import pandas as pd
 
 from nas.runtime.progress import progress
 from nas.stages.errors import user_errors
-from nas.stages.hardcore_nas.derive import FAMILY, networks
+from nas.stages.hardcore_nas.config import FAMILY
+from nas.stages.hardcore_nas.config import read_networks as networks
 from studies.hardcore_nas_claims import config
 from studies.hardcore_nas_claims.config import SCRATCH, TUNED
 

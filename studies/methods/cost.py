@@ -96,7 +96,7 @@ def searched(evaluated: pd.DataFrame, images: int) -> Work:
     return Work("search", images * len(evaluated), float(evaluated["mflops"].mean()), FORWARD)
 
 
-def of_tf_nas(s: tf_nas.Settings, data: ImageDataset, classes: int, epochs: dict[str, int], mmacs: dict[str, float]) -> list[Work]:
+def of_tf_nas(s: tf_nas.TfNasParams, data: ImageDataset, classes: int, epochs: dict[str, int], mmacs: dict[str, float]) -> list[Work]:
     """Classes chosen, common epochs of weights alone, then for each target its search, and its training from fresh weights.
 
     Widths are taken as the search starts with them; it lowers or raises them as it goes.
@@ -117,12 +117,12 @@ def of_tf_nas(s: tf_nas.Settings, data: ImageDataset, classes: int, epochs: dict
         own = (number - p.weight_epochs) * seen
         works.append(Work("search: weights", own * (2 if p.bi_sampling else 1), path, WEIGHTS, name))
         works.append(Work("search: architecture parameters", own / p.architecture_parameters.every, mixture, CHOICES, name))
-    return works + alone("training", list(mmacs), list(mmacs.values()), images, s.train.how.epochs)
+    return works + alone("training", list(mmacs), list(mmacs.values()), images, s.train.optimisation.epochs)
 
 
-def supernet_mmacs(s: tf_nas.Settings, classes: int) -> tuple[float, float]:
+def supernet_mmacs(s: tf_nas.TfNasParams, classes: int) -> tuple[float, float]:
     """Of a path with operations drawn uniformly, and of all operations at once. Costs of layers add up, so the mean is exact."""
-    with hardcore_nas.drawn(s.seed, "cost"):
+    with seeding.torch_seed(s.seed, "cost"):
         supernet = Supernet(s.space, classes)
     kept = supernet.choose(s.space.start_widths())
     sinks = [torch.ones(stage.depth) / stage.depth for stage in s.space.stages]
@@ -132,7 +132,7 @@ def supernet_mmacs(s: tf_nas.Settings, classes: int) -> tuple[float, float]:
     return float(np.mean(paths)), forward_mmacs(lambda: supernet.mixture(images, weights, sinks, kept), 2)
 
 
-def one_shot(s: hardcore_nas.Settings, data: ImageDataset) -> list[Work]:
+def one_shot(s: hardcore_nas.HardcoreNasParams, data: ImageDataset) -> list[Work]:
     """HardCoRe-NAS's one-shot model: the largest network by itself, channels sorted, all networks with it as their teacher."""
     seen, largest = (1 - s.images.held_out) * len(data.indices("train")), largest_mmacs(s, data)
     all_of_them, _ = one_shot_mmacs(s, len(data.classes))
@@ -144,13 +144,13 @@ def one_shot(s: hardcore_nas.Settings, data: ImageDataset) -> list[Work]:
     ]
 
 
-def frank_wolfe(s: hardcore_nas.Settings, data: ImageDataset, names: Sequence[str]) -> list[Work]:
+def frank_wolfe(s: hardcore_nas.HardcoreNasParams, data: ImageDataset, names: Sequence[str]) -> list[Work]:
     """HardCoRe-NAS's search: all configurations are computed, only choices learn."""
     _, mixed = one_shot_mmacs(s, len(data.classes))
     return [Work("search", s.search.steps * s.search.batch, mixed, CHOICES, name) for name in names]
 
 
-def tuned(s: hardcore_nas.Settings, data: ImageDataset, mmacs: dict[str, float]) -> list[Work]:
+def tuned(s: hardcore_nas.HardcoreNasParams, data: ImageDataset, mmacs: dict[str, float]) -> list[Work]:
     """Its networks fine-tuned with the largest as their teacher.
 
     Args:
@@ -161,15 +161,15 @@ def tuned(s: hardcore_nas.Settings, data: ImageDataset, mmacs: dict[str, float])
     return works + [Work("teacher", seen, largest, FORWARD, name) for name in mmacs]
 
 
-def largest_mmacs(s: hardcore_nas.Settings, data: ImageDataset) -> float:
+def largest_mmacs(s: hardcore_nas.HardcoreNasParams, data: ImageDataset) -> float:
     """Of the largest network of HardCoRe-NAS's space."""
     return multiply_adds(s.space.plan(s.space.largest()), len(data.classes)).products / MMAC
 
 
-def one_shot_mmacs(s: hardcore_nas.Settings, classes: int) -> tuple[float, float]:
+def one_shot_mmacs(s: hardcore_nas.HardcoreNasParams, classes: int) -> tuple[float, float]:
     """Of a network for each image, drawn uniformly, and of all configurations at once."""
     rng, space = seeding.generator(s.seed, "cost"), s.space
-    with hardcore_nas.drawn(s.seed, "cost"):
+    with seeding.torch_seed(s.seed, "cost"):
         model = OneShot(space, classes).eval()
     images, paths = torch.zeros(PATHS, 3, space.resolution, space.resolution), [space.random(rng) for _ in range(PATHS)]
     multi = forward_mmacs(lambda: model(images, Paths.of(paths, space.blocks)), PATHS)

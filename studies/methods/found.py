@@ -23,11 +23,7 @@ from nas.spaces.hardcore_nas import Arch
 from nas.spaces.rows import Plan
 from nas.stages import runner as main_pipeline
 from nas.stages.hardcore_nas import config as hardcore_nas
-from nas.stages.hardcore_nas import derive as hardcore_nas_derive
-from nas.stages.hardcore_nas import tune as hardcore_nas_tune
 from nas.stages.tf_nas import config as tf_nas
-from nas.stages.tf_nas import derive as tf_nas_derive
-from nas.stages.tf_nas import train as tf_nas_train
 from nas.training.strategy import Train, build_strategy
 from studies.methods import alphanet_search, baselines, config, cost, oneshot
 from studies.methods.baseline import build
@@ -108,9 +104,9 @@ def of_attentive(family: Path, evaluated: Path, weights: Path | None, data: Imag
 def of_tf_nas(data: ImageDataset) -> Found:
     """A network a target."""
     s, folder = tf_nas.read(), tf_nas.PIPELINE.outputs / "search"
-    plans = {entry["name"]: plan for entry, plan in tf_nas_derive.family(s.space)}
+    plans = {entry["name"]: plan for entry, plan in tf_nas.read_family(s.space)}
     networks = of_plans(plans, data)
-    loaded(tf_nas_train.WEIGHTS, networks)
+    loaded(tf_nas.WEIGHTS, networks)
     history = read_table(folder / "history.csv", f"dvc repro -f {tf_nas.PIPELINE.folder}/dvc.yaml:search")
     try:
         classes = int(read_json(folder / "metrics.json")["classes"])
@@ -120,16 +116,16 @@ def of_tf_nas(data: ImageDataset) -> Found:
     return Found(networks, cost.of_tf_nas(s, data, classes, epochs, mmacs(networks, data.side)))
 
 
-def of_hardcore_nas(s: hardcore_nas.Settings, data: ImageDataset) -> Found:
+def of_hardcore_nas(s: hardcore_nas.HardcoreNasParams, data: ImageDataset) -> Found:
     """A network a target."""
-    entries = hardcore_nas_derive.networks(hardcore_nas_derive.FAMILY, s.space, "derive", ("name",))
+    entries = hardcore_nas.read_networks(hardcore_nas.FAMILY, s.space, "derive", ("name",))
     networks = of_plans({entry["name"]: s.space.plan(arch) for entry, arch in entries}, data)
-    loaded(hardcore_nas_tune.TUNED, networks)
+    loaded(hardcore_nas.TUNED, networks)
     works = [*cost.one_shot(s, data), *cost.frank_wolfe(s, data, list(networks)), *cost.tuned(s, data, mmacs(networks, data.side))]
     return Found(networks, works)
 
 
-def of_one_shot(method: str, s: hardcore_nas.Settings, data: ImageDataset) -> Found:
+def of_one_shot(method: str, s: hardcore_nas.HardcoreNasParams, data: ImageDataset) -> Found:
     """What "evolution" or "random" search found over HardCoRe-NAS's one-shot model, a network a target."""
     entries = read_json(oneshot.NETWORKS)
     try:
@@ -154,7 +150,7 @@ def of_baselines(p: config.Baselines, data: ImageDataset) -> Found:
     loaded(baselines.WEIGHTS, networks)
     named = {choice.name: network for choice, network in zip(p.networks, networks.values())}
     macs = mmacs(named, data.side)
-    epochs = tf_nas.read().train.how.epochs
+    epochs = tf_nas.read().train.optimisation.epochs
     return Found(named, cost.alone("training", list(macs), list(macs.values()), len(data.indices("train")), epochs))
 
 

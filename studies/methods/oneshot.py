@@ -41,7 +41,8 @@ from nas.spaces.hardcore_nas import Arch, Space
 from nas.stages import split
 from nas.stages.errors import user_errors
 from nas.stages.hardcore_nas import config as hardcore_nas
-from nas.stages.hardcore_nas.train import TEACHER, WEIGHTS
+from nas.stages.hardcore_nas.config import TEACHER, WEIGHTS
+from nas.stages.hardcore_nas.trainer import Trainer
 from nas.stages.pipelines import NAMES, divided, placed
 from nas.stages.runner import write_json
 from nas.tracking.runs import StageRun
@@ -74,7 +75,7 @@ def main() -> None:
         def score(arch: Arch) -> float:
             return top1(extract(model, arch).to(device, memory_format=s.runtime.memory_format), images)
 
-        trainer = hardcore_nas.Trainer("tune", s, data, device, checkpoint, run)
+        trainer = Trainer("tune", s, data, device, checkpoint, run)
         entries, rows, tuned, metrics = [], [], nn.ModuleDict(), {}
         for name, target_ms in targets.items():
             problem, draw = latency_problem(s.space, latency, target_ms), max_entropy_draw(latency, target_ms)

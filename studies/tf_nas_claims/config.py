@@ -26,7 +26,8 @@ from nas.spaces.tf_nas import Arch
 from nas.stages import split
 from nas.stages.pipelines import Pipeline
 from nas.stages.tf_nas import config as tf_nas
-from nas.stages.tf_nas.search import Searcher, of_classes, searched_classes
+from nas.stages.tf_nas.searcher import Searcher, of_classes
+from nas.stages.tf_nas.searcher import select_classes as searched_classes
 from nas.tracking.runs import StageRun
 
 PIPELINE = Pipeline("tf_nas_claims", Path("studies"))
@@ -75,7 +76,7 @@ class Stopping(Seeded):
 class TfNasClaimsConfig:
     """All of studies/tf_nas_claims/params.yaml, and of TF-NAS's own."""
 
-    tf_nas: tf_nas.Settings
+    tf_nas: tf_nas.TfNasParams
     trade_off: TradeOff
     collapse: Seeded
     devices: Devices
@@ -109,14 +110,14 @@ def read(file: Path = PIPELINE.parameters, of_tf_nas: Path = tf_nas.PIPELINE.par
     return TfNasClaimsConfig(own, **sections)
 
 
-def varied(cfg: tf_nas.Settings, seed: int, **changes: Any) -> tf_nas.Settings:
+def varied(cfg: tf_nas.TfNasParams, seed: int, **changes: Any) -> tf_nas.TfNasParams:
     """TF-NAS's parameters with another seed, bi-sampling and scaling on, no early stopping, then the changes of `search.method`."""
     defaults = {"bi_sampling": True, "elasticity_scaling": True, "early_stopping": None}
     method = cfg.search.method.model_copy(update=defaults | changes)
     return replace(cfg, seed=seed, search=cfg.search.model_copy(update={"method": method}))
 
 
-def median_target(cfg: tf_nas.Settings, table: TfNasLatencyTable) -> float:
+def median_target(cfg: tf_nas.TfNasParams, table: TfNasLatencyTable) -> float:
     """The median of TF-NAS's targets on a device, ms; of two the larger."""
     place = f"{tf_nas.PIPELINE.parameters}: search.targets"
     targets = sorted(target.ms(*table.range_ms, place) for target in cfg.search.targets)
@@ -159,13 +160,13 @@ class Searches:
     The weights-only epochs depend on the seed and the classes only: searches that share both continue from the same state.
     """
 
-    def __init__(self, cfg: tf_nas.Settings, checkpoint: Checkpoint, run: StageRun) -> None:
+    def __init__(self, cfg: tf_nas.TfNasParams, checkpoint: Checkpoint, run: StageRun) -> None:
         self._checkpoint, self._run = checkpoint, run
         self.device, self.data = cfg.runtime.start(), open_dataset(split.OUT)
         self.table = latency_tf_nas.TfNasLatencyTable.load(tf_nas.TABLE, cfg.space, len(self.data.classes))  # of the first device
         self.target_ms = median_target(cfg, self.table)
 
-    def search(self, name: str, cfg: tf_nas.Settings) -> FinishedSearch:
+    def search(self, name: str, cfg: tf_nas.TfNasParams) -> FinishedSearch:
         """For the median target, by TF-NAS's own table.
 
         Args:
@@ -173,7 +174,7 @@ class Searches:
         """
         return self.search_on(name, cfg, self.table, self.target_ms)
 
-    def search_on(self, name: str, cfg: tf_nas.Settings, table: TfNasLatencyTable, target_ms: float) -> FinishedSearch:
+    def search_on(self, name: str, cfg: tf_nas.TfNasParams, table: TfNasLatencyTable, target_ms: float) -> FinishedSearch:
         """For a target on any device; the searches of a seed within a stage share a table."""
         group = f"{cfg.seed}-{'all' if cfg.search.classes is None else 'chosen'}-"
         classes, choosing_s = self._classes(cfg, group)
@@ -181,7 +182,7 @@ class Searches:
         search = Searcher(cfg, of_classes(self.data, classes), table, self.device, timed, self._run).search(name, target_ms)
         return FinishedSearch(search, choosing_s + timed.cpu_seconds)
 
-    def _classes(self, cfg: tf_nas.Settings, group: str) -> tuple[np.ndarray, float]:
+    def _classes(self, cfg: tf_nas.TfNasParams, group: str) -> tuple[np.ndarray, float]:
         """The classes to search on, and the CPU seconds of choosing them."""
         timed = TimedCheckpoint(self._checkpoint, group)
         if (state := timed.load("classes-chosen.pt")) is None:

@@ -25,7 +25,8 @@ from nas.runtime.io import read_json
 from nas.spaces.tf_nas import Arch
 from nas.stages.errors import user_errors
 from nas.stages.tf_nas import config as tf_nas
-from nas.stages.tf_nas.derive import SEARCHED, chosen
+from nas.stages.tf_nas.config import SEARCHED
+from nas.stages.tf_nas.config import read_arch as chosen
 from studies.tf_nas_claims import config
 
 VALIDATION = tf_nas.PIPELINE.outputs / "latency" / "metrics.json"
@@ -69,7 +70,7 @@ def main() -> None:
         config.PIPELINE.finish(out, metrics(results), run)
 
 
-def second_device(cfg: tf_nas.Settings, space: ProfiledTfNas, threads: int, classes: int, checkpoint: Checkpoint) -> Device:
+def second_device(cfg: tf_nas.TfNasParams, space: ProfiledTfNas, threads: int, classes: int, checkpoint: Checkpoint) -> Device:
     """The device with this number of threads, profiled as in stage latency of TF-NAS."""
     latency = cfg.latency.model_copy(update={"backend": cfg.latency.backend.model_copy(update={"threads": threads})})
     profiled = profile(latency, space, classes, cfg.seed, latency.backend.start(), config.TimedCheckpoint(checkpoint, "profile-"))

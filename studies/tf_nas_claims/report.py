@@ -22,7 +22,8 @@ from nas.runtime.io import read_json, read_table
 from nas.stages import runner
 from nas.stages.errors import user_errors
 from nas.stages.tf_nas import config as tf_nas
-from nas.stages.tf_nas.derive import SEARCHED, chosen
+from nas.stages.tf_nas.config import SEARCHED
+from nas.stages.tf_nas.config import read_arch as chosen
 from studies.claims import STATISTICS, Page, verdict_counts
 from studies.tf_nas_claims import config
 from studies.tf_nas_claims.claims import Results, all_claims
@@ -142,7 +143,7 @@ def facts(cfg: TfNasClaimsConfig, table: TfNasLatencyTable, r: Results) -> dict[
         "search": f"{method.epochs} epochs, the first {method.weight_epochs} weights-only; {classes} classes",
         "early stopping": f"{cfg.stopping.early_stopping.layers:.0%} of the layers keep their order of operations for "
         f"{cfg.stopping.early_stopping.epochs} epochs",
-        "training of a derived network": f"epochs: {own.train.how.epochs}",
+        "training of a derived network": f"epochs: {own.train.optimisation.epochs}",
         "seeds": "; ".join(f"{name} {_listed(getattr(cfg, name).seeds)}" for name in ("trade_off", "collapse", "stopping")),
     }
 

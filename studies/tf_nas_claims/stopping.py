@@ -20,8 +20,8 @@ from nas.models.blocks import RowNetwork
 from nas.runtime.progress import progress
 from nas.spaces.tf_nas import Arch
 from nas.stages.errors import user_errors
-from nas.stages.scratch import Alone
 from nas.stages.tf_nas import config as tf_nas
+from nas.training.scratch import ScratchTrainer
 from studies.tf_nas_claims import config
 from studies.tf_nas_claims.config import ALL_CLASSES, CHOSEN_CLASSES, STOPPED_EARLY, TfNasClaimsConfig
 
@@ -38,7 +38,9 @@ def main() -> None:
                 choice, last = finished.search.arch, finished.search.history[-1]
                 on_all_classes = on_all_classes or choice
                 timed = config.TimedCheckpoint(checkpoint, f"{name}-")
-                scratch = Alone(search_cfg.train, tf_nas.PIPELINE, seed, search_cfg.runtime, search_cfg.evaluation, searches.device, timed)
+                scratch = ScratchTrainer(
+                    search_cfg.train, tf_nas.LEARNING_RATE, seed, search_cfg.runtime, search_cfg.evaluation, searches.device, timed
+                )
                 layers, depths = config.agreement(choice, on_all_classes)
                 row = {"seed": seed, "searched": searched, "epochs": last.epoch, "cpu_seconds": finished.cpu_seconds}
                 row |= {"same_operation": last.same_operation, "same_layers": layers, "same_depths": depths}
@@ -52,7 +54,7 @@ def main() -> None:
         config.PIPELINE.finish(out, metrics, run)
 
 
-def variants(cfg: TfNasClaimsConfig, seed: int) -> dict[str, tf_nas.Settings]:
+def variants(cfg: TfNasClaimsConfig, seed: int) -> dict[str, tf_nas.TfNasParams]:
     """The searches of a seed; the others are compared with the first."""
     chosen = config.varied(cfg.tf_nas, seed)
     return {
@@ -62,7 +64,7 @@ def variants(cfg: TfNasClaimsConfig, seed: int) -> dict[str, tf_nas.Settings]:
     }
 
 
-def top1(scratch: Alone, cfg: tf_nas.Settings, choice: Arch, data: ImageDataset) -> float:
+def top1(scratch: ScratchTrainer, cfg: tf_nas.TfNasParams, choice: Arch, data: ImageDataset) -> float:
     """Top-1 (percent) on the test images of the network, trained from scratch."""
     network = scratch.trained("network", RowNetwork(cfg.space.plan(choice), len(data.classes)), data, data.indices("train"))
     test = data.indices("test")

@@ -1,35 +1,35 @@
-"""What the stages of HardCoRe-NAS share: its parameters, and trainings that go on where they were stopped.
+"""What the stages of HardCoRe-NAS share: its parameters, and the networks that its stages write.
 
-The pipeline is pipelines/hardcore_nas/dvc.yaml, its parameters are beside it. It reuses the images that the main pipeline's
-stage split divided. Stages run from the project's root and write below pipelines/hardcore_nas/outputs.
+The pipeline is pipelines/hardcore_nas/dvc.yaml with its params.yaml. It uses the images of the main pipeline's stage split.
+Stages run from the project's root and write below pipelines/hardcore_nas/outputs.
 """
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import torch
 from pydantic import Field
-from torch import nn
 
-from nas.data.dataset import ImageDataset
-from nas.data.loader import Augmentation, TrainingBatches
-from nas.differentiable.hardcore_nas.training import Loss, Optimisation, fit
+from nas.data.loader import Augmentation
+from nas.differentiable.hardcore_nas.training import Optimisation
 from nas.latency.rows import RowLatencyConfig
-from nas.runtime import params, seeding
-from nas.runtime.checkpoint import Checkpoint
-from nas.spaces.hardcore_nas import Space, load
-from nas.stages import pipelines
-from nas.stages.pipelines import Pipeline, Targets
-from nas.tracking.runs import StageRun
+from nas.runtime import params
+from nas.runtime.io import read_json
+from nas.spaces.hardcore_nas import Arch, Space, load
+from nas.stages.differentiable import LatencyTargets, MethodParams
+from nas.stages.runner import Pipeline
 from nas.training.recipe import Fraction, Runtime
 
-PIPELINE = Pipeline("hardcore_nas")
-TABLE = PIPELINE.outputs / "latency" / "table.json"
+PIPELINE = Pipeline(Path("pipelines/hardcore_nas"))
+TABLE = PIPELINE.out("latency") / "table.json"
+WEIGHTS = PIPELINE.out("train") / "weights.safetensors"  # of the one-shot model
+TEACHER = PIPELINE.out("train") / "teacher.safetensors"  # of the largest network, trained by itself
+SEARCHED = PIPELINE.out("search") / "searched.json"
+SEARCHED_KEYS = ("name", "target_latency_ms", "max_violation_ms", "arch")  # copied to family.json
+FAMILY = PIPELINE.out("derive") / "family.json"
+FAMILY_KEYS = (*SEARCHED_KEYS, "table_latency_ms", "measured_latency_ms", "noise_floor", "mflops", "parameters")
+TUNED = PIPELINE.out("tune") / "weights.safetensors"
 
 Part = Annotated[float, Field(gt=0, lt=1)]
 
@@ -41,9 +41,9 @@ class Evaluation(params.Section):
 
 
 class Images(params.Section):
-    """Section `images`: those to train on."""
+    """Section `images`: the training images."""
 
-    held_out: Part  # of them, for the search; the one-shot model does not see them
+    held_out: Part  # of them, for the search; the one-shot model is not trained on them
     augmentation: Augmentation
 
 
@@ -57,31 +57,31 @@ class Train(params.Section):
     """Section `train`: the weights of the one-shot model."""
 
     largest: Training  # the largest network by itself
-    sorted_on: Part  # of the images: channels are sorted by what they do there
+    sorted_on: Part  # share of the images that the channels' importance is measured on
     multi_path: Training  # all networks, one for each image
 
 
 class Search(params.Section):
     """Section `search`."""
 
-    targets: Targets
+    targets: LatencyTargets
     start: Annotated[float, Field(ge=0, le=1)]  # of the way from the fastest network to the target
     steps: Annotated[int, Field(ge=1)]
-    every: Annotated[int, Field(ge=1)]  # steps: then the search is recorded and can be gone on with
-    batch: Annotated[int, Field(ge=1)]  # images a step, a network drawn for each
+    record_every: Annotated[int, Field(ge=1)]  # steps between two records; the search resumes from the last one
+    batch: Annotated[int, Field(ge=1)]  # images per step, a network sampled for each
     rate: Annotated[float, Field(gt=0, le=1)]  # of the way to the best vertex, each step
     momentum: Fraction  # of the gradients
 
 
 class Tune(params.Section):
-    """Section `tune`: the networks that were found."""
+    """Section `tune`: the searched networks."""
 
-    tuning: Training  # from the one-shot model's weights, with the largest network's answers
-    scratch: Training  # from fresh weights, to compare
+    tuning: Training  # from the one-shot model's weights, with the largest network as teacher
+    scratch: Training  # from scratch, to compare
 
 
 @dataclass(frozen=True)
-class Settings(pipelines.Settings):
+class HardcoreNasParams(MethodParams):
     """All of pipelines/hardcore_nas/params.yaml."""
 
     seed: int
@@ -106,7 +106,7 @@ SECTIONS = {
 }
 
 
-def read(file: Path = PIPELINE.parameters) -> Settings:
+def read(file: Path = PIPELINE.parameters) -> HardcoreNasParams:
     """The parameters, all checked before the first long stage.
 
     Raises:
@@ -115,77 +115,22 @@ def read(file: Path = PIPELINE.parameters) -> Settings:
     """
     seed, space, sections = PIPELINE.sections(SECTIONS, file)
     search = sections["search"]
-    if search.steps % search.every:
-        raise params.ParamsError(f"{file}: search.every: {search.steps} steps cannot be divided into parts of {search.every}")
-    return Settings(seed, load(Path(space)), **sections)
+    if search.steps % search.record_every:
+        raise params.ParamsError(f"{file}: search.record_every: {search.steps} steps cannot be divided into parts of {search.record_every}")
+    return HardcoreNasParams(seed, load(Path(space)), **sections)
 
 
-@contextmanager
-def drawn(seed: int, *place: str) -> Iterator[None]:
-    """Weights made meanwhile are drawn by the seed and the place; torch's global random state stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seeding.key(seed, *place))
-        yield
-
-
-def batches(data: ImageDataset, items: np.ndarray, batch: int, key: str, s: Settings, device: torch.device) -> TrainingBatches:
-    """Of the images, as often as wanted.
+def read_networks(path: Path, space: Space, stage: str, keys: Sequence[str]) -> list[tuple[dict[str, Any], Arch]]:
+    """The given keys of every entry of a file of networks with `arch`, each with its architecture.
 
     Args:
-        key: of the batch in the parameters.
+        stage: that writes the file.
 
     Raises:
-        ParamsError: if there are fewer images than fill a batch.
+        DocumentError: if the file holds something else.
     """
-    if batch > len(items):
-        raise params.ParamsError(f"{PIPELINE.parameters}: {key}: {data.key!r} has {len(items)} images for it, a batch cannot have {batch}")
-    return TrainingBatches(data, items, batch, s.images.augmentation, s.seed, s.runtime.workers, device.type == "cuda")
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a training was like."""
-
-    losses: tuple[float, ...]  # mean of each epoch, nats
-    seconds: float  # those of runs that were stopped among them
-
-    def rows(self, **facts: str) -> list[dict[str, Any]]:
-        """A row an epoch, for history.csv: the facts, epoch, loss."""
-        return [{**facts, "epoch": epoch, "loss": loss} for epoch, loss in enumerate(self.losses, 1)]
-
-
-class Trainer:
-    """Trains networks of one stage; each goes on from its last epoch, and none is trained twice."""
-
-    def __init__(self, stage: str, s: Settings, data: ImageDataset, device: torch.device, checkpoint: Checkpoint, run: StageRun) -> None:
-        self._stage, self._s, self._data, self._device, self._checkpoint, self._run = stage, s, data, device, checkpoint, run
-
-    def fit(self, name: str, key: str, network: nn.Module, loss: Loss, items: np.ndarray, how: Training) -> Trained:
-        """Train in place; the network is in eval mode then.
-
-        Args:
-            name: of the network.
-            key: of `how` in the stage's section.
-
-        Raises:
-            FloatingPointError: if the loss is no number any more; says what to lower.
-            ParamsError: if there are fewer images than fill a batch.
-        """
-        place = f"{self._stage}.{key}"
-        images = batches(self._data, items, how.batch, f"{place}.batch", self._s, self._device)
-        state = self._checkpoint.load(f"{name}.pt")
-        kept = {"losses": state["losses"], "seconds": state["seconds"]} if state else {"losses": [], "seconds": 0.0}
-        began = time.monotonic() - kept["seconds"]
-
-        def on_epoch(state: dict[str, Any], mean: float) -> None:
-            kept["losses"].append(mean)
-            kept["seconds"] = time.monotonic() - began
-            self._checkpoint.save({**state, **kept}, f"{name}.pt")
-            self._run.log({f"{self._stage}/{name}/loss": mean}, state["epoch"])
-
-        try:
-            fit(network, loss, images, how, f"{self._stage}: {name}", self._s.runtime, self._device, state, on_epoch)
-        except FloatingPointError as error:
-            raise FloatingPointError(f"{error}; the key is {PIPELINE.parameters}: {place}.learning_rate") from None
-        network.eval()
-        return Trained(tuple(kept["losses"]), kept["seconds"])
+    entries = read_json(path)
+    try:
+        return [({key: entry[key] for key in keys}, space.check(Arch(map(tuple, entry["arch"])))) for entry in entries]
+    except (TypeError, KeyError, ValueError) as error:
+        raise PIPELINE.damaged(path, error, stage) from None

@@ -10,18 +10,16 @@ writes   latency/table.json           `nas.cost.latency_hardcore_nas.HardcoreNas
 from nas.latency.hardcore_nas import ProfiledHardcoreNas
 from nas.latency.profiler import profile
 from nas.stages import runner
-from nas.stages.errors import user_errors
+from nas.stages.differentiable import save_profile
 from nas.stages.hardcore_nas import config
-from nas.stages.tables import write
 
 
 def main() -> None:
-    s = config.read()
-    with config.PIPELINE.stage("latency", s.sections("seed", "space", "latency")) as (run, checkpoint, out):
-        space, classes = ProfiledHardcoreNas(s.space), runner.count_classes()
-        profiled = profile(s.latency, space, classes, s.seed, s.latency.backend.start(), checkpoint)
-        write(profiled, config.PIPELINE, run, out)
+    cfg = config.read()
+    with runner.stage("latency", cfg.sections("seed", "space", "latency"), config.PIPELINE) as stage:
+        space, classes = ProfiledHardcoreNas(cfg.space), runner.count_classes()
+        save_profile(profile(cfg.latency, space, classes, cfg.seed, cfg.latency.backend.start(), stage.checkpoint), stage)
 
 
 if __name__ == "__main__":
-    user_errors(main)
+    runner.execute(main)

@@ -1,40 +1,47 @@
-"""What the stages of TF-NAS share: its parameters and its MLflow runs.
+"""What the stages of TF-NAS share: its parameters, and the networks that its stages write.
 
-The pipeline is pipelines/tf_nas/dvc.yaml, its parameters are beside it. It reuses the images that the main pipeline's
-stage split divided. Stages run from the project's root and write below pipelines/tf_nas/outputs.
+The pipeline is pipelines/tf_nas/dvc.yaml with its params.yaml. It uses the images of the main pipeline's stage split.
+Stages run from the project's root and write below pipelines/tf_nas/outputs.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from nas.data.loader import Augmentation
 from nas.differentiable.tf_nas.config import SearchConfig
+from nas.evaluation.evaluate import Evaluation
 from nas.latency.tf_nas import TfNasLatencyConfig
 from nas.runtime import params
-from nas.spaces.tf_nas import Space, load
-from nas.stages import pipelines, runner
-from nas.stages.pipelines import Pipeline, Targets, Training
+from nas.spaces.rows import Plan
+from nas.spaces.tf_nas import Arch, Space, load
+from nas.stages.differentiable import LatencyTargets, MethodParams, read_plans
+from nas.stages.runner import Pipeline
 from nas.training.recipe import Runtime
+from nas.training.scratch import ScratchTraining
 from nas.training.transfer import Transfer
 
-PIPELINE = Pipeline("tf_nas")
-TABLE = PIPELINE.outputs / "latency" / "table.json"
+PIPELINE = Pipeline(Path("pipelines/tf_nas"))
+TABLE = PIPELINE.out("latency") / "table.json"
+SEARCHED = PIPELINE.out("search") / "searched.json"
+FAMILY = PIPELINE.out("derive") / "family.json"
+WEIGHTS = PIPELINE.out("train") / "weights.safetensors"
+LEARNING_RATE = f"{PIPELINE.parameters}: train.learning_rate"  # for messages
 
 
 class Classes(params.Section):
-    """Section `search.classes`: one class of each group of those that a trained network finds alike hard."""
+    """Section `search.classes`: classes to search on, one of each group of equally difficult ones."""
 
     number: Annotated[int, Field(ge=2)]
-    epochs: Annotated[int, Field(ge=1)]  # that the network is trained for, as section train says
+    epochs: Annotated[int, Field(ge=1)]  # of the network that the difficulty is measured with, trained as section train says
 
 
 class Search(params.Section):
     """Section `search`."""
 
-    targets: Targets
+    targets: LatencyTargets
     classes: Classes | None  # to search on; null: all
     held_out: Annotated[float, Field(gt=0, lt=1)]  # of the images, for alpha and beta
     augmentation: Augmentation
@@ -42,29 +49,29 @@ class Search(params.Section):
 
 
 @dataclass(frozen=True)
-class Settings(pipelines.Settings):
+class TfNasParams(MethodParams):
     """All of pipelines/tf_nas/params.yaml."""
 
     space: Space
     runtime: Runtime
-    evaluation: runner.Evaluation
+    evaluation: Evaluation
     latency: TfNasLatencyConfig
     search: Search
-    train: Training
+    train: ScratchTraining
     transfer: Transfer
 
 
 SECTIONS = {
     "runtime": Runtime,
-    "evaluation": runner.Evaluation,
+    "evaluation": Evaluation,
     "latency": TfNasLatencyConfig,
     "search": Search,
-    "train": Training,
+    "train": ScratchTraining,
     "transfer": Transfer,
 }
 
 
-def read(file: Path = PIPELINE.parameters) -> Settings:
+def read(file: Path = PIPELINE.parameters) -> TfNasParams:
     """The parameters, all checked before the first long stage.
 
     Raises:
@@ -77,4 +84,25 @@ def read(file: Path = PIPELINE.parameters) -> Settings:
         raise params.ParamsError(
             f"{file}: search.method.weight_epochs: {method.weight_epochs} of {method.epochs} epochs leave none for alpha and beta"
         )
-    return Settings(seed, load(space), **sections)
+    return TfNasParams(seed, load(space), **sections)
+
+
+def read_arch(entry: dict) -> Arch:
+    """The architecture of an entry of searched.json.
+
+    Raises:
+        DocumentError: if the entry holds none.
+    """
+    try:
+        return Arch(*(tuple(entry[key]) for key in ("operations", "depths", "widths")))
+    except (TypeError, KeyError) as error:
+        raise PIPELINE.damaged(SEARCHED, error, "search") from None
+
+
+def read_family(space: Space) -> list[tuple[dict[str, Any], Plan]]:
+    """The entries of family.json, each with its network.
+
+    Raises:
+        DocumentError: if the file holds something else.
+    """
+    return read_plans(FAMILY, space.fixed, PIPELINE, "derive")

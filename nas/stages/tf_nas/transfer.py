@@ -10,65 +10,43 @@ writes   transfer/results.csv    set, network, mflops, learning_rate, weight_dec
 """
 
 import copy
-from itertools import product
 
-import numpy as np
-import pandas as pd
 from torch import nn
 
 from nas.data.dataset import dataset_keys, open_dataset
-from nas.data.splits import hold_out
 from nas.models.blocks import RowNetwork
 from nas.runtime.checkpoint import load_weights
-from nas.runtime.progress import progress
-from nas.stages import split
-from nas.stages.errors import user_errors
+from nas.stages import runner
 from nas.stages.tf_nas import config
-from nas.stages.tf_nas.derive import family
-from nas.stages.tf_nas.train import WEIGHTS
-from nas.training.finetune import Try
-from nas.training.transfer import Tuner
-from nas.training.transfer import evenly_by_cost as spread
-from nas.training.transfer import normalised_as as like
+from nas.training.transfer import Tuner, evenly_by_cost, normalised_as, transfer
 
 
 def main() -> None:
-    s = config.read()
-    p = s.transfer
-    with config.PIPELINE.stage("transfer", s.sections("seed", "space", "runtime", "evaluation", "transfer")) as (run, checkpoint, out):
-        device = s.runtime.start()
-        main_set, *sets = dataset_keys(split.OUT)
-        source = open_dataset(split.OUT, main_set)
-        found = family(s.space)
-        trained = nn.ModuleDict({entry["name"]: RowNetwork(plan, len(source.classes)) for entry, plan in found})
-        load_weights(WEIGHTS, trained)
-        entries = spread([entry for entry, _ in found], p.models)
-        tuner = Tuner(p, s.seed, s.runtime, device, s.evaluation, checkpoint)
-        settings = [Try(*pair) for pair in product(p.learning_rates, p.weight_decays)]
-        jobs = [(key, entry, setting) for key in sets for entry in entries for setting in settings]
-        rows, metrics = [], {}
-        for key, entry, setting in progress(jobs, "transfer: fine-tunings on the hold-out", len(jobs)):
-            data = like(open_dataset(split.OUT, key), source)
-            fit, held_out = (np.sort(part) for part in hold_out(data.indices("train"), data.labels, p.holdout, s.seed))
-            held = tuner.top1(
-                f"{key}/{entry['name']}/{setting}/hold-out", copy.deepcopy(trained[entry["name"]]), data, fit, held_out, setting
-            )
-            rows.append({"set": key, "network": entry["name"], "mflops": entry["mflops"], **vars(setting), "top1_holdout": held})
-        columns = ["set", "network", "mflops", "learning_rate", "weight_decay", "top1_holdout"]
-        results = pd.DataFrame(rows, columns=columns).assign(top1_test=np.nan, best=False)
-        for key in progress(sets, "transfer: chosen networks on all training images", len(sets)):
-            best = results[results["set"] == key]["top1_holdout"].idxmax()
-            chosen, data = results.loc[best], like(open_dataset(split.OUT, key), source)
-            setting = Try(float(chosen["learning_rate"]), float(chosen["weight_decay"]))
-            tested = tuner.top1(
-                f"{key}/chosen", copy.deepcopy(trained[chosen["network"]]), data, data.indices("train"), data.indices("test"), setting
-            )
-            results.loc[best, ["top1_test", "best"]] = tested, True
-            metrics[f"{key}_top1"] = tested
-        results.to_csv(out / "results.csv", index=False)
-        run.table(results, "results.json")
-        config.PIPELINE.finish(out, metrics, run)
+    cfg = config.read()
+    with runner.stage("transfer", cfg.sections("seed", "space", "runtime", "evaluation", "transfer"), config.PIPELINE) as stage:
+        device, split = cfg.runtime.start(), runner.out("split")
+        main_set, *keys = dataset_keys(split)
+        source = open_dataset(split, main_set)
+        family = config.read_family(cfg.space)
+        trained = nn.ModuleDict({entry["name"]: RowNetwork(plan, len(source.classes)) for entry, plan in family})
+        load_weights(config.WEIGHTS, trained)
+        entries = evenly_by_cost([entry for entry, _ in family], cfg.transfer.models)
+        tuner = Tuner(cfg.transfer, cfg.seed, cfg.runtime, device, cfg.evaluation, stage.checkpoint)
+        results, _ = transfer(
+            cfg.transfer,
+            keys,
+            lambda key: normalised_as(open_dataset(split, key), source),
+            entries,
+            lambda entry: copy.deepcopy(trained[entry["name"]]),
+            tuner,
+            "network",
+        )
+        results.to_csv(stage.out / "results.csv", index=False)
+        stage.run.table(results, "results.json")
+        best = results[results["best"]]
+        stage.finish({f"{key}_top1": top1 for key, top1 in zip(best["set"], best["top1_test"])})
+        stage.run.close_pipeline()
 
 
 if __name__ == "__main__":
-    user_errors(main)
+    runner.execute(main)
