@@ -67,7 +67,6 @@ def main() -> None:
         runner.write_json(config.PIPELINE.outputs / "summary.json", summary)
         stage.run.front({**entry, "latency_ms": entry["measured_latency_ms"]} for entry in summary)
         stage.finish({**metrics, "seconds_per_target": float(np.mean(seconds))})
-        stage.run.close_pipeline()
 
 
 if __name__ == "__main__":

@@ -45,7 +45,6 @@ def main() -> None:
         stage.run.table(results, "results.json")
         best = results[results["best"]]
         stage.finish({f"{key}_top1": top1 for key, top1 in zip(best["set"], best["top1_test"])})
-        stage.run.close_pipeline()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The stages of HardCoRe-NAS: parameters, targets, trainings and searches that were stopped; the profiles."""
+"""The stages of HardCoRe-NAS: parameters, targets, presets, resumed trainings and searches."""
 
 import json
 import shutil
@@ -12,19 +12,22 @@ import torch
 
 from nas.cost.infeasible import InfeasibleTarget
 from nas.cost.latency_hardcore_nas import ExpectedLatency
+from nas.data.splits import hold_out
 from nas.differentiable.hardcore_nas.one_shot import OneShot
 from nas.differentiable.hardcore_nas.training import largest, largest_loss
 from nas.plots import heatmap
-from nas.runtime import presets
+from nas.runtime import presets, seeding
 from nas.runtime.checkpoint import Checkpoint
 from nas.runtime.io import DocumentError
 from nas.runtime.params import ParamsError
 from nas.spaces import FOLDER, hardcore_nas
 from nas.spaces.hardcore_nas import Arch
-from nas.stages.hardcore_nas import config, derive
-from nas.stages.hardcore_nas.search import Search, Searcher, heat_maps, outcome, seconds
-from nas.stages.hardcore_nas.train import sort
-from nas.stages.pipelines import Target, divided
+from nas.stages.differentiable import LatencyTarget
+from nas.stages.hardcore_nas import config
+from nas.stages.hardcore_nas.search import heat_maps, seconds
+from nas.stages.hardcore_nas.searcher import Search, Searcher, outcome
+from nas.stages.hardcore_nas.train import sort_model
+from nas.stages.hardcore_nas.trainer import Trained, Trainer, training_batches
 from nas.tracking.runs import SilentRun
 from tests.stages.differentiable_runs import change
 
@@ -44,10 +47,10 @@ def file(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def settings(file) -> config.Settings:
+def settings(file) -> config.HardcoreNasParams:
     """Short ones, in a small space."""
     s = config.read(file)
-    search = s.search.model_copy(update={"steps": 12, "every": 4, "batch": 3, "rate": 0.2})
+    search = s.search.model_copy(update={"steps": 12, "record_every": 4, "batch": 3, "rate": 0.2})
     largest = s.train.largest.model_copy(update={"epochs": 3, "batch": 20})
     return replace(s, space=SMALL, search=search, train=s.train.model_copy(update={"largest": largest}))
 
@@ -72,8 +75,8 @@ class Stopping(SilentRun):
 
 
 @pytest.mark.parametrize("name", ["paper", "smoke"])
-def test_profiles_fit(file, name):
-    """Every key of a profile is one of the parameters, and the result can be read."""
+def test_every_preset_gives_valid_parameters(file, name):
+    """Every key of a preset is a key of params.yaml, and the result is read without an error."""
     presets.apply(name, file, ROOT / config.PIPELINE.folder / "presets")
     assert config.read(file).space.name == ("hardcore_nas" if name == "paper" else "hardcore_glyphs")
 
@@ -88,20 +91,20 @@ def test_the_papers_settings(file):
 
 
 @pytest.mark.parametrize(
-    ("keys", "value", "told"),
+    ("keys", "value", "message"),
     [
         (("search", "targets"), [{"latency_ms": 3.0, "share": 0.2}], "one of latency_ms and share"),
-        (("search", "every"), 7, r"search\.every: \d+ steps cannot be divided into parts of 7"),
+        (("search", "record_every"), 7, r"search\.record_every: \d+ steps cannot be divided into parts of 7"),
         (("search", "rate"), 1.5, r"search\.rate"),
         (("train", "largest", "epoch"), 3, r"train\.largest\.epoch is not a known key; did you mean 'epochs'"),
         (("tune", "tuning", "batch"), 1, r"tune\.tuning\.batch"),
         (("sed",), 1, "sed is not a known key"),
     ],
 )
-def test_mistakes_are_told(file, keys, value, told):
-    """Before any stage runs, with the key."""
+def test_a_mistake_names_the_key(file, keys, value, message):
+    """All of the parameters are checked before a stage runs."""
     change(file, keys, value)
-    with pytest.raises(ParamsError, match=told):
+    with pytest.raises(ParamsError, match=message):
         config.read(file)
 
 
@@ -112,41 +115,41 @@ def test_impossible_targets_are_refused(latency):
     with pytest.raises(
         InfeasibleTarget, match=rf"costs 0\.5 ms on this device; the achievable range is {low:.6g} to {high:.6g} ms; change search\.targets"
     ):
-        Target(latency_ms=0.5).ms(*latency.range_ms, "search.targets")
+        LatencyTarget(latency_ms=0.5).ms(*latency.range_ms, "search.targets")
 
 
 def test_the_whole_range_is_a_target():
     """A share of 1 is never beyond the slowest network, whatever is rounded."""
     rng = np.random.default_rng(0)
     for cheapest, more in rng.uniform(0.1, 9, (2000, 2)):
-        assert Target(share=1.0).ms(cheapest, cheapest + more, "here") <= cheapest + more
+        assert LatencyTarget(share=1.0).ms(cheapest, cheapest + more, "here") <= cheapest + more
 
 
 def test_the_search_has_images_of_its_own(easy_set):
     """A share of each class, the same for the same seed, and none of them is trained on."""
     items = easy_set.indices("train")
-    mine, theirs = divided(easy_set, items, 0.2, 0)
+    mine, theirs = hold_out(items, easy_set.labels, 0.2, 0)
     assert sorted([*mine, *theirs]) == list(items)
     assert np.bincount(easy_set.labels[theirs]).tolist() == [4, 4, 4]
-    assert np.array_equal(divided(easy_set, items, 0.2, 0)[1], theirs)
+    assert np.array_equal(hold_out(items, easy_set.labels, 0.2, 0)[1], theirs)
 
 
 def test_a_batch_that_cannot_be_filled_is_told(easy_set, settings):
     """With the key."""
-    with pytest.raises(ParamsError, match=r"tune\.scratch\.batch: 'easy' has 36 images for it, a batch cannot have 64"):
-        config.batches(easy_set, easy_set.indices("val"), 64, "tune.scratch.batch", settings, CPU)
+    with pytest.raises(ParamsError, match=r"tune\.scratch\.batch: 'easy' has 36 images for it, fewer than a batch of 64"):
+        training_batches(easy_set, easy_set.indices("val"), 64, "tune.scratch.batch", settings, CPU)
 
 
-def new_model(settings: config.Settings) -> OneShot:
-    with config.drawn(settings.seed, "weights"):
+def new_model(settings: config.HardcoreNasParams) -> OneShot:
+    with seeding.torch_seed(settings.seed, "weights"):
         return OneShot(settings.space, 3)
 
 
-def trained(settings: config.Settings, easy_set, folder: Path, run: SilentRun) -> tuple[OneShot, config.Trained]:
+def trained(settings: config.HardcoreNasParams, easy_set, folder: Path, run: SilentRun) -> tuple[OneShot, Trained]:
     """The largest network after the training, its state in the folder."""
     model = new_model(settings)
     with Checkpoint(folder, "train", "same") as checkpoint:
-        trainer = config.Trainer("train", settings, easy_set, CPU, checkpoint, run)
+        trainer = Trainer("train", settings, easy_set, CPU, checkpoint, run)
         how = settings.train.largest
         return model, trainer.fit("largest", "largest", model, largest_loss(model, 0.1), easy_set.indices("train"), how)
 
@@ -170,15 +173,17 @@ def test_channels_are_sorted_once(easy_set, settings, tmp_path):
     model = new_model(settings)
     with Checkpoint(tmp_path, "train", "same") as checkpoint:
         args = largest_loss(model, 0.0), easy_set, easy_set.indices("train"), settings, CPU, checkpoint
-        took, again = sort(model, *args), new_model(settings)
-        assert sort(again, *args) == took
+        took, again = sort_model(model, *args), new_model(settings)
+        assert sort_model(again, *args) == took
     start, images, paths = new_model(settings).eval(), torch.randn(2, 3, 20, 20), largest(model, 2)
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
     assert not torch.equal(model.stages[0][0].expand.weight, start.stages[0][0].expand.weight)
     torch.testing.assert_close(model(images, paths), start(images, paths))
 
 
-def searched(settings: config.Settings, latency: ExpectedLatency, easy_set, folder: Path, run: SilentRun, target_ms: float) -> Search:
+def searched(
+    settings: config.HardcoreNasParams, latency: ExpectedLatency, easy_set, folder: Path, run: SilentRun, target_ms: float
+) -> Search:
     """The search for a target, its state in the folder."""
     with Checkpoint(folder, "search", "same") as checkpoint:
         model = new_model(settings)
@@ -187,7 +192,7 @@ def searched(settings: config.Settings, latency: ExpectedLatency, easy_set, fold
 
 def test_a_stopped_search_goes_on(easy_set, settings, latency, tmp_path):
     """Stopped after two of three records: what an undisturbed one finds, within the target all along."""
-    target_ms = Target(share=0.3).ms(*latency.range_ms, "here")
+    target_ms = LatencyTarget(share=0.3).ms(*latency.range_ms, "here")
     whole = searched(settings, latency, easy_set, tmp_path / "whole", SilentRun(), target_ms)
     with pytest.raises(KeyboardInterrupt):
         searched(settings, latency, easy_set, tmp_path / "parts", Stopping(8), target_ms)
@@ -225,7 +230,7 @@ def test_heat_maps_go_from_the_fastest_configuration(latency, tmp_path):
 
 def test_history_has_a_row_an_epoch():
     """With what it is the history of."""
-    rows = config.Trained((2.0, 1.5), 1.0).rows(network="a", training="tuning")
+    rows = Trained((2.0, 1.5), 1.0).rows(network="a", training="tuning")
     assert pd.DataFrame(rows).to_dict("list") == {"network": ["a"] * 2, "training": ["tuning"] * 2, "epoch": [1, 2], "loss": [2.0, 1.5]}
 
 
@@ -243,7 +248,7 @@ def test_a_damaged_file_is_named(tmp_path, entry):
     path = tmp_path / "searched.json"
     path.write_text(json.dumps([entry]))
     with pytest.raises(DocumentError, match=r"searched\.json is damaged.*dvc repro -f pipelines/hardcore_nas/dvc\.yaml:search"):
-        derive.networks(path, SMALL, "search", derive.SEARCHED_KEYS)
+        config.read_networks(path, SMALL, "search", config.SEARCHED_KEYS)
 
 
 def test_the_time_of_the_shared_part_is_that_of_stage_train():

@@ -1,4 +1,4 @@
-"""The stages of TF-NAS: parameters, targets, classes; the profiles."""
+"""The stages of TF-NAS: parameters, targets, classes, presets."""
 
 import shutil
 from pathlib import Path
@@ -12,9 +12,10 @@ from nas.plots import heatmap
 from nas.runtime import presets
 from nas.runtime.io import DocumentError
 from nas.runtime.params import ParamsError
-from nas.stages.pipelines import Target
-from nas.stages.tf_nas import config, derive
-from nas.stages.tf_nas.search import heat_maps, of_classes
+from nas.stages.differentiable import LatencyTarget
+from nas.stages.tf_nas import config
+from nas.stages.tf_nas.search import heat_maps
+from nas.stages.tf_nas.searcher import of_classes
 from tests.differentiable.tf_nas.tiny import TINY, random_table
 from tests.stages.differentiable_runs import change
 
@@ -29,22 +30,27 @@ def file(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.mark.parametrize("name", ["paper", "smoke"])
-def test_profiles_fit(file, name):
-    """Every key of a profile is one of the parameters, and the result can be read."""
+def test_every_preset_gives_valid_parameters(file, name):
+    """Every key of a preset is a key of params.yaml, and the result is read without an error."""
     presets.apply(name, file, ROOT / config.PIPELINE.folder / "presets")
     assert config.read(file).space.name == ("efficientnet_b0" if name == "paper" else "glyphs")
 
 
 def test_the_papers_settings(file):
-    """Of the supplement's section 2: 90 epochs, 10 of them of weights alone, 250 from fresh weights, lambda 0.1."""
+    """Supplement, section 2: 90 epochs, 10 of them weights-only, 250 from scratch, lambda 0.1."""
     presets.apply("paper", file, ROOT / config.PIPELINE.folder / "presets")
     s = config.read(file)
-    assert (s.search.method.epochs, s.search.method.weight_epochs, s.train.how.epochs, s.search.method.trade_off) == (90, 10, 250, 0.1)
-    assert (s.search.classes.number, s.train.how.batch, s.search.method.batch, s.latency.batch) == (100, 512, 32, 32)
+    assert (s.search.method.epochs, s.search.method.weight_epochs, s.train.optimisation.epochs, s.search.method.trade_off) == (
+        90,
+        10,
+        250,
+        0.1,
+    )
+    assert (s.search.classes.number, s.train.optimisation.batch, s.search.method.batch, s.latency.batch) == (100, 512, 32, 32)
 
 
 @pytest.mark.parametrize(
-    ("keys", "value", "told"),
+    ("keys", "value", "message"),
     [
         (("search", "targets"), [{"latency_ms": 3.0, "share": 0.2}], "one of latency_ms and share"),
         (("search", "targets"), [], "search.targets"),
@@ -54,36 +60,36 @@ def test_the_papers_settings(file):
         (("seed",), -1, "a whole number from 0 on"),
     ],
 )
-def test_mistakes_are_told(file, keys, value, told):
-    """Before any stage runs, with the key."""
+def test_a_mistake_names_the_key(file, keys, value, message):
+    """All of the parameters are checked before a stage runs."""
     change(file, keys, value)
-    with pytest.raises(ParamsError, match=told):
+    with pytest.raises(ParamsError, match=message):
         config.read(file)
 
 
 def test_targets_are_milliseconds_or_shares():
-    """A share of 0 is the cheapest network, of 1 the most expensive."""
+    """A share of 0 is the fastest network, a share of 1 the slowest."""
     table = random_table(TINY)
-    cheapest, most_expensive = table.range_ms
-    assert Target(share=0.0).ms(cheapest, most_expensive, "here") == cheapest
-    assert Target(share=1.0).ms(cheapest, most_expensive, "here") == pytest.approx(most_expensive)
-    assert Target(latency_ms=cheapest + 0.5).ms(cheapest, most_expensive, "here") == cheapest + 0.5
+    fastest, slowest = table.range_ms
+    assert LatencyTarget(share=0.0).ms(fastest, slowest, "here") == fastest
+    assert LatencyTarget(share=1.0).ms(fastest, slowest, "here") == pytest.approx(slowest)
+    assert LatencyTarget(latency_ms=fastest + 0.5).ms(fastest, slowest, "here") == fastest + 0.5
 
 
 def test_impossible_targets_are_refused():
-    """With both ends of what is possible."""
+    """The message states the achievable range."""
     with pytest.raises(InfeasibleTarget, match=r"costs 0\.1 ms .*achievable range is 2\.5 to 7 ms; change search\.targets"):
-        Target(latency_ms=0.1).ms(2.5, 7.0, "search.targets")
+        LatencyTarget(latency_ms=0.1).ms(2.5, 7.0, "search.targets")
 
 
 def test_a_damaged_file_is_named():
-    """What search left, without widths."""
+    """An entry without widths raises."""
     with pytest.raises(DocumentError, match=r"searched\.json is damaged.*widths"):
-        derive.chosen({"operations": [0], "depths": [1]})
+        config.read_arch({"operations": [0], "depths": [1]})
 
 
-def test_chosen_classes_are_numbered_anew(easy_set):
-    """Batches hold images of the chosen classes only, with labels from 0 on."""
+def test_selected_classes_have_labels_from_0_on(easy_set):
+    """Batches have images of the selected classes only."""
     found = of_classes(easy_set, np.array([0, 2]))
     items = found.indices("train")
     items = items[found.labels[items] >= 0]
@@ -95,13 +101,13 @@ def test_chosen_classes_are_numbered_anew(easy_set):
 
 
 def test_the_network_in_the_middle_is_in_the_space():
-    """All layers, the widths that a search starts with."""
+    """It has all layers, with the widths that a search starts with."""
     plan = TINY.middle()
     assert len(plan.rows) == 1 + len(TINY.layers) and TINY.plan(TINY.arch(plan)) == plan
 
 
 def test_heat_maps_are_drawn(tmp_path):
-    """One file for all searches."""
+    """All searches are drawn into one file."""
     rng = np.random.default_rng(0)
     operations = [rng.dirichlet(np.ones(3), size=5) for _ in range(4)]
     sinks = [[rng.dirichlet(np.ones(stage.depth)) for stage in TINY.stages] for _ in range(4)]

@@ -16,7 +16,7 @@ from nas.runtime import presets
 from nas.runtime.io import DocumentError
 from nas.runtime.params import ParamsError
 from nas.spaces.tf_nas import Arch
-from nas.stages.pipelines import Target
+from nas.stages.differentiable import LatencyTarget as Target
 from studies.claims import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, claim_rows
 from studies.tf_nas_claims import claims, config, devices, report, stopping
 from studies.tf_nas_claims.claims import Results, all_claims
