@@ -145,6 +145,6 @@ def test_pipelines_have_their_own_presets(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     presets.main("smoke", "tf_nas")
     assert "pipelines/tf_nas/params.yaml: " in capsys.readouterr().out
-    assert params.read_all(Path("pipelines/tf_nas/params.yaml"))["train"]["how"]["epochs"] == 1
+    assert params.read_all(Path("pipelines/tf_nas/params.yaml"))["train"]["optimisation"]["epochs"] == 1
     with pytest.raises(SystemExit, match=r"no pipeline 'x'; the pipelines with presets are \['tf_nas'\]"):
         presets.main("smoke", "x")
