@@ -159,9 +159,9 @@ class LatencyTable(ABC, Generic[Arch]):
         """
         if not is_file(Path(path)):
             raise FileNotFoundError(f"there is no latency table {path}; {cls.COMMAND} measures one of this device")
-        found = read_json(Path(path), lambda message: LatencyTableError(f"{message}; measure again: {cls.COMMAND}"))
+        document = read_json(Path(path), lambda message: LatencyTableError(f"{message}; measure again: {cls.COMMAND}"))
         try:
-            return cls._parse(found, space, classes)
+            return cls._parse(document, space, classes)
         except ValueError as error:
             raise LatencyTableError(f"{path}: {error}; measure again: {cls.COMMAND}") from None
 

@@ -121,7 +121,7 @@ def test_classes_are_chosen_once(file, monkeypatch):
 
     monkeypatch.setattr(config, "searched_classes", choose)
     monkeypatch.setattr(config, "open_dataset", lambda folder: SimpleNamespace(classes=range(5)))
-    monkeypatch.setattr(config.latency_tf_nas.LatencyTable, "load", lambda *args: random_table(TINY))
+    monkeypatch.setattr(config.latency_tf_nas.TfNasLatencyTable, "load", lambda *args: random_table(TINY))
     searches = config.Searches(s, memory, None)
     first, again = (searches._classes(s, "0-chosen-") for _ in range(2))
     assert first[0].tolist() == again[0].tolist() == [1, 4] and first[1] == again[1] and len(calls) == 1
