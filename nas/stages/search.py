@@ -57,7 +57,7 @@ def main() -> None:
         load_weights(weights, supernet)
         stage.run.dataset("outputs/split/splits.parquet", "search", images=len(data.indices("search")))
         if cfg.score == "measured":
-            score = build_scorer(supernet, data, "search", evaluation, runtime, device, seed).each
+            score = build_scorer(supernet, data, "search", evaluation, runtime, device, seed).top1_all
             cache = cached_scores(str(weights), cfg.latency_table)
         else:
             score, cache = searching.predict, ScoreCache()

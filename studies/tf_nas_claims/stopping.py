@@ -66,9 +66,8 @@ def variants(cfg: TfNasClaimsConfig, seed: int) -> dict[str, tf_nas.TfNasParams]
 
 def top1(scratch: ScratchTrainer, cfg: tf_nas.TfNasParams, choice: Arch, data: ImageDataset) -> float:
     """Top-1 (percent) on the test images of the network, trained from scratch."""
-    network = scratch.trained("network", RowNetwork(cfg.space.plan(choice), len(data.classes)), data, data.indices("train"))
-    test = data.indices("test")
-    return 100 * float((scratch.answers(network, data, test) == data.labels[test]).mean())
+    network = scratch.train("network", RowNetwork(cfg.space.plan(choice), len(data.classes)), data, data.indices("train"))
+    return scratch.top1(network, data, data.indices("test"))
 
 
 if __name__ == "__main__":
