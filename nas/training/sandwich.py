@@ -2,9 +2,9 @@
 
 BigNAS (arXiv:2003.11142) and AttentiveNAS (arXiv:2011.09011), Eq. 3, Algorithm 1 line 10 and
 appendix A: the largest network learns from the labels, with dropout and drop-connect; the sampled
-ones and the smallest learn from the largest one's answers of this very step, by KL (AlphaNet,
-arXiv:2102.07954: by an alpha-divergence). Each is propagated backward at once, so the gradients add
-up and the memory is that of one network.
+ones and the smallest learn from the largest network's logits of the same step, by KL (AlphaNet,
+arXiv:2102.07954: by an alpha-divergence). Each is propagated backward immediately, so the gradients
+accumulate and the memory is that of one network.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ Choose = Callable[[Callable[[Sequence[Arch]], list[float]]], list[Arch]]
 
 @dataclass(frozen=True)
 class StepLosses:
-    """Losses of one step, in nats: cross-entropy for the largest network, the distillation loss for the others."""
+    """Losses of one step, in nats: cross-entropy of the largest network, distillation loss of the others."""
 
     largest: Tensor  # scalar
     sampled: Tensor  # scalar, mean over the sampled sub-networks
@@ -48,17 +48,17 @@ def sandwich_step(
     Args:
         images: (B, 3, H, W), normalised.
         labels: (B,) int64.
-        choose: gets a score (minus the loss on this batch, higher is better) and returns the
+        choose: receives a score function (minus the loss on this batch, higher is better) and returns the
             sub-networks to train; strategies that need no score do not call it.
-        smoothing: label smoothing, of the largest network's loss, of the score, and of the labels' part of `distil`.
-        distil: what the chosen and the smallest sub-network learn.
-        runtime: precision, and how many candidates are scored side by side.
+        smoothing: label smoothing of the largest network's loss, of the score, and of the label part of `distil`.
+        distil: loss of the chosen and the smallest sub-network.
+        runtime: precision, and number of candidates scored concurrently.
     """
 
     autocast = partial(runtime.autocast, images.device)
 
     def gain(arch: Arch) -> float:
-        with torch.no_grad(), autocast():  # both hold in one thread only
+        with torch.no_grad(), autocast():  # both contexts are thread-local
             return -label_loss(supernet(images, arch), labels, smoothing).item()
 
     def score(archs: Sequence[Arch]) -> list[float]:

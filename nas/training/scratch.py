@@ -13,7 +13,7 @@ from nas.models.blocks import RowNetwork, init_weights
 from nas.runtime import seeding
 from nas.runtime.checkpoint import Checkpoint
 from nas.runtime.params import Section
-from nas.training.finetune import FineTuning, Try, fine_tune
+from nas.training.finetune import FineTuningConfig, Hyperparameters, fine_tune
 from nas.training.recipe import Runtime
 
 
@@ -22,7 +22,7 @@ class ScratchTraining(Section):
 
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
-    optimisation: FineTuning
+    optimisation: FineTuningConfig
     augmentation: Augmentation
 
 
@@ -60,7 +60,7 @@ class ScratchTrainer:
             return network.eval()
         cfg, cuda = self._cfg, self._device.type == "cuda"
         batches = TrainingBatches(data, items, cfg.optimisation.batch, cfg.augmentation, self._seed, self._runtime.workers, cuda)
-        setting, state = Try(cfg.learning_rate, cfg.weight_decay), self._checkpoint.load(f"{name}.pt")
+        setting, state = Hyperparameters(cfg.learning_rate, cfg.weight_decay), self._checkpoint.load(f"{name}.pt")
 
         def on_epoch(state: dict) -> None:
             self._checkpoint.save(state, f"{name}.pt")

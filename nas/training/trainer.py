@@ -25,7 +25,7 @@ from nas.runtime.progress import progress
 from nas.runtime.threads import Prefetcher
 from nas.sampling.attentive import Strategy
 from nas.spaces.mbconv import Arch
-from nas.training.recipe import Recipe, Runtime, learning_rate, optimizer
+from nas.training.recipe import Recipe, Runtime, learning_rate, sgd
 from nas.training.recovery import Recovery, finite_gradients, finite_weights
 from nas.training.sandwich import sandwich_step
 
@@ -90,7 +90,7 @@ class Trainer:
         self.supernet, self.batches, self.strategy = supernet.to(device), batches, strategy
         self.epochs, self.seed, self.place = epochs, seed, place
         self.recipe, self.runtime, self.device = recipe, runtime, device
-        self.optimizer = optimizer(supernet, recipe)
+        self.optimizer = sgd(supernet, recipe.learning_rate, recipe.momentum, recipe.weight_decay)
         self.history: list[Epoch] = []
         self.recovery = Recovery()
 

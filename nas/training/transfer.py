@@ -23,7 +23,7 @@ from nas.models.extract import Network
 from nas.runtime.checkpoint import Checkpoint
 from nas.runtime.params import Section
 from nas.runtime.progress import progress
-from nas.training.finetune import FineTuning, Try, fine_tune, new_classifier
+from nas.training.finetune import FineTuningConfig, Hyperparameters, fine_tune, replace_classifier
 from nas.training.recipe import Runtime
 
 COLUMNS = ("mflops", "learning_rate", "weight_decay", "top1_holdout")
@@ -36,7 +36,7 @@ class Transfer(Section):
     learning_rates: Annotated[tuple[float, ...], Field(min_length=1)]
     weight_decays: Annotated[tuple[float, ...], Field(min_length=1)]
     holdout: Annotated[float, Field(gt=0, lt=1)]  # of the training images, to choose on
-    fine_tuning: FineTuning
+    fine_tuning: FineTuningConfig
     augmentation: dict[str, Augmentation]  # by data set, e.g. no flips for letters; `default` for those not named
 
     @field_validator("augmentation")
@@ -90,7 +90,7 @@ def transfer(
         A row for each fine-tuning on the hold-out: set, `column`, mflops, learning_rate, weight_decay, top1_holdout, top1_test (percent;
         NaN but for the best of each data set), best. And the best network of each data set, calibrated.
     """
-    settings = [Try(*pair) for pair in product(cfg.learning_rates, cfg.weight_decays)]
+    settings = [Hyperparameters(*pair) for pair in product(cfg.learning_rates, cfg.weight_decays)]
     jobs = [(key, entry, setting) for key in keys for entry in entries for setting in settings]
     rows, networks = [], {}
     for key, entry, setting in progress(jobs, "transfer: fine-tunings on the hold-out", len(jobs)):
@@ -107,7 +107,7 @@ def transfer(
         index = results[results["set"] == key]["top1_holdout"].idxmax()
         best, data = results.loc[index], read(key)
         networks[key] = load(next(e for e in entries if e["name"] == best[column]))
-        setting = Try(float(best["learning_rate"]), float(best["weight_decay"]))
+        setting = Hyperparameters(float(best["learning_rate"]), float(best["weight_decay"]))
         tested = tuner.top1(f"{key}/chosen", networks[key], data, data.indices("train"), data.indices("test"), setting)
         results.loc[index, ["top1_test", "best"]] = tested, True
     return results.assign(best=results["best"].astype(bool)), networks
@@ -124,12 +124,14 @@ class Tuner:
         self._state = checkpoint.load() or {"done": {}, "job": "", "run": None}
         self._done: dict[str, float] = self._state["done"]
 
-    def top1(self, job: str, network: Network, data: ImageDataset, fit: np.ndarray, held_out: np.ndarray, setting: Try) -> float:
+    def top1(
+        self, job: str, network: Network, data: ImageDataset, fit: np.ndarray, held_out: np.ndarray, setting: Hyperparameters
+    ) -> float:
         """Top-1 (percent) on the held-out images after fine-tuning, in place; a finished job is not computed twice.
 
         The weights of a job `<set>/chosen` are stored with its result, since they are needed afterwards.
         """
-        new_classifier(network, len(data.classes), self.seed)
+        replace_classifier(network, len(data.classes), self.seed)
         chosen = job.endswith("/chosen")
         if job in self._done:
             if chosen:
@@ -145,7 +147,7 @@ class Tuner:
         self._checkpoint.save({"done": self._done, "job": "", "run": None})
         return result
 
-    def _fine_tune(self, job: str, network: Network, data: ImageDataset, fit: np.ndarray, setting: Try) -> None:
+    def _fine_tune(self, job: str, network: Network, data: ImageDataset, fit: np.ndarray, setting: Hyperparameters) -> None:
         cfg, cuda = self._cfg.fine_tuning, self._device.type == "cuda"
         augmentation = self._cfg.augmentation_of(data.key)
         batches = TrainingBatches(data, fit, min(cfg.batch, len(fit)), augmentation, self.seed, self._runtime.workers, cuda)

@@ -31,7 +31,7 @@ from nas.spaces.mbconv import Arch, SearchSpace
 from nas.stages import runner as main_pipeline
 from nas.stages import split
 from nas.stages.errors import user_errors
-from nas.training.finetune import FineTuning, Try, fine_tune
+from nas.training.finetune import FineTuningConfig, Hyperparameters, fine_tune
 from studies.strategies import config
 from studies.strategies.config import StrategiesConfig
 
@@ -73,7 +73,7 @@ def train_from_scratch(
     network = new_network(cfg.space, arch, len(data.classes), seeding.key(seed, "alone", name) % 2**31, cfg.recipe.zero_init)
     recipe, items = cfg.recipe, data.indices("train", "predictor")
     batches = loader.TrainingBatches(data, items, recipe.batch, recipe.augmentation, seed, cfg.runtime.workers, device.type == "cuda")
-    tuning = FineTuning(
+    tuning = FineTuningConfig(
         epochs=cfg.train.epochs,
         batch=recipe.batch,
         momentum=recipe.momentum,
@@ -82,7 +82,7 @@ def train_from_scratch(
         warmup_epochs=recipe.warmup_epochs,
         clip_value=recipe.clip_value,
     )
-    setting = Try(recipe.learning_rate * recipe.batch / 256, recipe.weight_decay)
+    setting = Hyperparameters(recipe.learning_rate * recipe.batch / 256, recipe.weight_decay)
     state = checkpoint.load(f"{name}.pt")
     try:
         fine_tune(network, batches, setting, tuning, seed, cfg.runtime, device, state, lambda state: checkpoint.save(state, f"{name}.pt"))

@@ -71,8 +71,8 @@ def test_a_damaged_exif_block_does_not_break_an_image(tmp_path, changes):
     for place, value in changes:
         data[6 + (place - 6) % (len(data) - 6)] = value
     plain = decode(written(tmp_path / "plain", content(photo(), "JPEG")))
-    found = decode(written(tmp_path / "damaged", content(photo(), "JPEG", exif=bytes(data))))
-    assert any(np.array_equal(found, turn(plain)) for turn in UPRIGHT.values())
+    damaged = decode(written(tmp_path / "damaged", content(photo(), "JPEG", exif=bytes(data))))
+    assert any(np.array_equal(damaged, turn(plain)) for turn in UPRIGHT.values())
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -82,10 +82,10 @@ def test_a_damaged_exif_block_does_not_break_an_image(tmp_path, changes):
 def test_damaged_bytes_give_pixels_or_an_image_error(tmp_path, monkeypatch, form, data):
     """A file with changed bytes and a truncated end gives RGB pixels or an ImageError with its name."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**5)
-    found = bytearray(content(photo(), form))
+    damaged = bytearray(content(photo(), form))
     for _ in range(data.draw(st.integers(1, 6))):
-        found[data.draw(st.integers(0, min(len(found) - 1, 400)))] = data.draw(st.integers(0, 255))
-    path = written(tmp_path / "odd.png", bytes(found[: data.draw(st.integers(len(found) // 2, len(found)))]))
+        damaged[data.draw(st.integers(0, min(len(damaged) - 1, 400)))] = data.draw(st.integers(0, 255))
+    path = written(tmp_path / "odd.png", bytes(damaged[: data.draw(st.integers(len(damaged) // 2, len(damaged)))]))
     try:
         pixels = decode(path)
     except ImageError as error:

@@ -202,13 +202,13 @@ def indices(batches) -> list[int]:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_substitute_takes_the_place_of_a_broken_image(dataset, workers):
     """Batches stay full, all other images are unchanged, and the label is the substitute's."""
-    whole = list(TrainingBatches(dataset, np.arange(60), 20, FULL, seed=1).epoch(2))
+    intact = list(TrainingBatches(dataset, np.arange(60), 20, FULL, seed=1).epoch(2))
     substituted = list(TrainingBatches(damaged(dataset, 5, 17, limit=2), np.arange(60), 20, FULL, seed=1, workers=workers).epoch(2))
-    before, after = np.array(indices(whole)), np.array(indices(substituted))
+    before, after = np.array(indices(intact)), np.array(indices(substituted))
     hit = np.isin(before, [5, 17])
     assert [len(b.images) for b in substituted] == [20, 20, 20]
     assert np.array_equal(before[~hit], after[~hit]) and not set(after) & {5, 17}
-    assert torch.equal(images(whole)[~hit], images(substituted)[~hit])
+    assert torch.equal(images(intact)[~hit], images(substituted)[~hit])
     assert all(b.labels.tolist() == (b.indices % 3).tolist() for b in substituted)
 
 
@@ -216,11 +216,11 @@ def test_the_substitute_depends_on_seed_epoch_and_image(dataset):
     """It is the same for other batch sizes, more broken images and earlier epochs; it differs by epoch and seed."""
 
     def substitute(*bad: int, batch: int = 20, seed: int = 1, epochs: tuple[int, ...] = (4,)) -> tuple[int, bytes]:
-        whole = TrainingBatches(dataset, np.arange(60), batch, FULL, seed)
+        intact = TrainingBatches(dataset, np.arange(60), batch, FULL, seed)
         batches = TrainingBatches(damaged(dataset, 5, *bad, limit=9), np.arange(60), batch, FULL, seed)
-        found = [list(batches.epoch(e)) for e in epochs][-1]
-        place = indices(whole.epoch(epochs[-1])).index(5)
-        return indices(found)[place], images(found)[place].numpy().tobytes()
+        last = [list(batches.epoch(e)) for e in epochs][-1]
+        place = indices(intact.epoch(epochs[-1])).index(5)
+        return indices(last)[place], images(last)[place].numpy().tobytes()
 
     expected = substitute()
     assert expected == substitute(batch=30) == substitute(epochs=(0, 1, 4)) == substitute(*({7, 8} - {expected[0]}))
@@ -231,13 +231,13 @@ def test_the_substitute_depends_on_seed_epoch_and_image(dataset):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_image_is_reported_and_counted_once(dataset, workers, capsys):
     """Over three epochs and two evaluation passes each name is printed once, and one line counts them."""
-    found = damaged(dataset, 5, 17, limit=2)
-    batches = TrainingBatches(found, np.arange(60), 20, PLAIN, seed=1, workers=workers)
+    broken_dataset = damaged(dataset, 5, 17, limit=2)
+    batches = TrainingBatches(broken_dataset, np.arange(60), 20, PLAIN, seed=1, workers=workers)
     for epoch in range(3):
         list(batches.epoch(epoch))
-    evaluation = EvaluationBatches(found, np.arange(60), 16, workers=workers)
+    evaluation = EvaluationBatches(broken_dataset, np.arange(60), 16, workers=workers)
     assert indices(evaluation) == indices(evaluation) == sorted({*range(60)} - {5, 17})
-    assert found.broken.metrics() == {"broken_files": 2}
+    assert broken_dataset.broken.metrics() == {"broken_files": 2}
     output = capsys.readouterr().out
     assert [output.count(text) for text in ("5.png", "17.png", "noise: 2 broken files skipped; 2 are tolerated")] == [1, 1, 1]
 
@@ -246,10 +246,10 @@ def test_a_broken_image_is_reported_and_counted_once(dataset, workers, capsys):
 @pytest.mark.parametrize("limit", [0, 1])
 def test_more_broken_images_than_tolerated_are_an_error(dataset, workers, limit):
     """The message has the file above the limit and the key, without a worker's traceback, in training and evaluation."""
-    found = damaged(dataset, 5, 17, limit=limit)
+    broken_dataset = damaged(dataset, 5, 17, limit=limit)
     for batches in (
-        TrainingBatches(found, np.arange(60), 20, PLAIN, seed=1, workers=workers).epoch(0),
-        EvaluationBatches(replace(found, broken=BrokenFiles("noise", limit)), np.arange(60), 16, workers=workers),
+        TrainingBatches(broken_dataset, np.arange(60), 20, PLAIN, seed=1, workers=workers).epoch(0),
+        EvaluationBatches(replace(broken_dataset, broken=BrokenFiles("noise", limit)), np.arange(60), 16, workers=workers),
     ):
         with pytest.raises(ImageError, match=rf"files are broken, {limit} are tolerated.*split\.broken_files(.|\n)*(5|17)\.png") as caught:
             list(batches)
@@ -258,21 +258,21 @@ def test_more_broken_images_than_tolerated_are_an_error(dataset, workers, limit)
 
 def test_no_readable_training_image_is_an_error(dataset):
     """If all images are broken and tolerated, there is no substitute."""
-    found = damaged(dataset, *range(60), limit=60)
+    broken_dataset = damaged(dataset, *range(60), limit=60)
     with pytest.raises(ImageError, match="none of the 60 images of 'noise'"):
-        list(TrainingBatches(found, np.arange(60), 20, PLAIN, seed=0).epoch(0))
+        list(TrainingBatches(broken_dataset, np.arange(60), 20, PLAIN, seed=0).epoch(0))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("keep_mb", [0, 1])
 def test_evaluation_skips_broken_images(dataset, workers, keep_mb):
     """Every pass has the same batches, smaller by the broken images; a batch of broken images only is skipped."""
-    found = damaged(dataset, 1, 4, 5, 6, 7, limit=5)
-    batches = EvaluationBatches(found, np.arange(12), 4, workers=workers, keep_mb=keep_mb)
-    whole = by_index(EvaluationBatches(dataset, np.arange(12), 4))
+    broken_dataset = damaged(dataset, 1, 4, 5, 6, 7, limit=5)
+    batches = EvaluationBatches(broken_dataset, np.arange(12), 4, workers=workers, keep_mb=keep_mb)
+    intact = by_index(EvaluationBatches(dataset, np.arange(12), 4))
     for _ in range(3):
         assert [b.indices.tolist() for b in batches] == [[0, 2, 3], [8, 9, 10, 11]]
-        assert all(torch.equal(image, whole[i]) for i, image in by_index(batches).items())
+        assert all(torch.equal(image, intact[i]) for i, image in by_index(batches).items())
 
 
 @pytest.mark.parametrize("augmentation", [PLAIN, FULL])

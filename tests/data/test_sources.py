@@ -104,14 +104,14 @@ def test_an_empty_file_is_detected_without_decoding(folder):
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])
 def test_a_truncated_file_is_named(folder, rng, suffix):
     """Decoding a truncated image raises with its path, in every format and at any length."""
-    whole = folder / "red" / f"cut{suffix}"
-    Image.fromarray(rng.integers(256, size=(24, 24, 3), dtype=np.uint8)).save(whole)
-    content = whole.read_bytes()
+    path = folder / "red" / f"cut{suffix}"
+    Image.fromarray(rng.integers(256, size=(24, 24, 3), dtype=np.uint8)).save(path)
+    content = path.read_bytes()
     for length in np.linspace(1, 0.9 * len(content), 25).astype(int):
-        whole.write_bytes(content[:length])
+        path.write_bytes(content[:length])
         images = sources.FolderImages.find(folder)
         with pytest.raises(sources.ImageError, match=f"red/cut{suffix} cannot be decoded"):
-            images.image(images.paths.index(whole))
+            images.image(images.paths.index(path))
 
 
 def test_check_lists_all_broken_files(folder):

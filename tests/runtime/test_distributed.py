@@ -24,7 +24,7 @@ from nas.sampling.attentive import BestUp
 from nas.sampling.uniform import Unconstrained
 from nas.spaces.mbconv import SearchSpace, StageSpace
 from nas.training.losses import KL, label_loss
-from nas.training.recipe import Recipe, Runtime, learning_rate, optimizer
+from nas.training.recipe import Recipe, Runtime, learning_rate, sgd
 from nas.training.sandwich import sandwich_step
 from nas.training.trainer import Epoch, Trainer
 
@@ -128,7 +128,7 @@ def halves(batch: Batch) -> list[Batch]:
 def train_halves_in_turn() -> Supernet:
     """The same training in one process: the halves of each batch in turn, each with its own batch-norm statistics."""
     net, strategy = supernet(), BestUp(Unconstrained(SPACE), 3)
-    sgd, training_batches = optimizer(net, RECIPE), batches()
+    optimizer, training_batches = sgd(net, RECIPE.learning_rate, RECIPE.momentum, RECIPE.weight_decay), batches()
     peak = RECIPE.learning_rate * RECIPE.batch / 256
     for epoch in range(EPOCHS):
         mask_key = seeding.key(SEED, "train", "regularisation", epoch)
@@ -143,7 +143,7 @@ def train_halves_in_turn() -> Supernet:
                     for arch in group
                 }
             best = [min(group, key=losses.get) for group in groups]
-            sgd.zero_grad()
+            optimizer.zero_grad()
             for half in halves(batch):
                 masks = Regularisation(RECIPE.dropout, RECIPE.drop_connect, half.indices + mask_key)
                 images = half.images.contiguous(memory_format=torch.channels_last)
@@ -154,9 +154,9 @@ def train_halves_in_turn() -> Supernet:
                 if p.grad is not None:
                     p.grad /= 2
             torch.nn.utils.clip_grad_value_(net.parameters(), RECIPE.clip_value)
-            for group in sgd.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, training_batches.steps, EPOCHS, peak, RECIPE.warmup_epochs)
-            sgd.step()
+            optimizer.step()
     return net
 
 

@@ -1,4 +1,4 @@
-"""Losses of supernet training against their definitions."""
+"""Losses of supernet training equal their definitions."""
 
 import math
 
@@ -20,12 +20,12 @@ def logits(seed: int, scale: float = 2.0) -> torch.Tensor:
 
 
 def pair(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Student and teacher in float64; the student wants a gradient."""
+    """Student and teacher in float64; the student requires a gradient."""
     return logits(seed).double().requires_grad_(), logits(seed + 100).double()
 
 
 def direct(student: torch.Tensor, teacher: torch.Tensor, alpha: float, clip: float = math.inf) -> torch.Tensor:
-    """(E_q[min((p/q)^alpha, clip)] - 1) / (alpha (alpha - 1)) of each image, as it is written; its limit KL(p || q) at 1."""
+    """(E_q[min((p/q)^alpha, clip)] - 1) / (alpha (alpha - 1)) per image, as written; its limit KL(p || q) at 1."""
     p, q = teacher.double().softmax(1), student.double().softmax(1)
     if alpha == 1:
         return (p * (p / q).log()).sum(1)
@@ -33,7 +33,7 @@ def direct(student: torch.Tensor, teacher: torch.Tensor, alpha: float, clip: flo
 
 
 def gradient(loss, student: torch.Tensor) -> torch.Tensor:
-    """Of a function of the student's logits."""
+    """Gradient of a function of the student's logits."""
     leaf = student.detach().clone().requires_grad_()
     loss(leaf).backward()
     return leaf.grad
@@ -46,29 +46,29 @@ def kl(student: torch.Tensor, teacher: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_kl_divergence_is_that_of_teacher_and_student(seed):
-    """The direct sum in float64, and torch's kl_div with probabilities as its target."""
+def test_kl_divergence_equals_two_references(seed):
+    """It equals the direct sum in float64 and torch's kl_div with probabilities as target."""
     student, teacher = logits(seed), logits(seed + 10)
-    found = kl_divergence(student, teacher).item()
-    assert found == pytest.approx(kl(student, teacher), rel=1e-5)
-    assert found == pytest.approx(F.kl_div(student.log_softmax(1), teacher.softmax(1), reduction="batchmean").item(), rel=1e-5)
+    value = kl_divergence(student, teacher).item()
+    assert value == pytest.approx(kl(student, teacher), rel=1e-5)
+    assert value == pytest.approx(F.kl_div(student.log_softmax(1), teacher.softmax(1), reduction="batchmean").item(), rel=1e-5)
 
 
 def test_kl_divergence_by_hand():
     """p = (3/4, 1/4), q = (1/2, 1/2): 3/4 log 3/2 + 1/4 log 1/2."""
-    found = kl_divergence(torch.zeros(1, 2), torch.tensor([[math.log(3.0), 0.0]]))
-    assert found.item() == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), rel=1e-6)
+    result = kl_divergence(torch.zeros(1, 2), torch.tensor([[math.log(3.0), 0.0]]))
+    assert result.item() == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), rel=1e-6)
 
 
 @given(st.integers(0, 2**32), st.floats(0, 30), st.floats(0, 30))
 def test_kl_divergence_is_never_negative(seed, one, other):
-    """For logits of any size; rounding leaves at most 1e-6 below zero."""
+    """For logits of any size it is at least -1e-6, which is rounding."""
     assert kl_divergence(logits(seed, one), logits(seed + 1, other)).item() >= -1e-6
 
 
 @given(st.integers(0, 2**32), st.floats(-50, 50))
-def test_equal_answers_cost_nothing(seed, shift):
-    """Zero for the same logits, also when all of an image's are shifted; and a zero gradient."""
+def test_equal_logits_have_zero_loss(seed, shift):
+    """Equal logits, also with a shift per image, have zero loss and gradient."""
     teacher = logits(seed)
     student = (teacher + shift).requires_grad_()
     loss = kl_divergence(student, teacher)
@@ -77,8 +77,8 @@ def test_equal_answers_cost_nothing(seed, shift):
     assert student.grad.abs().max().item() < 1e-5
 
 
-def test_gradient_is_that_of_the_student_only():
-    """(q - p) / batch for the student's logits, nothing for the teacher's."""
+def test_only_the_student_has_a_gradient():
+    """It is (q - p) / batch for the student's logits and None for the teacher's."""
     student, teacher = logits(0).requires_grad_(), logits(1).requires_grad_()
     kl_divergence(student, teacher).backward()
     assert torch.allclose(student.grad, (student.softmax(1) - teacher.softmax(1)).detach() / 7, atol=1e-6)
@@ -88,28 +88,28 @@ def test_gradient_is_that_of_the_student_only():
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 def test_label_loss_is_smoothed_cross_entropy(smoothing):
     """- sum_c t_c log p_c with t = (1 - s) one-hot + s / 5, mean over images, in float64."""
-    found, labels = logits(3), torch.tensor([0, 1, 2, 3, 4, 0, 2])
+    student, labels = logits(3), torch.tensor([0, 1, 2, 3, 4, 0, 2])
     target = (1 - smoothing) * torch.eye(5, dtype=torch.float64)[labels] + smoothing / 5
-    expected = -(target * found.double().log_softmax(1)).sum(1).mean().item()
-    assert label_loss(found, labels, smoothing).item() == pytest.approx(expected, rel=1e-6)
+    expected = -(target * student.double().log_softmax(1)).sum(1).mean().item()
+    assert label_loss(student, labels, smoothing).item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
     ("alpha", "tolerance"), [(0.0, 1e-9), (1e-6, 1e-5), (-1e-6, 1e-5), (1.0, 1e-9), (1 - 1e-6, 1e-5), (1 + 1e-6, 1e-5)]
 )
-def test_alpha_divergence_meets_kl_at_both_limits(alpha, tolerance):
-    """torch's kl_div, of teacher and student at alpha = 1 and the other way round at 0; in float32 too."""
+def test_alpha_divergence_equals_kl_at_both_limits(alpha, tolerance):
+    """It equals torch's kl_div of teacher and student at alpha = 1 and the reverse at 0, also in float32."""
     student, teacher = pair(0)
-    there, here = (student.detach(), teacher) if abs(alpha - 1) < 0.5 else (teacher, student.detach())
-    expected = F.kl_div(there.log_softmax(1), here.softmax(1), reduction="batchmean").item()
+    q, p = (student.detach(), teacher) if abs(alpha - 1) < 0.5 else (teacher, student.detach())
+    expected = F.kl_div(q.log_softmax(1), p.softmax(1), reduction="batchmean").item()
     assert alpha_divergence(student, teacher, alpha).item() == pytest.approx(expected, rel=tolerance)
     assert alpha_divergence(student.float(), teacher.float(), alpha).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("alpha", [-2.0, -1.0, -0.5, 0.3, 0.5, 0.7, 2.0, 3.0])
 @pytest.mark.parametrize("clip", [None, 1.0, 1.5, 5.0, 1e9])
-def test_alpha_divergence_is_the_direct_sum(alpha, clip):
-    """The definition written out in float64, image by image; what a clip brings below zero counts as 0."""
+def test_alpha_divergence_equals_the_direct_sum(alpha, clip):
+    """It equals the definition in float64 per image; a value that a clip makes negative counts as 0."""
     student, teacher = pair(1)
     expected = direct(student, teacher, alpha, math.inf if clip is None else clip)
     assert clip in (1.0, 1.5, 5.0) or (expected > 0).all()
@@ -117,23 +117,23 @@ def test_alpha_divergence_is_the_direct_sum(alpha, clip):
 
 
 @pytest.mark.parametrize(
-    ("alpha", "known"),
+    ("alpha", "divergence"),
     [
         (0.5, lambda p, q: 2 * ((p.sqrt() - q.sqrt()) ** 2).sum(1)),  # Hellinger
         (2.0, lambda p, q: ((p - q) ** 2 / q).sum(1) / 2),  # Pearson
         (-1.0, lambda p, q: ((p - q) ** 2 / p).sum(1) / 2),  # Neyman
     ],
 )
-def test_alpha_divergence_has_known_models(alpha, known):
-    """Four times the squared Hellinger distance, and half of both chi-squared divergences."""
+def test_alpha_divergence_has_known_special_cases(alpha, divergence):
+    """They are four times the squared Hellinger distance and half of both chi-squared divergences."""
     student, teacher = pair(2)
-    expected = known(teacher.softmax(1), student.detach().softmax(1)).mean().item()
+    expected = divergence(teacher.softmax(1), student.detach().softmax(1)).mean().item()
     assert alpha_divergence(student, teacher, alpha).item() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_gradient_of_the_surrogate_is_that_of_the_divergence(alpha):
-    """Without a clip: finite differences of the value, in float64."""
+    """Without a clip it equals finite differences of the value in float64."""
     student, teacher = pair(3)
     assert torch.autograd.gradcheck(lambda x: alpha_divergence(x, teacher, alpha), student)
 
@@ -148,19 +148,19 @@ def test_gradient_of_the_surrogate_is_that_of_the_divergence(alpha):
         AdaptiveAlpha(alpha_min=0.0, alpha_max=2.0, clip=None),
     ],
 )
-def test_gradient_of_a_whole_loss_is_that_of_its_value(distil):
-    """Both parts, temperature and weight: finite differences, in float64."""
+def test_gradient_of_a_loss_equals_finite_differences(distil):
+    """This holds with both parts, temperature and weight, in float64."""
     student, teacher = pair(4)
     assert torch.autograd.gradcheck(lambda x: distil(x, teacher, LABELS, 0.1), student)
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
-def test_gradients_in_float32_are_those_in_float64(alpha):
-    """Also near the limits, where (p/q)^alpha / alpha alone has no digits left."""
+def test_gradients_in_float32_equal_those_in_float64(alpha):
+    """This holds near the limits, where (p/q)^alpha / alpha has no significant digits."""
     student, teacher = pair(5)
-    found = gradient(lambda x: alpha_divergence(x, teacher.float(), alpha), student.float())
+    result = gradient(lambda x: alpha_divergence(x, teacher.float(), alpha), student.float())
     expected = gradient(lambda x: alpha_divergence(x, teacher, alpha), student)
-    assert torch.allclose(found.double(), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+    assert torch.allclose(result.double(), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize(
@@ -178,13 +178,13 @@ def test_clipped_divergence_by_hand(alpha, clip, value, slope):
     """p = (0.9, 0.1), q = (0.1, 0.9): the value, and q_1 q_2 (rho_2 - rho_1) as gradient of the first logit."""
     student, teacher = (torch.tensor([[math.log(9) * sign, 0.0]], dtype=torch.float64) for sign in (-1, 1))
     assert alpha_divergence(student, teacher, alpha, clip).item() == pytest.approx(value, rel=1e-9, abs=1e-12)
-    found = gradient(lambda x: alpha_divergence(x, teacher, alpha, clip), student)
-    assert found[0].tolist() == pytest.approx([-0.09 * slope, 0.09 * slope], rel=1e-9)
+    result = gradient(lambda x: alpha_divergence(x, teacher, alpha, clip), student)
+    assert result[0].tolist() == pytest.approx([-0.09 * slope, 0.09 * slope], rel=1e-9)
 
 
 @pytest.mark.parametrize(("alpha_min", "alpha_max"), [(-1.0, 1.0), (-0.5, 0.5), (0.0, 1.0), (0.5, 1.0)])
-def test_the_larger_divergence_is_chosen_image_by_image(alpha_min, alpha_max):
-    """Each image alone gives the larger of its two clipped values with that one's gradient, and the batch their mean."""
+def test_the_larger_divergence_is_chosen_per_image(alpha_min, alpha_max):
+    """Each image has the larger of two clipped values and its gradient, and the batch their mean."""
     student, teacher = (torch.cat([logits(s).double() for s in seeds]) for seeds in ((6, 7, 8), (16, 17, 18)))
     values, gradients, chosen = [], [], []
     for s, t in zip(student.split(1), teacher.split(1)):
@@ -193,13 +193,13 @@ def test_the_larger_divergence_is_chosen_image_by_image(alpha_min, alpha_max):
         values.append(max(both))
         gradients.append(gradient(lambda x, t=t, alpha=(alpha_min, alpha_max)[chosen[-1]]: alpha_divergence(x, t, alpha, 5.0), s))
     assert 0 < sum(chosen) < len(chosen)
-    found = gradient(lambda x: adaptive_alpha_divergence(x, teacher, alpha_min, alpha_max, 5.0), student)
+    result = gradient(lambda x: adaptive_alpha_divergence(x, teacher, alpha_min, alpha_max, 5.0), student)
     assert adaptive_alpha_divergence(student, teacher, alpha_min, alpha_max, 5.0).item() == pytest.approx(sum(values) / 21, rel=1e-12)
-    assert torch.allclose(found, torch.cat(gradients) / 21, rtol=1e-9, atol=1e-15)
+    assert torch.allclose(result, torch.cat(gradients) / 21, rtol=1e-9, atol=1e-15)
 
 
-def test_clipped_divergences_decide_which_is_larger():
-    """p = (0.02, 0.98), q = (0.5, 0.5): chi-squared / 2 is 5.9, clipped at 1.5 it is 0.003; KL(p || q), 0.60, comes between."""
+def test_clipped_divergences_are_compared():
+    """p = (0.02, 0.98), q = (0.5, 0.5): chi-squared / 2 is 5.9, clipped at 1.5 it is 0.003; KL(p || q), 0.60, lies between."""
     student, teacher = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[0.02, 0.98]], dtype=torch.float64).log()
     free, clipped = ((0.5 * min(25, c) + 0.5 * 0.5 / 0.98 - 1) / 2 for c in (math.inf, 1.5))
     between = 0.02 * math.log(0.04) + 0.98 * math.log(1.96)
@@ -208,48 +208,48 @@ def test_clipped_divergences_decide_which_is_larger():
     assert adaptive_alpha_divergence(student, teacher, -1.0, 1.0, 1.5).item() == pytest.approx(between, rel=1e-9)
 
 
-SOME = st.floats(-3, 4)
+ALPHA = st.floats(-3, 4)
 CLIPS = st.none() | st.floats(1, 1000)
 LOSSES = st.one_of(
     st.builds(KL, temperature=st.floats(0.1, 20), weight=st.floats(0, 1)),
-    st.builds(Alpha, alpha=SOME, clip=CLIPS, temperature=st.floats(0.1, 20), weight=st.floats(0, 1)),
+    st.builds(Alpha, alpha=ALPHA, clip=CLIPS, temperature=st.floats(0.1, 20), weight=st.floats(0, 1)),
     st.builds(AdaptiveAlpha, alpha_min=st.floats(-3, 0.9), alpha_max=st.floats(1, 4), clip=CLIPS, weight=st.floats(0, 1)),
 )
 ROW = st.lists(st.floats(-50, 50) | st.sampled_from([-50.0, 50.0]), min_size=4, max_size=4)
-APART = [50.0, -50.0, -50.0, 0.0], [-50.0, 50.0, -50.0, 0.0]
+OPPOSITE = [50.0, -50.0, -50.0, 0.0], [-50.0, 50.0, -50.0, 0.0]
 
 
 @given(LOSSES, ROW, ROW, st.sampled_from([torch.float32, torch.bfloat16]))
-@example(AdaptiveAlpha(alpha_min=-1.0, alpha_max=1.0, clip=5.0), *APART, torch.float32)
-@example(Alpha(alpha=-1.0, clip=None), *APART, torch.bfloat16)
-@example(Alpha(alpha=5e-324, clip=None), *APART, torch.float32)
+@example(AdaptiveAlpha(alpha_min=-1.0, alpha_max=1.0, clip=5.0), *OPPOSITE, torch.float32)
+@example(Alpha(alpha=-1.0, clip=None), *OPPOSITE, torch.bfloat16)
+@example(Alpha(alpha=5e-324, clip=None), *OPPOSITE, torch.float32)
 def test_losses_and_gradients_are_finite_and_never_negative(distil, student, teacher, dtype):
-    """For logits up to 50 in float32 and bf16, sure of opposite things: with any alpha, clip, temperature and weight."""
+    """This holds for opposite logits up to 50 in float32 and bf16 with any alpha, clip, temperature and weight."""
     one, other = (torch.tensor([row], dtype=dtype) for row in (student, teacher))
     labels = torch.tensor([1])
-    found = gradient(lambda x: distil(x, other, labels, 0.1), one)
+    result = gradient(lambda x: distil(x, other, labels, 0.1), one)
     assert 0 <= distil(one, other, labels, 0.1).item() + 1e-4 * distil.temperature**2 < math.inf
-    assert found.dtype == dtype and found.isfinite().all()
+    assert result.dtype == dtype and result.isfinite().all()
 
 
 def test_a_naive_ratio_overflows():
-    """What the test above is for: p / q of such logits has no value in float32."""
-    student, teacher = (torch.tensor([row]).softmax(1) for row in APART)
+    """p / q of the logits of the test above is infinite in float32."""
+    student, teacher = (torch.tensor([row]).softmax(1) for row in OPPOSITE)
     assert (teacher / student).isinf().any()
 
 
-@given(st.integers(0, 2**32), st.floats(-50, 50), SOME, CLIPS)
+@given(st.integers(0, 2**32), st.floats(-50, 50), ALPHA, CLIPS)
 @example(0, 1.0, 0.99999, 1.0)
-def test_equal_answers_cost_nothing_by_any_alpha(seed, shift, alpha, clip):
-    """Zero for the same logits, also when all of an image's are shifted; and a zero gradient.
+def test_equal_logits_have_zero_loss_for_any_alpha(seed, shift, alpha, clip):
+    """Equal logits, also with a shift per image, have zero loss and gradient.
 
-    Clipped at 1, D_alpha is the total variation of p and q over alpha (alpha - 1): a shift's rounding, 1e-5 at the most, is divided so.
+    Clipped at 1, D_alpha is the total variation of p and q over alpha (alpha - 1), which amplifies the rounding of a shift, up to 1e-5.
     """
     teacher = logits(seed)
-    cut, slope = clip is not None and clip <= 1.01, abs(alpha * (alpha - 1))
-    bound = max(1e-4, 1e-5 / slope) if cut and slope else 1e-4
+    is_clipped, slope = clip is not None and clip <= 1.01, abs(alpha * (alpha - 1))
+    bound = max(1e-4, 1e-5 / slope) if is_clipped and slope else 1e-4
     assert alpha_divergence(teacher + shift, teacher, alpha, clip).item() == pytest.approx(0, abs=bound)
-    if not cut:  # at 1 rounding decides what is clipped
+    if not is_clipped:  # at 1 rounding decides which ratios are clipped
         assert gradient(lambda x: alpha_divergence(x, teacher, alpha, clip), teacher + shift).abs().max().item() < 1e-4
 
 
@@ -259,21 +259,21 @@ def test_temperature_and_weight_by_hand(distil):
     p = torch.tensor([[0.75, 0.25]], dtype=torch.float64)
     divergence = 0.75 * math.log(1.5) + 0.25 * math.log(0.5) if getattr(distil, "alpha", 1) == 1 else (0.5 / 1.5 + 0.5 / 0.5 - 1) / 2
     softened = distil.model_copy(update={"temperature": 2.0, "weight": 0.9})
-    found = softened(torch.zeros(1, 2, dtype=torch.float64), 2 * p.log(), torch.tensor([0]), 0.2)
-    assert found.item() == pytest.approx(0.1 * math.log(2) + 0.9 * 4 * divergence, rel=1e-9)
+    result = softened(torch.zeros(1, 2, dtype=torch.float64), 2 * p.log(), torch.tensor([0]), 0.2)
+    assert result.item() == pytest.approx(0.1 * math.log(2) + 0.9 * 4 * divergence, rel=1e-9)
 
 
-def test_weight_shares_between_labels_and_teacher():
-    """0: label smoothing's cross-entropy alone; 1: the divergence alone, whatever the labels."""
+def test_weight_mixes_labels_and_teacher():
+    """Weight 0 is the smoothed cross-entropy only, weight 1 the divergence only."""
     student, teacher = pair(9)
-    alone = KL(weight=0.0)(student, teacher, LABELS, 0.1).item()
-    assert alone == pytest.approx(F.cross_entropy(student, LABELS, label_smoothing=0.1).item(), rel=1e-12)
+    labels_only = KL(weight=0.0)(student, teacher, LABELS, 0.1).item()
+    assert labels_only == pytest.approx(F.cross_entropy(student, LABELS, label_smoothing=0.1).item(), rel=1e-12)
     assert KL()(student, teacher, LABELS, 0.1) == KL()(student, teacher, LABELS.flip(0), 0.1) == kl_divergence(student, teacher)
 
 
 @pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.5, 1.0, 2.0])
-def test_temperature_leaves_the_size_of_the_gradient(alpha):
-    """T^2 D tends to half the variance of the logits' difference for any alpha: its gradient is that difference, centred, over classes."""
+def test_temperature_preserves_the_size_of_the_gradient(alpha):
+    """For large T the gradient of T^2 D tends to the centred difference of the logits over classes, for any alpha."""
     student, teacher = logits(10, 0.3).double(), logits(110, 0.3).double()
     hot = Alpha(alpha=alpha, clip=None, temperature=100.0)
     difference = student - teacher
@@ -282,8 +282,8 @@ def test_temperature_leaves_the_size_of_the_gradient(alpha):
 
 
 @pytest.mark.parametrize("distil", [KL(), Alpha(alpha=0.5, clip=5.0), AdaptiveAlpha(alpha_min=-1.0, alpha_max=1.0, clip=5.0)])
-def test_the_teacher_learns_nothing(distil):
-    """Its logits receive no gradient, the student's do."""
+def test_the_teacher_has_no_gradient(distil):
+    """Only the student's logits receive one."""
     student, teacher = logits(11).requires_grad_(), logits(12).requires_grad_()
     distil(student, teacher, LABELS, 0.1).backward()
     assert teacher.grad is None and student.grad.abs().max() > 0
@@ -291,7 +291,7 @@ def test_the_teacher_learns_nothing(distil):
 
 @pytest.mark.parametrize("clip", [None, 5.0])
 def test_alpha_one_is_kl(clip):
-    """Value and gradient of the loss `alpha` at 1 are those of the loss `kl`."""
+    """Value and gradient of the loss `alpha` at 1 equal those of `kl`."""
     student, teacher = logits(13), logits(14)
     ours, kl_ = (lambda x, distil=distil: distil(x, teacher, LABELS, 0.1) for distil in (Alpha(alpha=1.0, clip=clip), KL()))
     assert ours(student).item() == pytest.approx(kl_(student).item(), rel=1e-6)
@@ -299,7 +299,7 @@ def test_alpha_one_is_kl(clip):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    "values",
     [
         {"alpha_min": 1.0, "alpha_max": 1.0, "clip": 5.0},
         {"alpha_min": 1.0, "alpha_max": -1.0, "clip": 5.0},
@@ -309,10 +309,10 @@ def test_alpha_one_is_kl(clip):
         {"alpha_min": -1.0, "alpha_max": 1.0, "clip": 5.0, "weight": 1.1},
     ],
 )
-def test_impossible_settings_are_refused(settings):
-    """Alphas out of order or no number, a clip below the ratio of equal answers, temperature 0, a weight above 1."""
+def test_impossible_losses_are_an_error(values):
+    """Alphas out of order or NaN, a clip below 1, temperature 0 and a weight above 1 raise."""
     with pytest.raises(ValidationError):
-        AdaptiveAlpha(**settings)
+        AdaptiveAlpha(**values)
 
 
 @pytest.mark.parametrize(
@@ -324,5 +324,5 @@ def test_impossible_settings_are_refused(settings):
     ],
 )
 def test_losses_are_computed_in_float32(loss):
-    """bf16 logits, as autocast gives them, do not make bf16 losses."""
+    """bf16 logits, as from autocast, give float32 losses."""
     assert loss(logits(4).bfloat16()).dtype == torch.float32

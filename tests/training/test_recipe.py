@@ -1,4 +1,4 @@
-"""Schedule, optimiser and runtime."""
+"""Learning-rate schedule, optimiser and runtime."""
 
 import math
 
@@ -7,16 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.data.loader import Augmentation
 from nas.models.supernet import Supernet
-from nas.training.losses import KL
-from nas.training.recipe import Recipe, Runtime, learning_rate, optimizer
-
-PLAIN = Augmentation(crop_scale=(1.0, 1.0), flip=False, policy="none")
-RECIPE = Recipe(
-    zero_init=False, batch=32, learning_rate=0.5, warmup_epochs=1.0, momentum=0.9, weight_decay=0.01, label_smoothing=0.1,
-    distillation=KL(), dropout=0.2, drop_connect=0.2, clip_value=1.0, sampled=2, augmentation=PLAIN,
-)  # fmt: skip
+from nas.training.recipe import Runtime, learning_rate, sgd
 
 
 def runtime(**changes) -> Runtime:
@@ -25,7 +17,7 @@ def runtime(**changes) -> Runtime:
 
 @pytest.fixture(autouse=True)
 def threads():
-    """Runtime.start sets the process's thread count; put it back."""
+    """Restore the thread count of the process, which Runtime.start sets."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -35,7 +27,7 @@ def threads():
     ("step", "warmup", "expected"),
     [
         (0, 1, 0.001),  # a thousandth of the base
-        (10, 1, 0.5 * (1 + math.cos(math.pi / 10))),  # the warm-up's end: the cosine alone
+        (10, 1, 0.5 * (1 + math.cos(math.pi / 10))),  # the end of the warm-up: cosine only
         (5, 1, (0.001 + 0.999 * 0.5) * 0.5 * (1 + math.cos(math.pi / 20))),
         (50, 1, 0.5),  # the middle of the cosine
         (0, 0, 1.0),  # no warm-up
@@ -44,13 +36,13 @@ def threads():
     ],
 )
 def test_learning_rate_by_hand(step, warmup, expected):
-    """10 epochs of 10 steps, base 2."""
+    """10 epochs of 10 steps with base 2 give these factors."""
     assert learning_rate(step, 10, 10, 2.0, warmup) == pytest.approx(2 * expected, rel=1e-9)
 
 
 @given(st.integers(1, 50), st.integers(1, 50), st.floats(0, 5))
 def test_learning_rate_rises_then_falls(steps, epochs, warmup):
-    """Always above zero, never above the base, falling from the end of the warm-up on."""
+    """It is above zero, at most the base, and falls from the end of the warm-up on."""
     rates = [learning_rate(i, steps, epochs, 1.0, warmup) for i in range(steps * epochs)]
     after = rates[math.ceil(warmup * steps) :]
     assert all(0 < r <= 1 for r in rates)
@@ -58,43 +50,43 @@ def test_learning_rate_rises_then_falls(steps, epochs, warmup):
 
 
 def test_weight_decay_is_on_weights_only(tiny_space):
-    """With zero gradients a Nesterov step scales weights by 1 - rate decay (1 + momentum) and leaves vectors as they are."""
+    """With zero gradients a Nesterov step scales weights by 1 - rate decay (1 + momentum) and leaves vectors unchanged."""
     supernet = Supernet(tiny_space, 3)
     with torch.no_grad():
         for p in supernet.parameters():
             p.fill_(1.0)
             p.grad = torch.zeros_like(p)
-    optimizer(supernet, RECIPE).step()
+    sgd(supernet, 0.5, 0.9, 0.01).step()
     expected = {1: 1.0, 2: 1 - 0.5 * 0.01 * 1.9, 4: 1 - 0.5 * 0.01 * 1.9}
     for name, p in supernet.named_parameters():
         assert torch.allclose(p, torch.full_like(p, expected[p.ndim]), rtol=1e-6), name
 
 
 def test_every_weight_is_trained(tiny_space):
-    """The optimiser's groups hold each parameter once."""
+    """The parameter groups have each parameter once."""
     supernet = Supernet(tiny_space, 3)
-    held = [p for group in optimizer(supernet, RECIPE).param_groups for p in group["params"]]
-    assert len(held) == len({id(p) for p in held}) == len(list(supernet.parameters()))
+    optimized = [p for group in sgd(supernet, 0.5, 0.9, 0.01).param_groups for p in group["params"]]
+    assert len(optimized) == len({id(p) for p in optimized}) == len(list(supernet.parameters()))
 
 
 @pytest.mark.parametrize("device", ["tpu9", "cuda:99", "cuda"])
 def test_a_missing_device_names_the_key(device, monkeypatch):
-    """The message has the value, the key and the way out."""
+    """The message has the value, the key and the alternative."""
     if device == "cuda" and torch.cuda.is_available():
-        pytest.skip("this machine has it")
-    with pytest.raises(ValueError, match=rf"params\.yaml: runtime\.device: '{device}' cannot be used here .*auto takes what there is"):
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ValueError, match=rf"params\.yaml: runtime\.device: '{device}' is not available .*auto selects"):
         runtime(device=device).start()
 
 
-def test_start_sets_the_threads_and_finds_a_device():
-    """`auto` is a GPU where there is one, else the CPU."""
+def test_start_sets_the_threads_and_selects_a_device():
+    """`auto` is a GPU if available, else the CPU."""
     assert runtime(device="auto", threads=2).start().type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_precision_is_that_of_the_convolutions(precision, dtype):
-    """Under autocast a convolution gives the precision asked for; its weight stays as it is."""
+def test_precision_applies_to_convolutions(precision, dtype):
+    """Under autocast a convolution returns the configured precision; its weight stays in float32."""
     conv = torch.nn.Conv2d(3, 4, 1)
     with runtime(precision=precision).autocast(torch.device("cpu")):
         assert conv(torch.zeros(1, 3, 2, 2)).dtype == dtype
@@ -102,6 +94,6 @@ def test_precision_is_that_of_the_convolutions(precision, dtype):
 
 
 @pytest.mark.parametrize(("last", "memory_format"), [(True, torch.channels_last), (False, torch.contiguous_format)])
-def test_memory_format(last, memory_format):
-    """As the parameter says."""
+def test_memory_format_follows_the_parameter(last, memory_format):
+    """channels_last selects the memory format."""
     assert runtime(channels_last=last).memory_format is memory_format

@@ -1,4 +1,4 @@
-"""One sandwich step against its four losses, computed one by one with plain autograd."""
+"""One sandwich step equals its four losses, computed one by one with plain autograd."""
 
 import copy
 
@@ -40,14 +40,14 @@ def label(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return -(target * logits.log_softmax(1)).sum(1).mean()
 
 
-def test_gradients_are_the_sum_of_four(supernet, batch, tiny_space, rng, monkeypatch):
-    """Labels for the regularised largest network, KL to its detached answers for two sampled and the smallest."""
+def test_gradients_are_the_sum_of_four_losses(supernet, batch, tiny_space, rng, monkeypatch):
+    """Cross-entropy of the regularised largest network, KL to its detached logits for two sampled ones and the smallest."""
     images, labels = batch
     sampled = [tiny_space.random(rng) for _ in range(2)]
     reference = copy.deepcopy(supernet)
     losses = sandwich_step(supernet, images, labels, lambda _: sampled, regularisation(), SMOOTHING, KL(), RUNTIME)
 
-    for module in ("nas.models.layers.part", "nas.models.supernet.part"):  # slices that autograd itself follows
+    for module in ("nas.models.layers.part", "nas.models.supernet.part"):  # slices with autograd's own gradient
         monkeypatch.setattr(module, lambda weight, *where: weight[where])
     teacher = reference(images, tiny_space.largest(), regularisation())
     expected = [label(teacher, labels)]
@@ -64,8 +64,8 @@ def test_gradients_are_the_sum_of_four(supernet, batch, tiny_space, rng, monkeyp
 
 
 @pytest.mark.parametrize("distil", [KL(temperature=2.0, weight=0.6), AdaptiveAlpha(alpha_min=-1.0, alpha_max=1.0, clip=5.0, weight=0.5)])
-def test_all_but_the_largest_learn_by_the_loss_given(supernet, batch, tiny_space, rng, distil):
-    """Losses of the sampled and the smallest are the object's, of their logits, the largest one's, the labels and the smoothing."""
+def test_the_distillation_loss_applies_to_all_but_the_largest(supernet, batch, tiny_space, rng, distil):
+    """Losses of the sampled and the smallest network equal direct calls of the loss."""
     images, labels = batch
     sampled = [tiny_space.random(rng) for _ in range(2)]
     teacher = supernet(images, tiny_space.largest(), regularisation())
@@ -76,8 +76,8 @@ def test_all_but_the_largest_learn_by_the_loss_given(supernet, batch, tiny_space
     assert losses.largest.item() == pytest.approx(label(teacher, labels).item(), rel=1e-6)
 
 
-def test_gradients_of_another_loss_add_up(supernet, batch, tiny_space, rng):
-    """Those of the labels for the largest and of the object's for the others, by plain autograd."""
+def test_gradients_of_another_loss_are_summed(supernet, batch, tiny_space, rng):
+    """With an adaptive loss the gradients equal plain autograd's."""
     images, labels = batch
     distil, middle = AdaptiveAlpha(alpha_min=-1.0, alpha_max=1.0, clip=5.0, weight=0.5), tiny_space.random(rng)
     reference = copy.deepcopy(supernet)
@@ -87,14 +87,14 @@ def test_gradients_of_another_loss_add_up(supernet, batch, tiny_space, rng):
     others = sum(distil(reference(images, arch), teacher.detach(), labels, SMOOTHING) for arch in (middle, tiny_space.smallest()))
     (label(teacher, labels) + others).backward()
     for (name, ours), theirs in zip(supernet.named_parameters(), reference.parameters(), strict=True):
-        if theirs.grad is None:  # a shortcut that none of the three networks has
+        if theirs.grad is None:  # a shortcut of none of the three networks
             assert ours.grad is None, name
         else:
             assert torch.allclose(ours.grad, theirs.grad, rtol=1e-9, atol=1e-12), name
 
 
-def test_a_step_adds_to_the_gradients_there_are(supernet, batch, tiny_space, rng):
-    """Two steps in a row without clearing give twice the gradients of one."""
+def test_a_step_adds_to_existing_gradients(supernet, batch, tiny_space, rng):
+    """Two steps without zeroing give twice the gradients of one."""
     sampled = [tiny_space.random(rng) for _ in range(2)]
     once = copy.deepcopy(supernet)
     sandwich_step(once, *batch, lambda _: sampled, regularisation(), SMOOTHING, KL(), RUNTIME)
@@ -104,7 +104,7 @@ def test_a_step_adds_to_the_gradients_there_are(supernet, batch, tiny_space, rng
 
 
 def test_the_score_is_minus_the_loss_on_this_batch(supernet, batch, tiny_space, rng):
-    """Label-smoothed, without regularisation, one number an architecture; asking for it leaves no gradient."""
+    """It is label-smoothed and without regularisation, one per architecture; scoring leaves no gradient."""
     images, labels = batch
     archs = [tiny_space.random(rng) for _ in range(3)]
     scores, gradients = [], []
@@ -120,8 +120,8 @@ def test_the_score_is_minus_the_loss_on_this_batch(supernet, batch, tiny_space, 
     assert gradients and all(g is None for g in gradients)
 
 
-def test_regularisation_touches_the_largest_network_only(supernet, batch, tiny_space, rng):
-    """Each network is run once: the largest with regularisation, the others without."""
+def test_regularisation_applies_to_the_largest_network_only(supernet, batch, tiny_space, rng):
+    """Each network runs once: the largest with regularisation, the others without."""
     calls, run = [], Supernet.forward
     regularise = regularisation()
 

@@ -1,4 +1,4 @@
-"""The training loop: it learns, and it does not matter how often it is stopped."""
+"""The trainer learns, resumes bit for bit, and recovers from non-finite losses."""
 
 import io
 
@@ -26,7 +26,7 @@ RECIPE = Recipe(
 
 
 class Stopped(Exception):
-    """Stands for a kill."""
+    """Stands for a killed process."""
 
 
 def never(epoch: int, step: int) -> bool:
@@ -34,7 +34,7 @@ def never(epoch: int, step: int) -> bool:
 
 
 class Poisoned(TrainingBatches):
-    """Batches some of which hold a pixel that is no number."""
+    """Batches of which some have a NaN pixel."""
 
     def epoch(self, epoch):
         for step, batch in enumerate(super().epoch(epoch)):
@@ -49,7 +49,15 @@ def train(easy_set, tiny_space, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stderr", io.StringIO())
 
     def train(
-        name, weights=0, epochs=3, recipe=RECIPE, strategy=None, val=lambda: (0.0, 0.0), on_epoch=lambda row: None, seed=5, poison=never
+        name,
+        weights=0,
+        epochs=3,
+        recipe=RECIPE,
+        strategy=None,
+        validate=lambda: (0.0, 0.0),
+        on_epoch=lambda epoch: None,
+        seed=5,
+        poison=never,
     ):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(weights)
@@ -61,8 +69,8 @@ def train(easy_set, tiny_space, tmp_path, monkeypatch):
             trainer = Trainer(
                 supernet, batches, strategy, epochs=epochs, seed=seed, place="train", recipe=recipe, runtime=RUNTIME, device=CPU
             )
-            trainer.fit(checkpoint, val, on_epoch)
-        (checkpoint.folder / "finished").unlink()  # the stage's later work is still to come
+            trainer.fit(checkpoint, validate, on_epoch)
+        (checkpoint.folder / "finished").unlink()  # the stage goes on after training
         return supernet, trainer.history
 
     return train
@@ -73,35 +81,35 @@ def same(a: Supernet, b: Supernet) -> bool:
 
 
 def stop_in(epoch: int):
-    def on_epoch(row: Epoch) -> None:
-        if row.epoch == epoch:
+    def on_epoch(finished: Epoch) -> None:
+        if finished.epoch == epoch:
             raise Stopped
 
     return on_epoch
 
 
-def test_a_stopped_training_ends_with_the_same_weights(train):
-    """Stopped in epochs 2 and 3, before their checkpoints, resumed in networks with other weights: not a bit differs, nor the history."""
-    undisturbed, history = train("whole")
+def test_a_resumed_training_ends_with_the_same_weights(train):
+    """Stopped in epochs 2 and 3 and resumed in networks with other weights, it ends with the same bits and history."""
+    uninterrupted, history = train("uninterrupted")
     for epoch, weights in ((2, 0), (3, 1)):
         with pytest.raises(Stopped):
             train("stopped", weights, on_epoch=stop_in(epoch))
     seen = []
-    resumed, again = train("stopped", 2, on_epoch=seen.append)
-    assert [row.epoch for row in seen] == [3]
-    assert same(resumed, undisturbed) and again == history
+    resumed, resumed_history = train("stopped", 2, on_epoch=seen.append)
+    assert [epoch.epoch for epoch in seen] == [3]
+    assert same(resumed, uninterrupted) and resumed_history == history
 
 
 def test_a_finished_training_is_not_repeated(train):
-    """From a checkpoint of the last epoch nothing is trained; the weights and the history are those of the end."""
-    done, history = train("whole", epochs=2)
+    """From a checkpoint of the last epoch nothing is trained; weights and history are loaded."""
+    finished, history = train("finished", epochs=2)
     seen = []
-    again, same_history = train("whole", 1, epochs=2, on_epoch=seen.append)
-    assert seen == [] and same(again, done) and same_history == history
+    loaded, loaded_history = train("finished", 1, epochs=2, on_epoch=seen.append)
+    assert seen == [] and same(loaded, finished) and loaded_history == history
 
 
-def test_randomness_is_that_of_the_seed_alone(train):
-    """Global random states do not matter and stay as they were; another seed trains otherwise."""
+def test_randomness_depends_on_the_seed_only(train):
+    """Global random states have no effect and stay unchanged; another seed gives other weights."""
     first, _ = train("a", epochs=1)
     torch.manual_seed(99)
     before = torch.get_rng_state()
@@ -111,8 +119,8 @@ def test_randomness_is_that_of_the_seed_alone(train):
     assert not same(first, other)
 
 
-def test_it_learns_an_easy_set(train, easy_set, tiny_space):
-    """Eight epochs: the loss falls below half of chance, and all but a few held-out images are named rightly by both ends."""
+def test_the_trainer_learns_an_easy_dataset(train, easy_set, tiny_space):
+    """After eight epochs the loss is below half of chance, and top-1 of the smallest and the largest is above 90 %."""
     recipe = RECIPE.model_copy(update={"dropout": 0.0, "drop_connect": 0.0, "label_smoothing": 0.0})
     supernet, history = train("easy", epochs=8, recipe=recipe)
     assert history[-1].loss_largest < 0.5 * np.log(3) < history[0].loss_largest
@@ -121,11 +129,11 @@ def test_it_learns_an_easy_set(train, easy_set, tiny_space):
     assert min(score.top1_all([tiny_space.smallest(), tiny_space.largest()])) > 90
 
 
-def test_history_has_each_epoch(train):
-    """Its number, the learning rate of its last step (2 and 5 of 6, on the cosine), and what the val said."""
+def test_history_has_all_epochs(train):
+    """Each has the learning rate of its last step (2 and 5 of 6, on the cosine) and the validation results."""
     answers = iter([(10.0, 20.0), (30.0, 40.0)])
     rows = []
-    _, history = train("rows", epochs=2, val=lambda: next(answers), on_epoch=rows.append)
+    _, history = train("rows", epochs=2, validate=lambda: next(answers), on_epoch=rows.append)
     base = 2.0 * 20 / 256
     assert rows == history
     assert [(r.epoch, r.top1_smallest, r.top1_largest) for r in history] == [(1, 10.0, 20.0), (2, 30.0, 40.0)]
@@ -136,32 +144,32 @@ STRATEGIES = pytest.mark.parametrize("kind", [Uniform, None])  # with and withou
 
 
 @STRATEGIES
-def test_weights_that_run_away_are_not_kept(train, tiny_space, kind):
-    """A rate of 1e38: each time back to the weights of epoch 1; at last the key to lower is named, and they are still there."""
+def test_diverged_weights_are_not_saved(train, tiny_space, kind):
+    """With a rate of 1e38 training rolls back to epoch 1 each time; the error names the key, and those weights stay."""
     strategy = kind and kind(Unconstrained(tiny_space))
     good, history = train("diverging", epochs=1)
     wild = RECIPE.model_copy(update={"learning_rate": 1e38, "warmup_epochs": 0.0})
     with pytest.raises(FloatingPointError, match=r"weights of epoch 1 are kept\. Lower params\.yaml recipe\.learning_rate"):
         train("diverging", epochs=3, recipe=wild, strategy=strategy)
-    kept, again = train("diverging", 4, epochs=1)
-    assert same(kept, good) and again == history
+    loaded, loaded_history = train("diverging", 4, epochs=1)
+    assert same(loaded, good) and loaded_history == history
 
 
 @STRATEGIES
-def test_a_step_on_a_poisoned_batch_changes_nothing(train, tiny_space, kind, capsys):
-    """All three of an epoch: the weights are those it began with, and each is told; the epochs after it train."""
+def test_a_step_with_a_nan_changes_nothing(train, tiny_space, kind, capsys):
+    """If all three steps of an epoch are skipped the weights stay; each is reported, and later epochs train."""
     strategy = kind and kind(Unconstrained(tiny_space))
-    begin, _ = train("none", epochs=1, strategy=strategy, poison=lambda epoch, step: True)
+    unchanged, _ = train("none", epochs=1, strategy=strategy, poison=lambda epoch, step: True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        assert same(begin, Supernet(tiny_space, 3, RECIPE.zero_init))
+        assert same(unchanged, Supernet(tiny_space, 3, RECIPE.zero_init))
     assert capsys.readouterr().out.count("skipped: its losses or gradients are not finite") == 3
     _, history = train("one", strategy=strategy, poison=lambda epoch, step: (epoch, step) == (1, 0))
-    assert np.isfinite([[row.loss_largest, row.loss_sampled, row.loss_smallest] for row in history]).all()
+    assert np.isfinite([[epoch.loss_largest, epoch.loss_sampled, epoch.loss_smallest] for epoch in history]).all()
 
 
-def bad_at_first(epochs: int, times: int):
-    """Poison for the first visits of all batches from an epoch on."""
+def poison_first(epochs: int, times: int):
+    """Poison the first batches from an epoch on."""
     seen = []
 
     def poison(epoch: int, step: int) -> bool:
@@ -173,20 +181,20 @@ def bad_at_first(epochs: int, times: int):
     return poison
 
 
-def test_after_many_bad_steps_training_goes_back_and_on_slower(train, capsys):
-    """Five in a row in epoch 2 and 3: back to epoch 1, and half the rate from there; stopped then, it ends alike."""
+def test_a_rollback_halves_the_learning_rate(train, capsys):
+    """After five skipped steps training continues from epoch 1 with half the rate; a resumed one ends the same."""
     _, plain = train("plain", epochs=4)
-    whole, history = train("back", epochs=4, poison=bad_at_first(1, 5))
+    recovered, history = train("recovered", epochs=4, poison=poison_first(1, 5))
     assert "rollback to the weights of epoch 1, with 0.5 of the learning rate" in capsys.readouterr().out
     assert history[0] == plain[0]
-    assert [row.learning_rate for row in history[1:]] == pytest.approx([row.learning_rate / 2 for row in plain[1:]])
+    assert [epoch.learning_rate for epoch in history[1:]] == pytest.approx([epoch.learning_rate / 2 for epoch in plain[1:]])
     with pytest.raises(Stopped):
-        train("stopped", epochs=4, poison=bad_at_first(1, 5), on_epoch=stop_in(3))
-    resumed, again = train("stopped", 1, epochs=4)  # the poison is gone, the lower rate stays
-    assert same(resumed, whole) and again == history
+        train("stopped", epochs=4, poison=poison_first(1, 5), on_epoch=stop_in(3))
+    resumed, resumed_history = train("stopped", 1, epochs=4)  # without poison, the lower rate stays
+    assert same(resumed, recovered) and resumed_history == history
 
 
-def test_training_goes_back_three_times_at_most(train):
-    """A fourth time it stops, with the number of skipped steps."""
+def test_training_stops_after_three_rollbacks(train):
+    """The error has the number of skipped steps."""
     with pytest.raises(FloatingPointError, match=r"20 steps skipped.*after 3 rollbacks.*weights of epoch 1"):
         train("bad", epochs=4, poison=lambda epoch, step: epoch > 0)
