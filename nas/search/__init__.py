@@ -1,1 +1,1 @@
-"""Finding architectures: objectives, ways of searching, the accuracy predictor, and the family that they yield."""
+"""Architecture search: problems and archives, the search loop and its methods, the accuracy predictor, and the Pareto family."""

@@ -124,7 +124,7 @@ def supernet_mmacs(s: tf_nas.TfNasParams, classes: int) -> tuple[float, float]:
     """Of a path with operations drawn uniformly, and of all operations at once. Costs of layers add up, so the mean is exact."""
     with seeding.torch_seed(s.seed, "cost"):
         supernet = Supernet(s.space, classes)
-    kept = supernet.choose(s.space.start_widths())
+    kept = supernet.select_channels(s.space.start_widths())
     sinks = [torch.ones(stage.depth) / stage.depth for stage in s.space.stages]
     images, layers, operations = torch.zeros(2, 3, s.space.resolution, s.space.resolution), len(s.space.layers), len(s.space.operations)
     paths = [forward_mmacs(lambda o=o: supernet.path(images, [o] * layers, sinks, kept), 2) for o in range(operations)]
