@@ -1,8 +1,8 @@
-"""Starts of HardCoRe-NAS's search, and how far it ends from the exact optimum, on made-up losses: python -m benchmarks.hardcore_nas.
+"""Starts of HardCoRe-NAS's search and their gaps to the exact optimum, on synthetic losses: python -m benchmarks.hardcore_nas.
 
-Tables of the paper's size, five targets over the range. The loss adds up over the blocks that run and is better for slower
-choices, with noise; a gradient is that of one drawn network. So scipy's MILP knows the best network within the target: a gap
-is 0 there and 1 at the fastest network.
+Tables of the paper's size, five targets over the range. The loss is additive over the blocks that run and lower for slower
+choices, with noise; a gradient is that of one sampled network. scipy's MILP gives the best network within the target: the
+gap is 0 there and 1 at the fastest network.
 """
 
 from collections.abc import Callable
@@ -13,23 +13,22 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp, nnls
 
 from benchmarks.timing import machine, show
-from nas.cost.latency_hardcore_nas import Latency, running
-from nas.differentiable.hardcore_nas.frank_wolfe import Settings, begin, project, search
-from nas.differentiable.hardcore_nas.relaxed import Point
-from nas.differentiable.hardcore_nas.start import balanced, smallest
+from nas.cost.latency_hardcore_nas import Latency, block_probability
+from nas.differentiable.hardcore_nas.frank_wolfe import FrankWolfeConfig, begin, project, search
+from nas.differentiable.hardcore_nas.relaxed import RelaxedArch, fastest, max_entropy_start
 
 SHAPE = (5, 4, 12)  # stages, blocks, configurations
-SHARES = (0.05, 0.15, 0.25, 0.35, 0.5)  # of the way from the fastest to the slowest network
+TARGET_SHARES = (0.05, 0.15, 0.25, 0.35, 0.5)  # of the way from the fastest to the slowest network
 TABLES = 4
 STEPS = 1200
-WEIGHT = 1e4  # of a constraint
-SETTINGS = Settings(rate=0.01, momentum=0.9)  # five times the paper's rate
+CONSTRAINT_WEIGHT = 1e4
+CONFIG = FrankWolfeConfig(rate=0.01, momentum=0.9)  # five times the paper's rate
 
-Start = Callable[[Latency, float], Point]
+Start = Callable[[Latency, float], RelaxedArch]
 
 
-def made_up(seed: int, shape: tuple[int, int, int] = SHAPE) -> tuple[Latency, np.ndarray]:
-    """A table, and a loss for every block in every configuration."""
+def random_problem(seed: int, shape: tuple[int, int, int] = SHAPE) -> tuple[Latency, np.ndarray]:
+    """A latency table and the loss of every block in every configuration."""
     rng = np.random.default_rng(seed)
     entries = np.sort(rng.uniform(0.2, 2, shape), axis=2)
     offered = np.ones(shape[:2], bool)
@@ -37,12 +36,12 @@ def made_up(seed: int, shape: tuple[int, int, int] = SHAPE) -> tuple[Latency, np
     return Latency(1.0, entries, offered), -np.sqrt(entries) * rng.uniform(0.5, 1.5, shape)
 
 
-def drawn_gradient(loss: np.ndarray, point: Point, rng: np.random.Generator) -> Point:
-    """Of the summed loss of one network drawn from the point: by every choice, at what was drawn."""
-    beta = [rng.choice(len(p), p=p / p.sum()) for p in point.beta]
-    runs = np.arange(point.beta.shape[1]) <= np.array(beta)[:, None]
-    alpha = np.array([[rng.choice(len(p), p=p / p.sum()) for p in stage] for stage in point.alpha])
-    return Point(runs[:, :, None] * loss, np.take_along_axis(loss, alpha[:, :, None], 2)[:, :, 0].cumsum(1))
+def sampled_gradient(loss: np.ndarray, relaxed: RelaxedArch, rng: np.random.Generator) -> RelaxedArch:
+    """Gradient of the loss of one sampled network, by every choice."""
+    beta = [rng.choice(len(p), p=p / p.sum()) for p in relaxed.beta]
+    runs = np.arange(relaxed.beta.shape[1]) <= np.array(beta)[:, None]
+    alpha = np.array([[rng.choice(len(p), p=p / p.sum()) for p in stage] for stage in relaxed.alpha])
+    return RelaxedArch(runs[:, :, None] * loss, np.take_along_axis(loss, alpha[:, :, None], 2)[:, :, 0].cumsum(1))
 
 
 def exact(loss: np.ndarray, latency: Latency, target_ms: float) -> float:
@@ -57,90 +56,92 @@ def exact(loss: np.ndarray, latency: Latency, target_ms: float) -> float:
     within = LinearConstraint(np.concatenate([latency.blocks_ms.ravel(), no_depths])[None], ub=target_ms - latency.fixed_ms)
     objective = np.concatenate([loss.ravel(), no_depths])
     upper = np.concatenate([np.ones(loss.size), latency.offered.ravel()])
-    found = milp(objective, integrality=np.ones(len(objective)), bounds=Bounds(0, upper), constraints=[as_many, one_depth, within])
-    return float(found.fun)
+    result = milp(objective, integrality=np.ones(len(objective)), bounds=Bounds(0, upper), constraints=[as_many, one_depth, within])
+    return float(result.fun)
 
 
 def gap(start: Start, latency: Latency, loss: np.ndarray, target_ms: float, seed: int, steps: int = STEPS) -> float:
-    """Of the network that the search ends with."""
+    """Gap of the network that the search ends with."""
     *_, last = search(
         begin(start(latency, target_ms)),
         latency,
         target_ms,
-        SETTINGS,
+        CONFIG,
         steps,
-        lambda point, step: drawn_gradient(loss, point, np.random.default_rng([seed, step])),
+        lambda relaxed, step: sampled_gradient(loss, relaxed, np.random.default_rng([seed, step])),
         lambda step: np.random.default_rng([seed, step, 1]),
     )
-    arch = project(last.point, latency, target_ms)
-    found = sum(loss[s, b, c] for s, stage in enumerate(arch) for b, c in enumerate(stage))
-    best, fastest = exact(loss, latency, target_ms), exact(loss, latency, latency.range_ms[0] * (1 + 1e-6))
-    return float((found - best) / (fastest - best))
+    arch = project(last.relaxed, latency, target_ms)
+    value = sum(loss[s, b, c] for s, stage in enumerate(arch) for b, c in enumerate(stage))
+    best, worst = exact(loss, latency, target_ms), exact(loss, latency, latency.range_ms[0] * (1 + 1e-6))
+    return float((value - best) / (worst - best))
 
 
-def quadratic(latency: Latency, target_ms: float, rounds: int = 3) -> Point:
-    """Equation 26, beta first, from the fastest network; configurations are in the order of their latency."""
-    point, limit = smallest(latency), target_ms - latency.fixed_ms
+def quadratic(latency: Latency, target_ms: float, rounds: int = 3) -> RelaxedArch:
+    """Equation 26, beta first, from the fastest network; configurations are sorted by latency."""
+    relaxed, limit = fastest(latency), target_ms - latency.fixed_ms
     for _ in range(rounds):
-        cost = np.where(latency.offered, latency.of_depths(point.alpha), 0)
-        point = replace(point, beta=_smooth(point.beta, cost, limit, latency.offered))
-        runs = running(point.beta) > 1e-9
-        alpha = point.alpha.copy()
-        cost = latency.of_configurations(point.beta)[runs]
+        cost = np.where(latency.offered, latency.of_depths(relaxed.alpha), 0)
+        relaxed = replace(relaxed, beta=_smooth(relaxed.beta, cost, limit, latency.offered))
+        runs = block_probability(relaxed.beta) > 1e-9
+        alpha = relaxed.alpha.copy()
+        cost = latency.of_configurations(relaxed.beta)[runs]
         alpha[runs] = _smooth(alpha[runs], cost, limit, np.ones(cost.shape, bool))
-        point = replace(point, alpha=alpha)
-    return point
+        relaxed = replace(relaxed, alpha=alpha)
+    return relaxed
 
 
 def _smooth(x: np.ndarray, cost: np.ndarray, limit: float, offered: np.ndarray) -> np.ndarray:
-    """Distributions in rows with the least squared differences between neighbours, within the limit (to 1e-6 or so).
+    """Distributions, one per row, with the least squared differences between neighbours, within the limit (to about 1e-6).
 
-    Non-negative least squares with the constraints as heavily weighted rows and a slack for the limit.
+    Non-negative least squares with the constraints as rows of large weight and a slack for the limit.
     """
-    rows, n = x.shape
+    distributions, n = x.shape
     pairs = offered[:, 1:] & offered[:, :-1]
-    differences = [np.kron(np.eye(rows)[r], np.eye(n)[j + 1] - np.eye(n)[j]) for r, j in zip(*np.nonzero(pairs))]
-    system = np.vstack([*differences, *(WEIGHT * np.kron(np.eye(rows), np.ones(n))), WEIGHT * cost.ravel() / limit])
-    system = np.hstack([system * offered.ravel(), np.append(np.zeros(len(system) - 1), WEIGHT)[:, None]])
-    right = np.concatenate([np.zeros(len(differences)), np.full(rows + 1, WEIGHT)])
-    found = nnls(system, right)[0][:-1].reshape(x.shape) * offered
-    return found / found.sum(1, keepdims=True)
+    differences = [np.kron(np.eye(distributions)[r], np.eye(n)[j + 1] - np.eye(n)[j]) for r, j in zip(*np.nonzero(pairs))]
+    system = np.vstack(
+        [*differences, *(CONSTRAINT_WEIGHT * np.kron(np.eye(distributions), np.ones(n))), CONSTRAINT_WEIGHT * cost.ravel() / limit]
+    )
+    system = np.hstack([system * offered.ravel(), np.append(np.zeros(len(system) - 1), CONSTRAINT_WEIGHT)[:, None]])
+    right = np.concatenate([np.zeros(len(differences)), np.full(distributions + 1, CONSTRAINT_WEIGHT)])
+    solution = nnls(system, right)[0][:-1].reshape(x.shape) * offered
+    return solution / solution.sum(1, keepdims=True)
 
 
-def evenness(point: Point, latency: Latency) -> tuple[float, float]:
-    """Share of the offered configurations and depths that are possible; how many configurations a block has, in effect."""
-    reached = (point.alpha > 1e-9) & (point.kappa > 1e-9)[:, :, None]
-    possible = reached.sum() + ((point.beta > 1e-9) & latency.offered).sum()
-    entropy = -np.where(point.alpha > 0, point.alpha * np.log(np.maximum(point.alpha, 1e-300)), 0).sum(2)
-    return float(possible / (reached.size + latency.offered.sum())), float(np.exp((point.kappa * entropy).sum() / point.kappa.sum()))
+def evenness(relaxed: RelaxedArch, latency: Latency) -> tuple[float, float]:
+    """Share of the offered choices with a probability above 0; effective number (perplexity) of configurations per block."""
+    reached = (relaxed.alpha > 1e-9) & (relaxed.kappa > 1e-9)[:, :, None]
+    possible = reached.sum() + ((relaxed.beta > 1e-9) & latency.offered).sum()
+    entropy = -np.where(relaxed.alpha > 0, relaxed.alpha * np.log(np.maximum(relaxed.alpha, 1e-300)), 0).sum(2)
+    return float(possible / (reached.size + latency.offered.sum())), float(np.exp((relaxed.kappa * entropy).sum() / relaxed.kappa.sum()))
 
 
 def main() -> None:
     starts: dict[str, Start] = {
-        "fastest network": lambda table, target: balanced(table, target, 0),
-        "most even within a quarter of the target": lambda table, target: balanced(table, target, 0.25),
-        "most even within the target": lambda table, target: balanced(table, target, 1),
+        "fastest network": lambda table, target: max_entropy_start(table, target, 0),
+        "largest entropy within a quarter of the target": lambda table, target: max_entropy_start(table, target, 0.25),
+        "largest entropy within the target": lambda table, target: max_entropy_start(table, target, 1),
         "quadratic programmes": quadratic,
     }
-    for share in SHARES:
-        figures = {}
+    for share in TARGET_SHARES:
+        results = {}
         for name, start in starts.items():
-            took, even, gaps = [], [], []
+            seconds, evenness_values, gaps = [], [], []
             for seed in range(TABLES):
-                latency, loss = made_up(seed)
+                latency, loss = random_problem(seed)
                 low, high = latency.range_ms
                 target = low + share * (high - low)
                 began = perf_counter()
-                point = start(latency, target)
-                took.append(perf_counter() - began)
-                even.append(evenness(point, latency))
+                relaxed = start(latency, target)
+                seconds.append(perf_counter() - began)
+                evenness_values.append(evenness(relaxed, latency))
                 gaps.append(gap(start, latency, loss, target, seed))
-            possible, effective = np.mean(even, axis=0)
-            figures[name] = (
-                f"{100 * possible:3.0f} % possible, {effective:4.1f} configurations a block, gap {np.mean(gaps):.2f}, "
-                f"{1000 * np.median(took):.1f} ms"
+            possible, effective = np.mean(evenness_values, axis=0)
+            results[name] = (
+                f"{100 * possible:3.0f} % possible, {effective:4.1f} configurations per block, gap {np.mean(gaps):.2f}, "
+                f"{1000 * np.median(seconds):.1f} ms"
             )
-        show(f"target at {100 * share:.0f} % of the range, means of {TABLES} tables", figures)
+        show(f"target at {100 * share:.0f} % of the range, means of {TABLES} tables", results)
     machine()
 
 

@@ -1,7 +1,7 @@
 """Speed of a sandwich step and of extraction on the paper's space: `python -m benchmarks.supernet [threads]`.
 
-Prints seconds a step at the paper's resolutions and at 224 px, the ratio of a supernet step to the
-same four plain networks' steps (interleaved, medians), and milliseconds to extract a sub-network.
+Prints seconds per step at the paper's resolutions and at 224 px, the ratio of a supernet step to steps of the
+same four extracted networks (interleaved, medians), and milliseconds to extract a sub-network.
 """
 
 import statistics
@@ -48,22 +48,22 @@ def main(threads: int = 2) -> None:
 
     images = torch.randn(BATCH, 3, 224, 224).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(1000, (BATCH,))
-    for title, pinned in (("the paper's resolutions", None), ("224 px", 224)):
-        net = Supernet(_pin(paper, pinned), 1000) if pinned else supernet
-        ours, plain = [], []
+    for title, side in (("the paper's resolutions", None), ("224 px", 224)):
+        net = Supernet(replace(paper, resolutions=(side,)), 1000) if side else supernet
+        supernet_seconds, plain_seconds = [], []
         for turn in range(6):
             archs = [net.space.largest(), net.space.random(rng), net.space.random(rng), net.space.smallest()]
             runs = [
-                (ours, partial(_step, net, archs, images, labels)),
-                (plain, partial(_plain_step, _networks(net, archs), images, labels)),
+                (supernet_seconds, partial(_step, net, archs, images, labels)),
+                (plain_seconds, partial(_plain_step, _networks(net, archs), images, labels)),
             ]
-            for times, run in runs[:: 1 if turn % 2 else -1]:  # whichever comes second finds the memory warm
+            for times, run in runs[:: 1 if turn % 2 else -1]:  # the second one finds the memory warm
                 start = time.perf_counter()
                 run()
                 times.append(time.perf_counter() - start)
             net.zero_grad(set_to_none=True)
-        ratio = statistics.median(a / b for a, b in zip(ours, plain))
-        print(f"sandwich step, {title}, batch {BATCH}: {statistics.median(ours):.2f} s; over four plain networks' steps: {ratio:.3f}")
+        ratio = statistics.median(a / b for a, b in zip(supernet_seconds, plain_seconds))
+        print(f"sandwich step, {title}, batch {BATCH}: {statistics.median(supernet_seconds):.2f} s; {ratio:.3f} x plain networks")
 
 
 def _step(net: Supernet, archs: list[Arch], images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -80,10 +80,6 @@ def _plain_step(networks: list[Network], images: torch.Tensor, labels: torch.Ten
     label_loss(teacher, labels, 0.1).backward()
     for network in networks[1:]:
         kl_divergence(network(images), teacher).backward()
-
-
-def _pin(paper: mbconv.SearchSpace, side: int) -> mbconv.SearchSpace:
-    return replace(paper, resolutions=(side,))
 
 
 if __name__ == "__main__":

@@ -1,60 +1,100 @@
-"""The search: block-coordinate stochastic Frank-Wolfe with the latency as a hard constraint, and the way back to a network.
+"""The search: block-coordinate stochastic Frank-Wolfe with the latency as a hard constraint, and the projection to a network.
 
-HardCoRe-NAS (arXiv:2102.11646), Algorithm 1 and section 3.4. A step moves either alpha or beta a little way to the best
-vertex of the set in which the other one stays and the latency is within the target: a linear programme
-(`nas.differentiable.hardcore_nas.knapsack`). With the other one fixed that set is convex, so every point is within the target.
-Blocks that do not run have no cost and no gradient: they are left out of the programme and stay as they are.
+HardCoRe-NAS (arXiv:2102.11646), Algorithm 1 and section 3.4. A step moves either alpha or beta towards the best vertex of
+the set in which the other is fixed and the latency is within the target, the solution of a linear programme
+(`nas.differentiable.hardcore_nas.knapsack`). That set is convex, so every iterate is within the target. Blocks that cannot
+run have no cost and no gradient: they are left out of the programme and do not change.
+
+Gradients (section 3.1.3) are those of the loss at a hard Gumbel-softmax sample per image. Drawing a category with hard Gumbel
+noise is drawing it by its probability, and the gradient is taken at the one-hot weights, so there is no temperature. All
+choices are computed, so choices that were not drawn have a gradient too.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from nas.cost.latency_hardcore_nas import Latency
 from nas.differentiable.hardcore_nas import knapsack
-from nas.differentiable.hardcore_nas.relaxed import Point, certain
+from nas.differentiable.hardcore_nas.one_shot import OneShot
+from nas.differentiable.hardcore_nas.relaxed import RelaxedArch, discretize, sample_one_hot
 from nas.spaces.hardcore_nas import Arch
 
-Gradients = Callable[[Point, int], Point]  # an estimate at a point, in this step, of the loss by alpha and by beta
+Gradients = Callable[[RelaxedArch, int], RelaxedArch]  # relaxed architecture, step -> estimated gradient of the loss
 
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """How far the search is."""
+    """State of a search after a step."""
 
     step: int
-    point: Point
-    mean: Point  # running means of the gradients
+    relaxed: RelaxedArch
+    mean: RelaxedArch  # running means of the gradients
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Of the steps."""
+class FrankWolfeConfig:
+    """Size and smoothing of the steps."""
 
-    rate: float  # of the way to the vertex, each step
-    momentum: float  # share of the running mean that stays
+    rate: float  # share of the way to the vertex
+    momentum: float  # weight of the running mean
 
 
-def begin(point: Point) -> State:
+class SampledGradients:
+    """Gradient by alpha and beta of the mean cross-entropy of a batch, a network drawn per image; weights do not change."""
+
+    def __init__(
+        self,
+        model: OneShot,
+        batch: Callable[[int], tuple[Tensor, Tensor]],
+        rng: Callable[[int], np.random.Generator],
+    ) -> None:
+        """
+        Args:
+            model: frozen and put into eval mode here.
+            batch: step -> normalised images (B, 3, H, W), labels (B,), on the model's device.
+            rng: step -> a separate generator.
+        """
+        self._model, self._batch, self._rng = model.eval().requires_grad_(False), batch, rng
+
+    def __call__(self, relaxed: RelaxedArch, step: int) -> RelaxedArch:
+        """The gradient at one sample per image, in nats."""
+        return self.with_loss(relaxed, step)[0]
+
+    def with_loss(self, relaxed: RelaxedArch, step: int) -> tuple[RelaxedArch, float]:
+        """The same gradient, and the loss of the samples, nats."""
+        images, labels = self._batch(step)
+        samples = sample_one_hot(relaxed, len(images), self._rng(step))
+        alpha, beta = (torch.from_numpy(z).to(images).requires_grad_() for z in samples)
+        loss = F.cross_entropy(self._model.mixed(images, alpha, beta), labels)
+        gradients = torch.autograd.grad(loss, (alpha, beta))
+        return RelaxedArch(*(g.sum(0).double().cpu().numpy() for g in gradients)), loss.item()
+
+
+def begin(relaxed: RelaxedArch) -> State:
     """Before the first step."""
-    return State(0, point, Point(np.zeros_like(point.alpha), np.zeros_like(point.beta)))
+    return State(0, relaxed, RelaxedArch(np.zeros_like(relaxed.alpha), np.zeros_like(relaxed.beta)))
 
 
 def search(
     state: State,
     latency: Latency,
     target_ms: float,
-    settings: Settings,
+    cfg: FrankWolfeConfig,
     steps: int,
     gradients: Gradients,
     rng: Callable[[int], np.random.Generator],
 ) -> Iterator[State]:
-    """States after each step, up to this number of steps.
+    """The state after every step.
 
     Args:
-        state: to start from or to go on from; its point within the target.
-        rng: number of a step -> a generator of its own, so that a search can be gone on with.
+        state: to start or resume from, within the target.
+        steps: number of the last step.
+        rng: step -> a separate generator, so that a search can be resumed.
 
     Raises:
         InfeasibleTarget: if no network is as fast as the target.
@@ -62,53 +102,53 @@ def search(
     """
     latency.check(target_ms)
     while state.step < steps:
-        found = gradients(state.point, state.step)
+        gradient = gradients(state.relaxed, state.step)
         of_alpha = bool(rng(state.step).random() < 0.5)
-        state = step(state, found, of_alpha, latency, target_ms, settings)
+        state = step(state, gradient, of_alpha, latency, target_ms, cfg)
         yield state
 
 
-def step(state: State, gradient: Point, of_alpha: bool, latency: Latency, target_ms: float, settings: Settings) -> State:
+def step(state: State, gradient: RelaxedArch, of_alpha: bool, latency: Latency, target_ms: float, cfg: FrankWolfeConfig) -> State:
     """One step of alpha or of beta."""
-    point, mean, m = state.point, state.mean, settings.momentum
+    relaxed, mean, m = state.relaxed, state.mean, cfg.momentum
     if of_alpha:
         mean = replace(mean, alpha=m * mean.alpha + (1 - m) * gradient.alpha)
-        best = best_alpha(mean.alpha, point, latency, target_ms)
-        point = replace(point, alpha=point.alpha + settings.rate * (best - point.alpha))
+        vertex = best_alpha(mean.alpha, relaxed, latency, target_ms)
+        relaxed = replace(relaxed, alpha=relaxed.alpha + cfg.rate * (vertex - relaxed.alpha))
     else:
         mean = replace(mean, beta=m * mean.beta + (1 - m) * gradient.beta)
-        best = best_beta(mean.beta, point, latency, target_ms)
-        point = replace(point, beta=point.beta + settings.rate * (best - point.beta))
-    return State(state.step + 1, point, mean)
+        vertex = best_beta(mean.beta, relaxed, latency, target_ms)
+        relaxed = replace(relaxed, beta=relaxed.beta + cfg.rate * (vertex - relaxed.beta))
+    return State(state.step + 1, relaxed, mean)
 
 
-def best_alpha(value: np.ndarray, point: Point, latency: Latency, target_ms: float) -> np.ndarray:
-    """The alpha of least value within the target, at this beta; as it is where blocks do not run."""
-    runs = point.kappa > 0
-    best = point.alpha.copy()
-    best[runs] = knapsack.solve(value[runs], latency.of_configurations(point.beta)[runs], target_ms - latency.fixed_ms)
+def best_alpha(value: np.ndarray, relaxed: RelaxedArch, latency: Latency, target_ms: float) -> np.ndarray:
+    """The alpha of least value within the target, at this beta; unchanged in blocks that cannot run."""
+    runs = relaxed.kappa > 0
+    best = relaxed.alpha.copy()
+    best[runs] = knapsack.solve(value[runs], latency.of_configurations(relaxed.beta)[runs], target_ms - latency.fixed_ms)
     return best
 
 
-def best_beta(value: np.ndarray, point: Point, latency: Latency, target_ms: float) -> np.ndarray:
+def best_beta(value: np.ndarray, relaxed: RelaxedArch, latency: Latency, target_ms: float) -> np.ndarray:
     """The beta of least value within the target, at this alpha."""
-    return knapsack.solve(value, latency.of_depths(point.alpha), target_ms - latency.fixed_ms)
+    return knapsack.solve(value, latency.of_depths(relaxed.alpha), target_ms - latency.fixed_ms)
 
 
-def project(point: Point, latency: Latency, target_ms: float) -> Arch:
-    """The network for a point of the search, within the target (section 3.4.2).
+def project(relaxed: RelaxedArch, latency: Latency, target_ms: float) -> Arch:
+    """A discrete architecture within the target (section 3.4.2).
 
-    First the beta, then the alpha that agree most with the point within the target. Of each at most one block is left
-    with two choices (Theorem 3.1): it takes the cheaper one, the likelier one may be beyond the target. Since beta is
-    rounded first, what that saves is there for alpha.
+    First the beta, then the alpha that agree most with the relaxed architecture within the target. In each, at most one
+    block has two non-zero choices (Theorem 3.1); it takes the cheaper one, since the likelier one may exceed the target.
+    Beta is rounded first, so the latency that this saves is available to alpha.
     """
-    beta = best_beta(-point.beta, point, latency, target_ms)
-    found = replace(point, beta=cheapest(beta, latency.of_depths(point.alpha)))
-    alpha = best_alpha(-point.alpha, found, latency, target_ms)
-    return certain(replace(found, alpha=cheapest(alpha, latency.blocks_ms)))
+    beta = best_beta(-relaxed.beta, relaxed, latency, target_ms)
+    rounded = replace(relaxed, beta=cheapest(beta, latency.of_depths(relaxed.alpha)))
+    alpha = best_alpha(-relaxed.alpha, rounded, latency, target_ms)
+    return discretize(replace(rounded, alpha=cheapest(alpha, latency.blocks_ms)))
 
 
 def cheapest(x: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """One-hot along the last axis: of the choices that are not 0, the cheapest."""
-    chosen = np.where(x > 0, cost, np.inf).argmin(-1)
-    return np.eye(x.shape[-1])[chosen]
+    """One-hot along the last axis: the cheapest of the non-zero choices."""
+    index = np.where(x > 0, cost, np.inf).argmin(-1)
+    return np.eye(x.shape[-1])[index]

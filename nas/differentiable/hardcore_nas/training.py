@@ -1,11 +1,11 @@
-"""Weights of the one-shot model and of what was found: the largest network, all networks with it as teacher, fine-tuning.
+"""Training: the largest network of the one-shot model, the whole model with it as teacher, fine-tuning of searched networks.
 
-HardCoRe-NAS (arXiv:2102.11646), sections 3.3 and 4.2.2. First the largest network alone; then its channels are sorted
-(`one_shot.sort_channels`, by `importance`); then all networks together, every image through a network of its own:
+HardCoRe-NAS (arXiv:2102.11646), sections 3.3 and 4.2.2. The largest network is trained first and its channels are sorted
+(`one_shot.sort_channels`, by `importance`). Then the whole model is trained, every image through a random architecture:
 
     CE(labels) + sum over stages of MSE(features, teacher's) / 50 + KL(teacher || student)
 
-and each network that was found, cut out, with CE(labels) + 2 KL(teacher || student).
+Searched networks are extracted and fine-tuned with CE(labels) + 2 KL(teacher || student).
 """
 
 import math
@@ -23,19 +23,19 @@ from nas.runtime import seeding
 from nas.runtime.params import Section
 from nas.runtime.progress import progress
 from nas.training.losses import kl_divergence, label_loss
-from nas.training.recipe import Fraction, Runtime, learning_rate, sgd
+from nas.training.recipe import Fraction, Runtime, learning_rate
 
-FEATURES = 50  # the features' part of the loss is divided by it
-KL_IN_TUNING = 2  # weight of the teacher's answers
+FEATURE_LOSS_DIVISOR = 50
+TUNING_KL_WEIGHT = 2
 
-Loss = Callable[[Tensor, Tensor, int], Tensor]  # images, labels and the number of the step -> mean loss, nats
+Loss = Callable[[Tensor, Tensor, int], Tensor]  # images, labels, step -> mean loss, nats
 
 
-class Optimisation(Section):
-    """SGD with Nesterov momentum and a cosine."""
+class TrainingConfig(Section):
+    """SGD with Nesterov momentum and a cosine schedule."""
 
     epochs: Annotated[int, Field(ge=1)]
-    learning_rate: Annotated[float, Field(gt=0)]  # of a step, at its highest
+    learning_rate: Annotated[float, Field(gt=0)]  # per step, the maximum
     warmup_epochs: Annotated[float, Field(ge=0)]  # linear, from 0.001 of the rate
     momentum: Fraction
     weight_decay: Annotated[float, Field(ge=0)]  # on weights; none on batch norm and biases
@@ -44,7 +44,7 @@ class Optimisation(Section):
 
 
 def largest_loss(model: OneShot, smoothing: float) -> Loss:
-    """Of the largest network against the labels."""
+    """Cross-entropy of the largest network."""
 
     def loss(images: Tensor, labels: Tensor, step: int) -> Tensor:
         return label_loss(model(images, largest(model, len(images))), labels, smoothing)
@@ -53,7 +53,7 @@ def largest_loss(model: OneShot, smoothing: float) -> Loss:
 
 
 def multi_path_loss(model: OneShot, teacher: OneShot, smoothing: float, seed: int) -> Loss:
-    """Of a network for every image, uniform depths and configurations, against labels, and the teacher's largest network.
+    """Loss of one architecture per image, uniform depths and configurations, by labels and by the teacher's largest network.
 
     Args:
         teacher: in eval mode.
@@ -63,18 +63,18 @@ def multi_path_loss(model: OneShot, teacher: OneShot, smoothing: float, seed: in
         rng = seeding.generator(seed, "paths", step)
         paths = Paths.of([model.space.random(rng) for _ in images], model.space.blocks)
         with torch.no_grad():
-            wanted = teacher.features(images, largest(teacher, len(images)))
-            answers = teacher.classify(wanted[-1])
-        found = model.features(images, paths)
-        logits = model.classify(found[-1])
-        apart = sum(F.mse_loss(mine.float(), theirs.float()) for mine, theirs in zip(found, wanted))
-        return label_loss(logits, labels, smoothing) + apart / FEATURES + kl_divergence(logits, answers)
+            teacher_features = teacher.features(images, largest(teacher, len(images)))
+            teacher_logits = teacher.classify(teacher_features[-1])
+        features = model.features(images, paths)
+        logits = model.classify(features[-1])
+        feature_loss = sum(F.mse_loss(ours.float(), theirs.float()) for ours, theirs in zip(features, teacher_features))
+        return label_loss(logits, labels, smoothing) + feature_loss / FEATURE_LOSS_DIVISOR + kl_divergence(logits, teacher_logits)
 
     return loss
 
 
 def tuning_loss(network: nn.Module, teacher: nn.Module, smoothing: float) -> Loss:
-    """Of a network by itself against labels and the teacher's answers.
+    """Fine-tuning loss of a network, by labels and by the teacher's logits.
 
     Args:
         teacher: in eval mode.
@@ -82,20 +82,20 @@ def tuning_loss(network: nn.Module, teacher: nn.Module, smoothing: float) -> Los
 
     def loss(images: Tensor, labels: Tensor, step: int) -> Tensor:
         with torch.no_grad():
-            answers = teacher(images)
+            teacher_logits = teacher(images)
         logits = network(images)
-        return label_loss(logits, labels, smoothing) + KL_IN_TUNING * kl_divergence(logits, answers)
+        return label_loss(logits, labels, smoothing) + TUNING_KL_WEIGHT * kl_divergence(logits, teacher_logits)
 
     return loss
 
 
 def scratch_loss(network: nn.Module, smoothing: float) -> Loss:
-    """Of a network by itself against the labels."""
+    """Cross-entropy of a network trained from scratch."""
     return lambda images, labels, step: label_loss(network(images), labels, smoothing)
 
 
 def largest(model: OneShot, images: int) -> Paths:
-    """The largest network for each image."""
+    """The largest architecture for every image."""
     return Paths.of([model.space.largest()] * images, model.space.blocks)
 
 
@@ -103,63 +103,65 @@ def fit(
     model: nn.Module,
     loss: Loss,
     batches: TrainingBatches,
-    how: Optimisation,
+    cfg: TrainingConfig,
     place: str,
     runtime: Runtime,
     device: torch.device,
     state: dict[str, Any] | None,
     on_epoch: Callable[[dict[str, Any], float], None],
 ) -> None:
-    """Train in place, in training mode; what has no gradient stays as it is.
+    """Train in place, in training mode; parameters without a gradient do not change.
 
     Args:
-        place: what the training is called, for messages.
-        state: what `on_epoch` got from a run that was stopped; None to start.
-        on_epoch: gets the state after each epoch, and the mean loss, nats.
+        place: name of the training, for messages.
+        state: the last one that `on_epoch` got from an interrupted run; None to start.
+        on_epoch: called after every epoch with the state and the mean loss, nats.
 
     Raises:
-        FloatingPointError: if the loss is no longer finite.
+        FloatingPointError: if the loss is NaN or infinite.
     """
     model.to(device=device, memory_format=runtime.memory_format).train()
-    optimizer = sgd(model, how.learning_rate, how.momentum, how.weight_decay)
+    weights, others = ([p for p in model.parameters() if (p.ndim > 1) == wide] for wide in (True, False))
+    groups = [{"params": weights, "weight_decay": cfg.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    sgd = torch.optim.SGD(groups, lr=cfg.learning_rate, momentum=cfg.momentum, nesterov=cfg.momentum > 0)
     first = 0
     if state is not None:
         model.load_state_dict(state["weights"])
-        optimizer.load_state_dict(state["optimizer"])
+        sgd.load_state_dict(state["optimizer"])
         first = state["epoch"]
-    for epoch in progress(range(first, how.epochs), f"{place}: epochs", how.epochs, first):
+    for epoch in progress(range(first, cfg.epochs), f"{place}: epochs", cfg.epochs, first):
         total = 0.0
         for i, batch in enumerate(batches.epoch(epoch)):
             step = epoch * batches.steps + i
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, batches.steps, how.epochs, how.learning_rate, how.warmup_epochs)
+            for group in sgd.param_groups:
+                group["lr"] = learning_rate(step, batches.steps, cfg.epochs, cfg.learning_rate, cfg.warmup_epochs)
             images = batch.images.to(device, non_blocking=True, memory_format=runtime.memory_format)
-            optimizer.zero_grad(set_to_none=True)
+            sgd.zero_grad(set_to_none=True)
             with runtime.autocast(device):
-                found = loss(images, batch.labels.to(device, non_blocking=True), step)
-            found.backward()
-            torch.nn.utils.clip_grad_value_(model.parameters(), how.clip_value)
-            optimizer.step()
-            total += found.item()
+                batch_loss = loss(images, batch.labels.to(device, non_blocking=True), step)
+            batch_loss.backward()
+            torch.nn.utils.clip_grad_value_(model.parameters(), cfg.clip_value)
+            sgd.step()
+            total += batch_loss.item()
         if not math.isfinite(total):
             raise FloatingPointError(
-                f"{place}: the loss of epoch {epoch + 1} is not finite; lower its learning_rate ({how.learning_rate:g})"
+                f"{place}: the loss of epoch {epoch + 1} is NaN or infinite; lower its learning_rate ({cfg.learning_rate:g})"
             )
-        on_epoch({"weights": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}, total / batches.steps)
+        on_epoch({"weights": model.state_dict(), "optimizer": sgd.state_dict(), "epoch": epoch + 1}, total / batches.steps)
 
 
 def importance(model: OneShot, loss: Loss, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """|weight * gradient| of every parameter that the loss reaches, summed over batches; weights stay as they are.
+    """|weight * gradient| of every parameter that the loss depends on, summed over batches; weights do not change.
 
     Args:
         batches: normalised images (B, 3, H, W) and labels (B,), on the model's device.
     """
     model.eval()
     named = dict(model.named_parameters())
-    found: dict[str, Tensor] = {}
+    scores: dict[str, Tensor] = {}
     for i, (images, labels) in enumerate(batches):
         grads = torch.autograd.grad(loss(images, labels, i), list(named.values()), allow_unused=True)
         for (name, weight), grad in zip(named.items(), grads):
             if grad is not None:
-                found[name] = found.get(name, 0) + (weight.detach() * grad).abs()
-    return found
+                scores[name] = scores.get(name, 0) + (weight.detach() * grad).abs()
+    return scores

@@ -1,4 +1,4 @@
-"""nas.differentiable.hardcore_nas.frank_wolfe: every point of the search, and the network at its end, within the target."""
+"""nas.differentiable.hardcore_nas.frank_wolfe: every iterate and the projected network are within the target."""
 
 import numpy as np
 import pytest
@@ -7,18 +7,17 @@ from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from nas.cost.infeasible import InfeasibleTarget
-from nas.cost.latency_hardcore_nas import Latency, running
+from nas.cost.latency_hardcore_nas import Latency, block_probability
 from nas.differentiable.hardcore_nas import frank_wolfe
-from nas.differentiable.hardcore_nas.frank_wolfe import Settings, State, begin, best_alpha, best_beta, project, search
-from nas.differentiable.hardcore_nas.relaxed import Point
-from nas.differentiable.hardcore_nas.start import balanced, smallest
+from nas.differentiable.hardcore_nas.frank_wolfe import FrankWolfeConfig, State, begin, best_alpha, best_beta, project, search
+from nas.differentiable.hardcore_nas.relaxed import RelaxedArch, fastest, max_entropy_start
 from nas.runtime import seeding
 
-PAPER = Settings(rate=0.002, momentum=0.9)
+PAPER = FrankWolfeConfig(rate=0.002, momentum=0.9)
 
 
 def random_latency(rng: np.random.Generator, stages: int = 5, blocks: int = 4, choices: int = 12) -> Latency:
-    """Continuous entries, or a few values only, so that there are ties; some depths not offered."""
+    """Continuous entries, or few values with ties; some depths are not offered."""
     shape = (stages, blocks, choices)
     entries = rng.uniform(0.05, 3, shape) if rng.random() < 0.5 else rng.integers(1, 5, shape) / 4
     offered = rng.random((stages, blocks)) < 0.7
@@ -32,71 +31,79 @@ def random_target(latency: Latency, rng: np.random.Generator) -> float:
     return low + float(rng.choice([0, rng.random() ** 2])) * (high - low)
 
 
-def random_point(latency: Latency, target_ms: float, rng: np.random.Generator) -> Point:
-    """Within the target: some steps into random directions, long ones, from the balanced start."""
-    state = begin(balanced(latency, target_ms, 1))
+def random_relaxed(latency: Latency, target_ms: float, rng: np.random.Generator) -> RelaxedArch:
+    """Within the target: ten long steps in random directions from the start of largest entropy."""
+    state = begin(max_entropy_start(latency, target_ms, 1))
     for i in range(10):
-        noise = Point(rng.normal(size=latency.blocks_ms.shape), rng.normal(size=latency.offered.shape))
-        state = frank_wolfe.step(state, noise, i % 2 == 0, latency, target_ms, Settings(rate=0.5, momentum=0.0))
-    return state.point
+        noise = RelaxedArch(rng.normal(size=latency.blocks_ms.shape), rng.normal(size=latency.offered.shape))
+        state = frank_wolfe.step(state, noise, i % 2 == 0, latency, target_ms, FrankWolfeConfig(rate=0.5, momentum=0.0))
+    return state.relaxed
 
 
 def worst_violation(seed: int, steps: int) -> float:
-    """The most by which a point of a search, or the network at its end, is above the target, relative to it."""
+    """Largest relative excess over the target of any iterate and of the projected networks."""
     rng = np.random.default_rng(seed)
     latency = random_latency(rng)
     target = random_target(latency, rng)
-    slope = Point(rng.normal(size=latency.blocks_ms.shape), rng.normal(size=latency.offered.shape))
+    slope = RelaxedArch(rng.normal(size=latency.blocks_ms.shape), rng.normal(size=latency.offered.shape))
 
-    def gradients(point: Point, step: int) -> Point:
+    def gradients(relaxed: RelaxedArch, step: int) -> RelaxedArch:
         noise = np.random.default_rng([seed, step])
-        runs = running(point.beta)[:, :, None] > 0
-        return Point(runs * (slope.alpha + 3 * noise.normal(size=slope.alpha.shape)), slope.beta + 3 * noise.normal(size=slope.beta.shape))
+        runs = block_probability(relaxed.beta)[:, :, None] > 0
+        return RelaxedArch(
+            runs * (slope.alpha + 3 * noise.normal(size=slope.alpha.shape)), slope.beta + 3 * noise.normal(size=slope.beta.shape)
+        )
 
     worst = -np.inf
     for state in search(
-        begin(balanced(latency, target, 1)), latency, target, PAPER, steps, gradients, lambda i: np.random.default_rng([seed, i, 1])
+        begin(max_entropy_start(latency, target, 1)),
+        latency,
+        target,
+        PAPER,
+        steps,
+        gradients,
+        lambda i: np.random.default_rng([seed, i, 1]),
     ):
-        worst = max(worst, latency(state.point) - target)
+        worst = max(worst, latency(state.relaxed) - target)
         if state.step % 100 == 0:
-            worst = max(worst, latency.of(project(state.point, latency, target)) - target)
+            worst = max(worst, latency.of(project(state.relaxed, latency, target)) - target)
     assert state.step == steps
-    assert state.point.alpha.min() >= 0
-    assert state.point.alpha.sum(2) == pytest.approx(np.ones(latency.offered.shape), abs=1e-9)
-    assert state.point.beta.sum(1) == pytest.approx(np.ones(len(latency.offered)), abs=1e-9)
+    assert state.relaxed.alpha.min() >= 0
+    assert state.relaxed.alpha.sum(2) == pytest.approx(np.ones(latency.offered.shape), abs=1e-9)
+    assert state.relaxed.beta.sum(1) == pytest.approx(np.ones(len(latency.offered)), abs=1e-9)
     return worst / target
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_every_point_of_a_search_is_within_the_target(seed):
-    """Each of 1,000 steps, and every hundredth as a network: the target is exceeded by no more than rounding."""
+def test_every_iterate_is_within_the_target(seed):
+    """1,000 steps, and every hundredth projected: rounding exceeds the target, nothing else does."""
     assert worst_violation(seed, 1000) <= 1e-9
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(50))
-def test_every_point_of_a_long_search_is_within_the_target(seed):
+def test_every_iterate_of_a_long_search_is_within_the_target(seed):
     """10,000 steps, as in the paper, on 50 tables."""
     assert worst_violation(seed, 10_000) <= 1e-9
 
 
 @given(st.integers(0, 2**32))
 def test_a_projected_network_is_within_the_target(seed):
-    """Also where the likeliest choices are not."""
+    """Also where the most likely choices are not."""
     rng = np.random.default_rng(seed)
     latency = random_latency(rng, *rng.integers(1, 5, 3))
     target = random_target(latency, rng)
-    arch = project(random_point(latency, target, rng), latency, target)
+    arch = project(random_relaxed(latency, target, rng), latency, target)
     assert latency.of(arch) <= target * (1 + 1e-9)
     assert all(latency.offered[s, len(stage) - 1] for s, stage in enumerate(arch))
 
 
 def test_argmax_would_exceed_the_target():
-    """Two thirds of 1 ms and a third of 4 ms are 2 ms; a point may be within the target while its likeliest network is not."""
+    """An expected 2.8 ms is within the target while the most likely network, 4 ms, is not."""
     latency = Latency(0.0, np.array([[[1.0, 4.0]]]), np.array([[True]]))
-    point = Point(np.array([[[0.4, 0.6]]]), np.array([[1.0]]))
-    assert latency(point) == pytest.approx(2.8)
-    assert project(point, latency, 2.8) == ((0,),)
+    relaxed = RelaxedArch(np.array([[[0.4, 0.6]]]), np.array([[1.0]]))
+    assert latency(relaxed) == pytest.approx(2.8)
+    assert project(relaxed, latency, 2.8) == ((0,),)
 
 
 @given(st.integers(0, 2**32))
@@ -105,59 +112,59 @@ def test_each_programme_leaves_at_most_one_block_with_two_choices(seed):
     rng = np.random.default_rng(seed)
     latency = random_latency(rng, *rng.integers(1, 5, 3))
     target = random_target(latency, rng)
-    point = random_point(latency, target, rng)
-    alpha = best_alpha(rng.normal(size=point.alpha.shape), point, latency, target)[point.kappa > 0]
-    beta = best_beta(rng.normal(size=point.beta.shape), point, latency, target)
+    relaxed = random_relaxed(latency, target, rng)
+    alpha = best_alpha(rng.normal(size=relaxed.alpha.shape), relaxed, latency, target)[relaxed.kappa > 0]
+    beta = best_beta(rng.normal(size=relaxed.beta.shape), relaxed, latency, target)
     for x in (alpha, beta):
         assert sorted((x > 0).sum(1))[:-1] == [1] * (len(x) - 1)
         assert (x > 0).sum(1).max() <= 2
 
 
-def test_blocks_that_do_not_run_stay_as_they_are(rng):
+def test_blocks_that_cannot_run_do_not_change(rng):
     """They have no cost and no gradient."""
     latency = Latency(0.0, rng.uniform(1, 2, (1, 3, 4)), np.array([[True, True, True]]))
-    point = Point(np.full((1, 3, 4), 0.25), np.array([[0.5, 0.5, 0.0]]))
-    best = best_alpha(rng.normal(size=(1, 3, 4)), point, latency, 10.0)
+    relaxed = RelaxedArch(np.full((1, 3, 4), 0.25), np.array([[0.5, 0.5, 0.0]]))
+    best = best_alpha(rng.normal(size=(1, 3, 4)), relaxed, latency, 10.0)
     assert (best[0, 2] == 0.25).all()
     assert (best[0, :2].max(1) == 1).all()
 
 
-def test_a_search_is_gone_on_with_from_any_state(rng):
-    """Stopped after 30 steps and begun again, it ends in the same bytes."""
+def test_a_search_resumes_from_any_state(rng):
+    """Interrupted after 30 steps, it ends in the same bytes."""
     latency = random_latency(rng)
     target = sum(latency.range_ms) / 2
 
-    def gradients(point: Point, step: int) -> Point:
+    def gradients(relaxed: RelaxedArch, step: int) -> RelaxedArch:
         noise = seeding.generator(0, step)
-        return Point(noise.normal(size=point.alpha.shape), noise.normal(size=point.beta.shape))
+        return RelaxedArch(noise.normal(size=relaxed.alpha.shape), noise.normal(size=relaxed.beta.shape))
 
     def run(state: State, steps: int) -> State:
         *_, last = search(state, latency, target, PAPER, steps, gradients, lambda i: seeding.generator(1, i))
         return last
 
-    start = begin(balanced(latency, target, 1))
-    whole, parts = run(start, 60), run(run(start, 30), 60)
-    assert whole.point.alpha.tobytes() == parts.point.alpha.tobytes()
-    assert whole.point.beta.tobytes() == parts.point.beta.tobytes()
+    start = begin(max_entropy_start(latency, target, 1))
+    undisturbed, resumed = run(start, 60), run(run(start, 30), 60)
+    assert undisturbed.relaxed.alpha.tobytes() == resumed.relaxed.alpha.tobytes()
+    assert undisturbed.relaxed.beta.tobytes() == resumed.relaxed.beta.tobytes()
 
 
 def test_an_infeasible_target_stops_the_search(rng):
-    """Before a gradient is computed."""
+    """Before any gradient is computed."""
     latency = random_latency(rng)
     with pytest.raises(InfeasibleTarget):
-        next(search(begin(smallest(latency)), latency, 0.0, PAPER, 1, None, None))
+        next(search(begin(fastest(latency)), latency, 0.0, PAPER, 1, None, None))
 
 
 def test_a_gradient_that_is_not_finite_stops_the_search(rng):
-    """It would otherwise end as some network."""
+    """It would otherwise end in an arbitrary network."""
     latency = random_latency(rng)
-    wrong = Point(np.full(latency.blocks_ms.shape, np.nan), np.full(latency.offered.shape, np.nan))
+    gradient = RelaxedArch(np.full(latency.blocks_ms.shape, np.nan), np.full(latency.offered.shape, np.nan))
     with pytest.raises(ValueError, match="finite"):
-        next(search(begin(smallest(latency)), latency, latency.range_ms[1], PAPER, 1, lambda p, i: wrong, np.random.default_rng))
+        next(search(begin(fastest(latency)), latency, latency.range_ms[1], PAPER, 1, lambda p, i: gradient, np.random.default_rng))
 
 
 def exact(loss: np.ndarray, latency: Latency, target_ms: float) -> float:
-    """The least sum of losses of the blocks that run, over all networks within the target: scipy's MILP."""
+    """The least loss of all networks within the target, a sum over their blocks, by scipy's MILP."""
     stages, blocks, choices = loss.shape
     n = loss.size
     rows = []
@@ -179,8 +186,8 @@ def exact(loss: np.ndarray, latency: Latency, target_ms: float) -> float:
 
 
 def test_a_search_ends_near_the_exact_optimum_of_the_discrete_problem():
-    """A loss that adds up over the blocks, gradients of one draw: over 10 tables at least 45 %, on average 65 % of what scipy's
-    MILP gains over the fastest network. The problem is not convex: neither alpha nor beta alone gets further."""
+    """With a loss additive over blocks and gradients of one draw, over 10 tables: at least 45 %, on average 65 % of the gain of
+    scipy's MILP over the fastest network. The problem is not convex: no step of alpha or of beta improves it further."""
     gaps = []
     for seed in range(10):
         rng = np.random.default_rng(seed)
@@ -189,25 +196,25 @@ def test_a_search_ends_near_the_exact_optimum_of_the_discrete_problem():
         low, high = latency.range_ms
         target = low + 0.4 * (high - low)
 
-        def gradients(point: Point, step: int, loss: np.ndarray = loss, seed: int = seed) -> Point:
+        def gradients(relaxed: RelaxedArch, step: int, loss: np.ndarray = loss, seed: int = seed) -> RelaxedArch:
             draw = np.random.default_rng([seed, step])
-            depth = np.array([draw.choice(len(p), p=p / p.sum()) for p in point.beta])
-            runs = np.arange(point.beta.shape[1]) <= depth[:, None]
-            chosen = np.array([[draw.choice(len(p), p=p / p.sum()) for p in stage] for stage in point.alpha])
-            of_blocks = np.take_along_axis(loss, chosen[:, :, None], 2)[:, :, 0]
-            return Point(runs[:, :, None] * loss, of_blocks.cumsum(1))
+            depth = np.array([draw.choice(len(p), p=p / p.sum()) for p in relaxed.beta])
+            runs = np.arange(relaxed.beta.shape[1]) <= depth[:, None]
+            configurations = np.array([[draw.choice(len(p), p=p / p.sum()) for p in stage] for stage in relaxed.alpha])
+            block_losses = np.take_along_axis(loss, configurations[:, :, None], 2)[:, :, 0]
+            return RelaxedArch(runs[:, :, None] * loss, block_losses.cumsum(1))
 
         *_, last = search(
-            begin(balanced(latency, target, 1)),
+            begin(max_entropy_start(latency, target, 1)),
             latency,
             target,
-            Settings(0.01, 0.9),
+            FrankWolfeConfig(0.01, 0.9),
             1000,
             gradients,
             lambda i, s=seed: np.random.default_rng([s, i, 1]),
         )
-        found = project(last.point, latency, target)
-        value = sum(loss[s, b, c] for s, stage in enumerate(found) for b, c in enumerate(stage))
+        arch = project(last.relaxed, latency, target)
+        value = sum(loss[s, b, c] for s, stage in enumerate(arch) for b, c in enumerate(stage))
         best, worst = exact(loss, latency, target), exact(loss, latency, low * (1 + 1e-9))
         assert value >= best - 1e-9
         gaps.append((value - best) / (worst - best))

@@ -1,4 +1,4 @@
-"""nas.differentiable.hardcore_nas.one_shot: all networks in one model, a network of its own for every image."""
+"""nas.differentiable.hardcore_nas.one_shot: all architectures in one model, one architecture per image."""
 
 import pytest
 import torch
@@ -8,12 +8,12 @@ from nas.differentiable.hardcore_nas.one_shot import OneShot, Paths, extract, so
 from nas.spaces import FOLDER, hardcore_nas
 
 SPACE = hardcore_nas.load(FOLDER / "hardcore_nas_glyphs.yaml")
-PICTURES = 12
+IMAGES = 12
 
 
 @pytest.fixture
 def model() -> OneShot:
-    """With batch norms away from their start, so that nothing cancels; in eval mode."""
+    """In eval mode, with random batch norms."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = OneShot(SPACE, 5)
@@ -27,31 +27,31 @@ def model() -> OneShot:
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    return torch.randn(PICTURES, 3, 24, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return torch.randn(IMAGES, 3, 24, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture
 def archs(rng) -> list[hardcore_nas.Arch]:
-    return [SPACE.largest(), *(SPACE.random(rng) for _ in range(PICTURES - 1))]
+    return [SPACE.largest(), *(SPACE.random(rng) for _ in range(IMAGES - 1))]
 
 
-def test_a_batch_of_different_networks_equals_each_image_alone(model, images, archs):
-    """Each image through its own network cut out of the model, built from rows by other code."""
+def test_a_batch_of_different_networks_equals_single_images(model, images, archs):
+    """Every image through its network extracted from the model, which other code builds from rows."""
     together = model(images, Paths.of(archs, SPACE.blocks))
     for image, arch, logits in zip(images, archs, together):
         torch.testing.assert_close(extract(model, arch)(image[None])[0], logits, rtol=1e-9, atol=1e-9)
 
 
 def test_summing_all_choices_with_one_hot_weights_is_the_network(model, images, archs):
-    """The search's way of computing, at the choices that were made."""
+    """The forward pass of the search, at one-hot weights."""
     paths = Paths.of(archs, SPACE.blocks)
     alpha = nn.functional.one_hot(paths.configurations, 12).double()
     beta = nn.functional.one_hot(paths.depths - 1, SPACE.blocks).double()
     torch.testing.assert_close(model.mixed(images, alpha, beta), model(images, paths), rtol=1e-9, atol=1e-9)
 
 
-def test_choices_that_were_not_made_have_gradients(model, images, archs):
-    """All 12 configurations of a block that runs, all depths; nothing where a block does not run."""
+def test_all_choices_have_gradients(model, images, archs):
+    """All 12 configurations of a block that runs and all depths; none where a block does not run."""
     paths = Paths.of(archs[1:2], SPACE.blocks)
     alpha = nn.functional.one_hot(paths.configurations, 12).double().requires_grad_()
     beta = nn.functional.one_hot(paths.depths - 1, SPACE.blocks).double().requires_grad_()
@@ -62,8 +62,8 @@ def test_choices_that_were_not_made_have_gradients(model, images, archs):
     assert (beta.grad != 0).all()
 
 
-def test_a_part_runs_only_on_the_images_that_chose_it(model, images, archs):
-    """Images that each depthwise convolution sees, counted by hooks, against the paths."""
+def test_a_convolution_runs_only_on_its_images(model, images, archs):
+    """The number of images of every depthwise convolution, counted by hooks, against the paths."""
     seen = {}
     for s, stage in enumerate(model.stages):
         for b, block in enumerate(stage):
@@ -79,19 +79,19 @@ def test_a_part_runs_only_on_the_images_that_chose_it(model, images, archs):
     assert seen == expected
 
 
-def test_in_training_only_what_was_chosen_gets_gradients(model, images):
-    """The largest network for every image: the other kernel and the other batch norms stay without."""
+def test_in_training_only_active_weights_get_gradients(model, images):
+    """With the largest network for every image, the other kernel and the other batch norms have none."""
     model.train()
-    model(images, Paths.of([SPACE.largest()] * PICTURES, SPACE.blocks)).sum().backward()
+    model(images, Paths.of([SPACE.largest()] * IMAGES, SPACE.blocks)).sum().backward()
     block = model.stages[0][0]
     assert block.depthwise["5"].weight.grad is not None
     assert block.depthwise["3"].weight.grad is None
     assert {k for k, norm in block.project_bn.items() if norm.weight.grad is not None} == {"4_se"}
 
 
-def test_sorting_channels_leaves_the_heaviest_network_as_it_is(model, images):
-    """By any importance; a smaller network keeps the channels that count most."""
-    largest = Paths.of([SPACE.largest()] * PICTURES, SPACE.blocks)
+def test_sorting_channels_does_not_change_the_largest_network(model, images):
+    """For any importance; the most important channel comes first."""
+    largest = Paths.of([SPACE.largest()] * IMAGES, SPACE.blocks)
     before = model(images, largest)
     generator = torch.Generator().manual_seed(2)
     importance = {n: torch.rand(p.shape, generator=generator) for n, p in model.named_parameters()}

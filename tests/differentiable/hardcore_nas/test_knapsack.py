@@ -17,12 +17,12 @@ def highs(value: np.ndarray, cost: np.ndarray, limit: float) -> float | None:
     """The least value by scipy's HiGHS; None where there is no solution."""
     blocks, choices = value.shape
     each_block = np.kron(np.eye(blocks), np.ones(choices))
-    found = linprog(value.ravel(), cost.ravel()[None], [limit], each_block, np.ones(blocks), (0, None), method="highs-ds")
-    return found.fun if found.status == 0 else None
+    result = linprog(value.ravel(), cost.ravel()[None], [limit], each_block, np.ones(blocks), (0, None), method="highs-ds")
+    return result.fun if result.status == 0 else None
 
 
 def instance(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
-    """Small whole numbers (many ties in costs, values and slopes) or real ones of any sign; limits on both sides of the cheapest sum."""
+    """Small integers with many ties, or real numbers of any sign; limits on both sides of the cheapest sum."""
     shape = rng.integers(1, 9), rng.integers(1, 13)
     if rng.random() < 0.5:
         value, cost = rng.integers(-3, 4, shape).astype(float), rng.integers(0, 5, shape).astype(float)
@@ -50,12 +50,12 @@ def test_the_objective_is_that_of_a_general_solver(rng):
     assert fractional > 100
 
 
-NUMBERS = st.floats(-10, 10)
+VALUES = st.floats(-10, 10)
 
 
-@given(arrays(float, (5, 6), elements=NUMBERS), arrays(float, (5, 6), elements=st.floats(0, 10)), st.floats(0, 1))
+@given(arrays(float, (5, 6), elements=VALUES), arrays(float, (5, 6), elements=st.floats(0, 10)), st.floats(0, 1))
 def test_solutions_are_vertices_within_the_limit(value, cost, share):
-    """Rows are distributions, at most one has two non-zero entries, none more (Theorem 3.1)."""
+    """Rows are distributions; at most one has two non-zero entries, none has more (Theorem 3.1)."""
     low, high = cost.min(1).sum(), cost.max(1).sum()
     limit = low + share * (high - low)
     x = knapsack.solve(value, cost, limit)
@@ -72,14 +72,14 @@ def test_a_solution_by_hand():
     assert knapsack.solve(value, cost, 4.0).tolist() == [[0, 1], [0.5, 0.5]]
 
 
-def test_what_is_not_offered_is_not_chosen():
-    """An infinite cost marks a choice that a block has not, however good its value."""
+def test_a_choice_of_infinite_cost_is_not_taken():
+    """An infinite cost marks a choice that is not offered, whatever its value."""
     x = knapsack.solve(np.array([[0.0, -1.0, -9.0], [0.0, -1.0, -2.0]]), np.array([[1.0, 2.0, np.inf], [1.0, 2.0, 3.0]]), 10.0)
     assert x.tolist() == [[0, 1, 0], [0, 0, 1]]
 
 
 def test_an_infeasible_limit_states_the_range():
-    """The cheapest sum is 1 + 2, the most expensive 4 + 5; what is not offered is not the most expensive."""
+    """The cheapest sum is 1 + 2, the most expensive 4 + 5; infinite costs do not count."""
     with pytest.raises(InfeasibleTarget, match=r"at most 2\.5; the achievable range is 3 to 9") as error:
         knapsack.solve(np.zeros((2, 3)), np.array([[1.0, 4.0, np.inf], [5.0, 2.0, np.inf]]), 2.5)
     assert (error.value.target, error.value.low, error.value.high) == ("at most 2.5", 3, 9)
@@ -90,18 +90,18 @@ def test_an_infeasible_limit_states_the_range():
     [
         ([[0.0, np.nan]], [[1.0, 1.0]], 1.0, "values and limit have to be finite"),
         ([[0.0, 1.0]], [[1.0, 1.0]], np.nan, "values and limit have to be finite"),
-        ([[0.0, 1.0]], [[1.0, np.nan]], 1.0, "1 costs are not a number"),
+        ([[0.0, 1.0]], [[1.0, np.nan]], 1.0, "1 costs are NaN or minus infinity"),
         ([[0.0, 1.0]] * 2, [[1.0, 1.0], [np.inf, np.inf]], 1.0, r"no choice is offered in the blocks \[1\]"),
     ],
 )
-def test_what_is_no_programme_is_refused(value, cost, limit, message):
-    """A gradient that is not finite would otherwise end as some network."""
+def test_invalid_programmes_are_refused(value, cost, limit, message):
+    """A non-finite gradient would otherwise end in an arbitrary network."""
     with pytest.raises(ValueError, match=message):
         knapsack.solve(np.array(value), np.array(cost), limit)
 
 
-def test_a_limit_that_is_the_cheapest_sum_is_met():
-    """Added up in another order, the cheapest sum may be above the limit by rounding."""
+def test_a_limit_equal_to_the_cheapest_sum_is_feasible():
+    """Added in another order, the cheapest sum may exceed the limit by rounding."""
     cost = np.full((10, 2), 0.1)
     cost[:, 1] = 1
     assert knapsack.solve(-cost, cost, 0.1 * 10 * (1 - 1e-15)).argmax(1).tolist() == [0] * 10
