@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp, nnls
 
 from benchmarks.timing import machine, show
-from nas.cost.latency_hardcore_nas import Latency, block_probability
+from nas.cost.latency_hardcore_nas import ExpectedLatency, block_probability
 from nas.differentiable.hardcore_nas.frank_wolfe import FrankWolfeConfig, begin, project, search
 from nas.differentiable.hardcore_nas.relaxed import RelaxedArch, fastest, max_entropy_start
 
@@ -24,16 +24,16 @@ STEPS = 1200
 CONSTRAINT_WEIGHT = 1e4
 CONFIG = FrankWolfeConfig(rate=0.01, momentum=0.9)  # five times the paper's rate
 
-Start = Callable[[Latency, float], RelaxedArch]
+Start = Callable[[ExpectedLatency, float], RelaxedArch]
 
 
-def random_problem(seed: int, shape: tuple[int, int, int] = SHAPE) -> tuple[Latency, np.ndarray]:
+def random_problem(seed: int, shape: tuple[int, int, int] = SHAPE) -> tuple[ExpectedLatency, np.ndarray]:
     """A latency table and the loss of every block in every configuration."""
     rng = np.random.default_rng(seed)
     entries = np.sort(rng.uniform(0.2, 2, shape), axis=2)
     offered = np.ones(shape[:2], bool)
     offered[:, 0] = False
-    return Latency(1.0, entries, offered), -np.sqrt(entries) * rng.uniform(0.5, 1.5, shape)
+    return ExpectedLatency(1.0, entries, offered), -np.sqrt(entries) * rng.uniform(0.5, 1.5, shape)
 
 
 def sampled_gradient(loss: np.ndarray, relaxed: RelaxedArch, rng: np.random.Generator) -> RelaxedArch:
@@ -44,7 +44,7 @@ def sampled_gradient(loss: np.ndarray, relaxed: RelaxedArch, rng: np.random.Gene
     return RelaxedArch(runs[:, :, None] * loss, np.take_along_axis(loss, alpha[:, :, None], 2)[:, :, 0].cumsum(1))
 
 
-def exact(loss: np.ndarray, latency: Latency, target_ms: float) -> float:
+def exact(loss: np.ndarray, latency: ExpectedLatency, target_ms: float) -> float:
     """The least summed loss of a network within the target, by mixed-integer linear programming."""
     stages, blocks, choices = loss.shape
     of_blocks = np.kron(np.eye(stages * blocks), np.ones(choices))
@@ -53,14 +53,14 @@ def exact(loss: np.ndarray, latency: Latency, target_ms: float) -> float:
     as_many = LinearConstraint(np.hstack([of_blocks, -depths_with]), 0, 0)
     one_depth = LinearConstraint(np.hstack([nothing, np.kron(np.eye(stages), np.ones(blocks))]), 1, 1)
     no_depths = np.zeros(stages * blocks)
-    within = LinearConstraint(np.concatenate([latency.blocks_ms.ravel(), no_depths])[None], ub=target_ms - latency.fixed_ms)
+    within = LinearConstraint(np.concatenate([latency.blocks_ms.ravel(), no_depths])[None], ub=target_ms - latency.fixed_latency_ms)
     objective = np.concatenate([loss.ravel(), no_depths])
     upper = np.concatenate([np.ones(loss.size), latency.offered.ravel()])
     result = milp(objective, integrality=np.ones(len(objective)), bounds=Bounds(0, upper), constraints=[as_many, one_depth, within])
     return float(result.fun)
 
 
-def gap(start: Start, latency: Latency, loss: np.ndarray, target_ms: float, seed: int, steps: int = STEPS) -> float:
+def gap(start: Start, latency: ExpectedLatency, loss: np.ndarray, target_ms: float, seed: int, steps: int = STEPS) -> float:
     """Gap of the network that the search ends with."""
     *_, last = search(
         begin(start(latency, target_ms)),
@@ -77,9 +77,9 @@ def gap(start: Start, latency: Latency, loss: np.ndarray, target_ms: float, seed
     return float((value - best) / (worst - best))
 
 
-def quadratic(latency: Latency, target_ms: float, rounds: int = 3) -> RelaxedArch:
+def quadratic(latency: ExpectedLatency, target_ms: float, rounds: int = 3) -> RelaxedArch:
     """Equation 26, beta first, from the fastest network; configurations are sorted by latency."""
-    relaxed, limit = fastest(latency), target_ms - latency.fixed_ms
+    relaxed, limit = fastest(latency), target_ms - latency.fixed_latency_ms
     for _ in range(rounds):
         cost = np.where(latency.offered, latency.of_depths(relaxed.alpha), 0)
         relaxed = replace(relaxed, beta=_smooth(relaxed.beta, cost, limit, latency.offered))
@@ -108,7 +108,7 @@ def _smooth(x: np.ndarray, cost: np.ndarray, limit: float, offered: np.ndarray) 
     return solution / solution.sum(1, keepdims=True)
 
 
-def evenness(relaxed: RelaxedArch, latency: Latency) -> tuple[float, float]:
+def evenness(relaxed: RelaxedArch, latency: ExpectedLatency) -> tuple[float, float]:
     """Share of the offered choices with a probability above 0; effective number (perplexity) of configurations per block."""
     reached = (relaxed.alpha > 1e-9) & (relaxed.kappa > 1e-9)[:, :, None]
     possible = reached.sum() + ((relaxed.beta > 1e-9) & latency.offered).sum()

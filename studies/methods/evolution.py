@@ -13,9 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from nas.cost.latency_hardcore_nas import ExpectedLatency
-from nas.differentiable.hardcore_nas.gradients import draw
-from nas.differentiable.hardcore_nas.relaxed import Point, certain
-from nas.differentiable.hardcore_nas.start import balanced
+from nas.differentiable.hardcore_nas.relaxed import RelaxedArch, discretize, max_entropy_start, sample_one_hot
 from nas.runtime.params import Section
 from nas.search.archive import Archive, row_keys
 from nas.search.operators import Draw, crossover, first_population, mutate, unseen
@@ -110,11 +108,11 @@ def max_entropy_draw(latency: ExpectedLatency, target_ms: float) -> Draw:
 
     Uniform draws hardly ever meet a tight target. About half of these do.
     """
-    start = balanced(latency, target_ms, 1)
+    start = max_entropy_start(latency, target_ms, 1)
 
     def sample(n: int, rng: np.random.Generator) -> list[Arch]:
-        alphas, betas = draw(start, n, rng)
-        return [certain(Point(alpha.numpy(), beta.numpy())) for alpha, beta in zip(alphas, betas)]
+        alphas, betas = sample_one_hot(start, n, rng)
+        return [discretize(RelaxedArch(alpha, beta)) for alpha, beta in zip(alphas, betas)]
 
     return sample
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas.cost.latency_hardcore_nas import Latency
+from nas.cost.latency_hardcore_nas import ExpectedLatency
 from nas.differentiable.hardcore_nas import knapsack
 from nas.differentiable.hardcore_nas.one_shot import OneShot
 from nas.differentiable.hardcore_nas.relaxed import RelaxedArch, discretize, sample_one_hot
@@ -82,7 +82,7 @@ def begin(relaxed: RelaxedArch) -> State:
 
 def search(
     state: State,
-    latency: Latency,
+    latency: ExpectedLatency,
     target_ms: float,
     cfg: FrankWolfeConfig,
     steps: int,
@@ -108,7 +108,7 @@ def search(
         yield state
 
 
-def step(state: State, gradient: RelaxedArch, of_alpha: bool, latency: Latency, target_ms: float, cfg: FrankWolfeConfig) -> State:
+def step(state: State, gradient: RelaxedArch, of_alpha: bool, latency: ExpectedLatency, target_ms: float, cfg: FrankWolfeConfig) -> State:
     """One step of alpha or of beta."""
     relaxed, mean, m = state.relaxed, state.mean, cfg.momentum
     if of_alpha:
@@ -122,20 +122,20 @@ def step(state: State, gradient: RelaxedArch, of_alpha: bool, latency: Latency, 
     return State(state.step + 1, relaxed, mean)
 
 
-def best_alpha(value: np.ndarray, relaxed: RelaxedArch, latency: Latency, target_ms: float) -> np.ndarray:
+def best_alpha(value: np.ndarray, relaxed: RelaxedArch, latency: ExpectedLatency, target_ms: float) -> np.ndarray:
     """The alpha of least value within the target, at this beta; unchanged in blocks that cannot run."""
     runs = relaxed.kappa > 0
     best = relaxed.alpha.copy()
-    best[runs] = knapsack.solve(value[runs], latency.of_configurations(relaxed.beta)[runs], target_ms - latency.fixed_ms)
+    best[runs] = knapsack.solve(value[runs], latency.of_configurations(relaxed.beta)[runs], target_ms - latency.fixed_latency_ms)
     return best
 
 
-def best_beta(value: np.ndarray, relaxed: RelaxedArch, latency: Latency, target_ms: float) -> np.ndarray:
+def best_beta(value: np.ndarray, relaxed: RelaxedArch, latency: ExpectedLatency, target_ms: float) -> np.ndarray:
     """The beta of least value within the target, at this alpha."""
-    return knapsack.solve(value, latency.of_depths(relaxed.alpha), target_ms - latency.fixed_ms)
+    return knapsack.solve(value, latency.of_depths(relaxed.alpha), target_ms - latency.fixed_latency_ms)
 
 
-def project(relaxed: RelaxedArch, latency: Latency, target_ms: float) -> Arch:
+def project(relaxed: RelaxedArch, latency: ExpectedLatency, target_ms: float) -> Arch:
     """A discrete architecture within the target (section 3.4.2).
 
     First the beta, then the alpha that agree most with the relaxed architecture within the target. In each, at most one

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logsumexp, softmax
 
-from nas.cost.latency_hardcore_nas import Latency, block_probability
+from nas.cost.latency_hardcore_nas import ExpectedLatency, block_probability
 from nas.spaces.hardcore_nas import Arch
 
 BISECTIONS = 60
@@ -44,7 +44,7 @@ class RelaxedArch:
         return block_probability(self.beta)
 
 
-def one_hot(latency: Latency, arch: Arch) -> RelaxedArch:
+def one_hot(latency: ExpectedLatency, arch: Arch) -> RelaxedArch:
     """The architecture with probability 1; blocks beyond the depth have their first configuration."""
     alpha, beta = np.zeros(latency.blocks_ms.shape), np.zeros(latency.offered.shape)
     alpha[:, :, 0] = 1
@@ -73,13 +73,13 @@ def _one_hot_samples(probabilities: np.ndarray, n: int, rng: np.random.Generator
     return np.eye(sums.shape[-1], dtype=np.float32)[index]
 
 
-def fastest(latency: Latency) -> RelaxedArch:
+def fastest(latency: ExpectedLatency) -> RelaxedArch:
     """The fastest architecture with probability 1 (Equation 25)."""
     depths = np.where(latency.offered, latency.blocks_ms.min(2).cumsum(1), np.inf).argmin(1)
     return one_hot(latency, Arch(tuple(row[: 1 + depth].tolist()) for row, depth in zip(latency.blocks_ms.argmin(2), depths)))
 
 
-def max_entropy_start(latency: Latency, target_ms: float, share: float) -> RelaxedArch:
+def max_entropy_start(latency: ExpectedLatency, target_ms: float, share: float) -> RelaxedArch:
     """The relaxed architecture of largest entropy within a share of the way from the fastest network to the target.
 
     Args:
@@ -106,7 +106,7 @@ def max_entropy_start(latency: Latency, target_ms: float, share: float) -> Relax
     return max_entropy(latency, high)
 
 
-def max_entropy(latency: Latency, multiplier: float) -> RelaxedArch:
+def max_entropy(latency: ExpectedLatency, multiplier: float) -> RelaxedArch:
     """The product above with this Lagrange multiplier, 1 / ms."""
     exponents = -multiplier * latency.blocks_ms
     means = logsumexp(exponents, axis=2) - np.log(exponents.shape[2])

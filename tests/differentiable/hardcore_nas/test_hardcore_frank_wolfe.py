@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from nas.cost.infeasible import InfeasibleTarget
-from nas.cost.latency_hardcore_nas import Latency, block_probability
+from nas.cost.latency_hardcore_nas import ExpectedLatency, block_probability
 from nas.differentiable.hardcore_nas import frank_wolfe
 from nas.differentiable.hardcore_nas.frank_wolfe import FrankWolfeConfig, State, begin, best_alpha, best_beta, project, search
 from nas.differentiable.hardcore_nas.relaxed import RelaxedArch, fastest, max_entropy_start
@@ -16,22 +16,22 @@ from nas.runtime import seeding
 PAPER = FrankWolfeConfig(rate=0.002, momentum=0.9)
 
 
-def random_latency(rng: np.random.Generator, stages: int = 5, blocks: int = 4, choices: int = 12) -> Latency:
+def random_latency(rng: np.random.Generator, stages: int = 5, blocks: int = 4, choices: int = 12) -> ExpectedLatency:
     """Continuous entries, or few values with ties; some depths are not offered."""
     shape = (stages, blocks, choices)
     entries = rng.uniform(0.05, 3, shape) if rng.random() < 0.5 else rng.integers(1, 5, shape) / 4
     offered = rng.random((stages, blocks)) < 0.7
     offered[:, -1] |= ~offered.any(1)
-    return Latency(float(rng.uniform(0, 5)), entries, offered)
+    return ExpectedLatency(float(rng.uniform(0, 5)), entries, offered)
 
 
-def random_target(latency: Latency, rng: np.random.Generator) -> float:
+def random_target(latency: ExpectedLatency, rng: np.random.Generator) -> float:
     """Anywhere in the range, also at its low end."""
     low, high = latency.range_ms
     return low + float(rng.choice([0, rng.random() ** 2])) * (high - low)
 
 
-def random_relaxed(latency: Latency, target_ms: float, rng: np.random.Generator) -> RelaxedArch:
+def random_relaxed(latency: ExpectedLatency, target_ms: float, rng: np.random.Generator) -> RelaxedArch:
     """Within the target: ten long steps in random directions from the start of largest entropy."""
     state = begin(max_entropy_start(latency, target_ms, 1))
     for i in range(10):
@@ -100,7 +100,7 @@ def test_a_projected_network_is_within_the_target(seed):
 
 def test_argmax_would_exceed_the_target():
     """An expected 2.8 ms is within the target while the most likely network, 4 ms, is not."""
-    latency = Latency(0.0, np.array([[[1.0, 4.0]]]), np.array([[True]]))
+    latency = ExpectedLatency(0.0, np.array([[[1.0, 4.0]]]), np.array([[True]]))
     relaxed = RelaxedArch(np.array([[[0.4, 0.6]]]), np.array([[1.0]]))
     assert latency(relaxed) == pytest.approx(2.8)
     assert project(relaxed, latency, 2.8) == ((0,),)
@@ -122,7 +122,7 @@ def test_each_programme_leaves_at_most_one_block_with_two_choices(seed):
 
 def test_blocks_that_cannot_run_do_not_change(rng):
     """They have no cost and no gradient."""
-    latency = Latency(0.0, rng.uniform(1, 2, (1, 3, 4)), np.array([[True, True, True]]))
+    latency = ExpectedLatency(0.0, rng.uniform(1, 2, (1, 3, 4)), np.array([[True, True, True]]))
     relaxed = RelaxedArch(np.full((1, 3, 4), 0.25), np.array([[0.5, 0.5, 0.0]]))
     best = best_alpha(rng.normal(size=(1, 3, 4)), relaxed, latency, 10.0)
     assert (best[0, 2] == 0.25).all()
@@ -163,7 +163,7 @@ def test_a_gradient_that_is_not_finite_stops_the_search(rng):
         next(search(begin(fastest(latency)), latency, latency.range_ms[1], PAPER, 1, lambda p, i: gradient, np.random.default_rng))
 
 
-def exact(loss: np.ndarray, latency: Latency, target_ms: float) -> float:
+def exact(loss: np.ndarray, latency: ExpectedLatency, target_ms: float) -> float:
     """The least loss of all networks within the target, a sum over their blocks, by scipy's MILP."""
     stages, blocks, choices = loss.shape
     n = loss.size
@@ -179,7 +179,7 @@ def exact(loss: np.ndarray, latency: Latency, target_ms: float) -> float:
             rows.append((runs, 0.0))
     cost = np.concatenate([latency.blocks_ms.ravel(), np.zeros(stages * blocks)])
     equal = LinearConstraint(np.array([row for row, _ in rows]), [right for _, right in rows], [right for _, right in rows])
-    within = LinearConstraint(cost[None], ub=target_ms - latency.fixed_ms)
+    within = LinearConstraint(cost[None], ub=target_ms - latency.fixed_latency_ms)
     upper = np.concatenate([np.ones(n), latency.offered.ravel()])
     objective = np.concatenate([loss.ravel(), np.zeros(stages * blocks)])
     return milp(objective, integrality=np.ones(len(objective)), bounds=Bounds(0, upper), constraints=[equal, within]).fun
@@ -191,7 +191,7 @@ def test_a_search_ends_near_the_exact_optimum_of_the_discrete_problem():
     gaps = []
     for seed in range(10):
         rng = np.random.default_rng(seed)
-        latency = Latency(1.0, rng.uniform(0.2, 2, (3, 3, 6)), np.array([[True] * 3] * 3))
+        latency = ExpectedLatency(1.0, rng.uniform(0.2, 2, (3, 3, 6)), np.array([[True] * 3] * 3))
         loss = -np.sqrt(latency.blocks_ms) * rng.uniform(0.5, 1.5, latency.blocks_ms.shape)
         low, high = latency.range_ms
         target = low + 0.4 * (high - low)

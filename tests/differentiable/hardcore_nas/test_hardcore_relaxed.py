@@ -8,21 +8,21 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from nas.cost.infeasible import InfeasibleTarget
-from nas.cost.latency_hardcore_nas import Latency
+from nas.cost.latency_hardcore_nas import ExpectedLatency
 from nas.differentiable.hardcore_nas.relaxed import RelaxedArch, discretize, fastest, max_entropy_start, one_hot, sample_one_hot
 from nas.spaces.hardcore_nas import Arch
 
 
 @pytest.fixture
-def latency(rng) -> Latency:
+def latency(rng) -> ExpectedLatency:
     """Two stages of 1 to 3 and of 2 or 3 blocks, two configurations."""
-    return Latency(1.5, rng.uniform(0.1, 2, (2, 3, 2)), np.array([[True, True, True], [False, True, True]]))
+    return ExpectedLatency(1.5, rng.uniform(0.1, 2, (2, 3, 2)), np.array([[True, True, True], [False, True, True]]))
 
 
 @pytest.fixture
-def four_latency(rng) -> Latency:
+def four_latency(rng) -> ExpectedLatency:
     """The same depths, four configurations."""
-    return Latency(0.5, rng.uniform(0.1, 2, (2, 3, 4)), np.array([[True, True, True], [False, True, True]]))
+    return ExpectedLatency(0.5, rng.uniform(0.1, 2, (2, 3, 4)), np.array([[True, True, True], [False, True, True]]))
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def archs(latency) -> list[Arch]:
     return [Arch(arch) for arch in product(*stages)]
 
 
-def random_relaxed(latency: Latency, rng: np.random.Generator) -> RelaxedArch:
+def random_relaxed(latency: ExpectedLatency, rng: np.random.Generator) -> RelaxedArch:
     alpha, beta = rng.uniform(size=latency.blocks_ms.shape), rng.uniform(size=latency.offered.shape) * latency.offered
     return RelaxedArch(alpha / alpha.sum(2, keepdims=True), beta / beta.sum(1, keepdims=True))
 
@@ -65,9 +65,11 @@ def test_a_one_hot_latency_is_the_sum_of_entries(latency, archs):
 def test_the_latency_is_linear_in_each_kind_of_choice(latency, rng):
     """The costs of the linear programmes times the probabilities are the latency."""
     relaxed = random_relaxed(latency, rng)
-    assert latency.fixed_ms + (latency.of_configurations(relaxed.beta) * relaxed.alpha).sum() == pytest.approx(latency(relaxed), rel=1e-12)
+    assert latency.fixed_latency_ms + (latency.of_configurations(relaxed.beta) * relaxed.alpha).sum() == pytest.approx(
+        latency(relaxed), rel=1e-12
+    )
     depths = np.where(latency.offered, latency.of_depths(relaxed.alpha), 0)
-    assert latency.fixed_ms + (depths * relaxed.beta).sum() == pytest.approx(latency(relaxed), rel=1e-12)
+    assert latency.fixed_latency_ms + (depths * relaxed.beta).sum() == pytest.approx(latency(relaxed), rel=1e-12)
 
 
 def test_the_range_is_that_of_all_networks(latency, archs):
@@ -88,14 +90,14 @@ def test_a_target_outside_the_range_is_refused_with_both_ends(latency, target_ms
 @pytest.mark.parametrize("entry", [-0.1, np.nan, np.inf])
 def test_an_impossible_entry_of_the_table_is_refused(entry):
     """Negative, NaN and infinite latencies."""
-    with pytest.raises(ValueError, match="milliseconds have to be finite"):
-        Latency(1.0, np.full((1, 1, 2), entry), np.ones((1, 1), bool))
+    with pytest.raises(ValueError, match="latencies have to be finite"):
+        ExpectedLatency(1.0, np.full((1, 1, 2), entry), np.ones((1, 1), bool))
 
 
 def test_a_stage_without_a_depth_is_refused():
     """No architecture would exist."""
-    with pytest.raises(ValueError, match="none of a space"):
-        Latency(1.0, np.ones((1, 2, 2)), np.zeros((1, 2), bool))
+    with pytest.raises(ValueError, match="fits no space"):
+        ExpectedLatency(1.0, np.ones((1, 2, 2)), np.zeros((1, 2), bool))
 
 
 def test_choices_are_drawn_by_their_probability():
@@ -109,7 +111,7 @@ def test_choices_are_drawn_by_their_probability():
 
 def test_the_start_has_the_largest_relative_entropy_within_the_target(rng):
     """On a single stage with all networks enumerated, it equals the optimum by duality, for several targets."""
-    latency = Latency(0.5, rng.uniform(0.1, 2, (1, 3, 3)), np.array([[True, True, True]]))
+    latency = ExpectedLatency(0.5, rng.uniform(0.1, 2, (1, 3, 3)), np.array([[True, True, True]]))
     archs = [c for d in (1, 2, 3) for c in product(range(3), repeat=d)]
     uniform = np.array([1 / 3 / 3 ** len(a) for a in archs])
     cost = np.array([latency.of((a,)) for a in archs])
@@ -171,7 +173,7 @@ def test_a_share_of_the_target_leaves_room(four_latency):
 
 def test_equal_blocks_get_equal_probabilities():
     """With equal entries, only the probabilities of depths depend on the target."""
-    latency = Latency(0.0, np.ones((1, 2, 3)), np.array([[True, True]]))
+    latency = ExpectedLatency(0.0, np.ones((1, 2, 3)), np.array([[True, True]]))
     relaxed = max_entropy_start(latency, 1.25, 1)
     assert relaxed.alpha == pytest.approx(np.full((1, 2, 3), 1 / 3))
     assert relaxed.beta == pytest.approx(np.array([[0.75, 0.25]]))

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nas.cost.latency_hardcore_nas import Latency
+from nas.cost.latency_hardcore_nas import ExpectedLatency
 from nas.differentiable.hardcore_nas import training
 from nas.differentiable.hardcore_nas.frank_wolfe import SampledGradients
 from nas.differentiable.hardcore_nas.one_shot import OneShot, Paths, extract
@@ -93,7 +93,7 @@ def test_the_loss_of_a_step_is_that_of_the_sampled_networks(model):
 def test_blocks_that_cannot_run_have_no_gradient(model):
     """Their weights do not affect the loss."""
     batch = Batches().parts[0]
-    latency = Latency(0.0, np.ones(uniform().alpha.shape), SPACE.offered)
+    latency = ExpectedLatency(0.0, np.ones(uniform().alpha.shape), SPACE.offered)
     shallow = one_hot(latency, hardcore_nas.Arch(((3,), (4,), (5,))))
     gradient = SampledGradients(model, lambda step: (batch.images, batch.labels), np.random.default_rng)(shallow, 0)
     assert (gradient.alpha[:, 0] != 0).all()

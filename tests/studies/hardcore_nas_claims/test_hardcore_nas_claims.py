@@ -16,7 +16,7 @@ from nas.cost.latency_hardcore_nas import ExpectedLatency
 from nas.data.splits import Parts
 from nas.differentiable.hardcore_nas.frank_wolfe import begin
 from nas.differentiable.hardcore_nas.one_shot import OneShot
-from nas.differentiable.hardcore_nas.start import balanced
+from nas.differentiable.hardcore_nas.relaxed import max_entropy_start
 from nas.models.blocks import RowNetwork
 from nas.runtime import presets
 from nas.runtime.checkpoint import Checkpoint, save_weights
@@ -97,9 +97,9 @@ def test_a_programme_is_timed_and_changes_nothing():
     """Some time is found, and the point is what it was."""
     shape = (len(SMALL.stages), SMALL.blocks, len(SMALL.configurations))
     latency = ExpectedLatency(1.0, np.random.default_rng(0).uniform(0.2, 2, shape), SMALL.offered)
-    state = begin(balanced(latency, latency.range_ms[1], 0.5))
-    alpha = state.point.alpha.copy()
-    assert starts.programme_ms(state, latency, latency.range_ms[1]) > 0 and np.array_equal(state.point.alpha, alpha)
+    state = begin(max_entropy_start(latency, latency.range_ms[1], 0.5))
+    alpha = state.relaxed.alpha.copy()
+    assert starts.programme_ms(state, latency, latency.range_ms[1]) > 0 and np.array_equal(state.relaxed.alpha, alpha)
 
 
 @pytest.fixture
