@@ -63,6 +63,43 @@ class ExpectedLatency:
         high = np.where(self.offered, self.blocks_ms.max(2).cumsum(1), 0).max(1).sum()
         return float(self.fixed_latency_ms + low), float(self.fixed_latency_ms + high)
 
+    def check(self, target_ms: float) -> float:
+        """The target itself.
+
+        Raises:
+            InfeasibleTarget: if it is outside the range of latencies of the space; states the range.
+        """
+        low, high = self.range_ms
+        if not low <= target_ms <= high:
+            raise InfeasibleTarget(f"{target_ms:g} ms", low, high, "ms", "change search.targets of pipelines/hardcore_nas/params.yaml")
+        return target_ms
+
+
+@dataclass(frozen=True, eq=False)
+class HardcoreNasLatencyTable(latency.LatencyTable[Arch]):
+    """Per-block latencies of a HardCoRe-NAS space; `entries` by block."""
+
+    NAME: ClassVar = "latency table of blocks"
+    COMMAND: ClassVar = "dvc repro -f pipelines/hardcore_nas/dvc.yaml:latency"
+    LINE: ClassVar = line_of(Row, EntryLine, side=(int, ...))
+    VERSION_1: ClassVar = {"given_latency_ms": "fixed_latency_ms", "blocks": "entries"}
+
+    def check_entries(self) -> None:
+        for block in all_blocks(self.space).values():
+            if block not in self.entries:
+                raise LatencyTableError(f"no latency of {block}, which space {self.space.name!r} has")
+
+    @cached_property
+    def expected(self) -> ExpectedLatency:
+        """The table as arrays, for searches over relaxed architectures."""
+        entries = np.zeros((len(self.space.stages), self.space.blocks, len(self.space.configurations)))
+        for place, block in all_blocks(self.space).items():
+            entries[place] = self.entries[block].latency_ms
+        return ExpectedLatency(self.fixed_latency_ms, entries, self.space.offered)
+
+    def latency_ms(self, arch: Arch) -> float:
+        return self.expected.of(self.space.check(arch))
+
     @property
     def range_ms(self) -> tuple[float, float]:
         return self.expected.range_ms

@@ -104,8 +104,8 @@ def programme_ms(state: State, latency: ExpectedLatency, target_ms: float) -> fl
     """Milliseconds per linear programme at a point of the search, the mean of alpha's and beta's."""
     began = time.perf_counter()
     for _ in range(TIMING_REPEATS):
-        frank_wolfe.best_alpha(state.mean.alpha, state.point, latency, target_ms)
-        frank_wolfe.best_beta(state.mean.beta, state.point, latency, target_ms)
+        frank_wolfe.best_alpha(state.mean.alpha, state.relaxed, latency, target_ms)
+        frank_wolfe.best_beta(state.mean.beta, state.relaxed, latency, target_ms)
     return 1000 * (time.perf_counter() - began) / (2 * TIMING_REPEATS)
 
 
