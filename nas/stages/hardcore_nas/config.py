@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from nas.data.loader import Augmentation
-from nas.differentiable.hardcore_nas.training import Optimisation
+from nas.differentiable.hardcore_nas.training import TrainingConfig
 from nas.latency.rows import RowLatencyConfig
 from nas.runtime import params
 from nas.runtime.io import read_json
@@ -47,7 +47,7 @@ class Images(params.Section):
     augmentation: Augmentation
 
 
-class Training(Optimisation):
+class Training(TrainingConfig):
     """How a network is trained."""
 
     batch: Annotated[int, Field(ge=2)]

@@ -13,11 +13,9 @@ from torch import Tensor
 from nas.cost.latency_hardcore_nas import ExpectedLatency
 from nas.data.dataset import ImageDataset
 from nas.differentiable.hardcore_nas import frank_wolfe
-from nas.differentiable.hardcore_nas.frank_wolfe import State
-from nas.differentiable.hardcore_nas.gradients import DrawnGradients
+from nas.differentiable.hardcore_nas.frank_wolfe import SampledGradients, State
 from nas.differentiable.hardcore_nas.one_shot import OneShot
-from nas.differentiable.hardcore_nas.relaxed import Point
-from nas.differentiable.hardcore_nas.start import balanced
+from nas.differentiable.hardcore_nas.relaxed import RelaxedArch, max_entropy_start
 from nas.runtime import seeding
 from nas.runtime.checkpoint import Checkpoint
 from nas.runtime.progress import progress
@@ -48,15 +46,15 @@ class Search:
         """The search that `state_dict` was taken of."""
         alpha, beta, *mean = (state_dict[name].numpy() for name in ("alpha", "beta", "mean_alpha", "mean_beta"))
         rows = tuple(state_dict["rows"])
-        state = State(rows[-1]["step"], Point(alpha[-1], beta[-1]), Point(*mean))
+        state = State(rows[-1]["step"], RelaxedArch(alpha[-1], beta[-1]), RelaxedArch(*mean))
         return cls(state, rows, alpha, beta, state_dict["violation_ms"], state_dict["seconds"])
 
     @classmethod
-    def begin(cls, point: Point, latency: ExpectedLatency, target_ms: float) -> "Search":
+    def begin(cls, relaxed: RelaxedArch, latency: ExpectedLatency, target_ms: float) -> "Search":
         """Before the first step."""
-        ms = latency(point)
+        ms = latency(relaxed)
         rows = ({"step": 0, "latency_ms": ms, "loss": None},)
-        return cls(frank_wolfe.begin(point), rows, point.alpha[None], point.beta[None], max(0.0, ms - target_ms), 0.0)
+        return cls(frank_wolfe.begin(relaxed), rows, relaxed.alpha[None], relaxed.beta[None], max(0.0, ms - target_ms), 0.0)
 
 
 class Searcher:
@@ -83,7 +81,7 @@ class Searcher:
     def search(self, name: str, target_ms: float) -> Search:
         """The finished search for a target."""
         cfg, state = self._cfg.search, self._checkpoint.load(f"{name}.pt")
-        start = balanced(self._latency, target_ms, cfg.start)
+        start = max_entropy_start(self._latency, target_ms, cfg.start)
         search = Search.from_state_dict(state) if state else Search.begin(start, self._latency, target_ms)
         steps, every = range(search.state.step, cfg.steps, cfg.record_every), cfg.record_every
         title = f"search: times {every} steps for {name}, {target_ms:.3g} ms"
@@ -99,20 +97,20 @@ class Searcher:
         """The search after the steps up to the next record."""
         began, cfg, seed, losses = time.monotonic(), self._cfg.search, self._cfg.seed, []
         batches = self._batches(search.state.step)
-        sampled = DrawnGradients(self._model, lambda step: next(batches), partial(seeding.generator, seed, "drawn"))
+        sampled = SampledGradients(self._model, lambda step: next(batches), partial(seeding.generator, seed, "drawn"))
 
-        def gradients(point: Point, step: int) -> Point:
-            gradient, loss = sampled.with_loss(point, step)
+        def gradients(relaxed: RelaxedArch, step: int) -> RelaxedArch:
+            gradient, loss = sampled.with_loss(relaxed, step)
             losses.append(loss)
             return gradient
 
-        settings, last = frank_wolfe.Settings(cfg.rate, cfg.momentum), search.state.step + cfg.record_every
+        settings, last = frank_wolfe.FrankWolfeConfig(cfg.rate, cfg.momentum), search.state.step + cfg.record_every
         choose = partial(seeding.generator, seed, "alpha or beta")
         violation_ms = search.violation_ms
         for state in frank_wolfe.search(search.state, self._latency, target_ms, settings, last, gradients, choose):
-            violation_ms = max(violation_ms, self._latency(state.point) - target_ms)
-        row = {"step": state.step, "latency_ms": self._latency(state.point), "loss": float(np.mean(losses))}
-        alpha, beta = (np.concatenate([a, b[None]]) for a, b in ((search.alpha, state.point.alpha), (search.beta, state.point.beta)))
+            violation_ms = max(violation_ms, self._latency(state.relaxed) - target_ms)
+        row = {"step": state.step, "latency_ms": self._latency(state.relaxed), "loss": float(np.mean(losses))}
+        alpha, beta = (np.concatenate([a, b[None]]) for a, b in ((search.alpha, state.relaxed.alpha), (search.beta, state.relaxed.beta)))
         return Search(state, (*search.rows, row), alpha, beta, violation_ms, search.seconds + time.monotonic() - began)
 
     def _batches(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -126,7 +124,7 @@ class Searcher:
 
 def outcome(search: Search, latency: ExpectedLatency, target_ms: float) -> dict[str, Any]:
     """The network that a search ends with, and how close to the target it and the search are."""
-    arch = frank_wolfe.project(search.state.point, latency, target_ms)
+    arch = frank_wolfe.project(search.state.relaxed, latency, target_ms)
     ms = latency.of(arch)
     return {
         "arch": arch,
