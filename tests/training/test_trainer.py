@@ -14,6 +14,7 @@ from nas.sampling.attentive import BestUp, Uniform
 from nas.sampling.uniform import Unconstrained
 from nas.training.losses import KL
 from nas.training.recipe import Recipe, Runtime
+from nas.training.recovery import Recovery
 from nas.training.trainer import Epoch, Trainer
 
 CPU = torch.device("cpu")
@@ -198,3 +199,26 @@ def test_training_stops_after_three_rollbacks(train):
     """The error has the number of skipped steps."""
     with pytest.raises(FloatingPointError, match=r"20 steps skipped.*after 3 rollbacks.*weights of epoch 1"):
         train("bad", epochs=4, poison=lambda epoch, step: epoch > 0)
+
+
+def test_a_state_dict_restores_a_trainer(easy_set, tiny_space):
+    """Weights, momentum, history and recovery counts are those of the saved trainer."""
+
+    def build() -> Trainer:
+        batches = TrainingBatches(easy_set, easy_set.indices("train"), RECIPE.batch, RECIPE.augmentation, 0)
+        supernet = Supernet(tiny_space, 3, RECIPE.zero_init)
+        strategy = Uniform(Unconstrained(tiny_space))
+        return Trainer(supernet, batches, strategy, epochs=2, seed=0, place="train", recipe=RECIPE, runtime=RUNTIME, device=CPU)
+
+    saved, restored = build(), build()
+    saved.history, saved.recovery = [Epoch(1, 0.1, 1.0, 2.0, 3.0, 4.0, 5.0)], Recovery(skipped=3, in_row=1, rollbacks=1)
+    for p in saved.supernet.parameters():
+        p.grad = torch.ones_like(p)
+    saved.optimizer.step()
+    restored.load_state_dict(saved.state_dict())
+    assert same(restored.supernet, saved.supernet)
+    assert restored.history == saved.history and restored.recovery == saved.recovery
+    states = zip(saved.optimizer.state.values(), restored.optimizer.state.values(), strict=True)
+    equal = [torch.equal(a["momentum_buffer"], b["momentum_buffer"]) for a, b in states]
+    assert len(equal) == len(list(saved.supernet.parameters())) and all(equal)
+    assert restored.metrics() == {"top1_smallest": 4.0, "top1_largest": 5.0, "skipped_steps": 3, "rollbacks": 1}
