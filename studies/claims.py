@@ -22,7 +22,7 @@ from scipy import stats
 
 from nas.plots import style
 from nas.plots.style import Chart
-from nas.tracking.runs import StageRun
+from nas.stages.runner import Pipeline, Stage
 
 SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE, NOT_RUN = "supported", "not supported", "inconclusive", "not run"
 VERDICTS = (SUPPORTED, INCONCLUSIVE, NOT_SUPPORTED)  # in the order in which they are counted
@@ -189,7 +189,7 @@ def verdict_counts(claims: Sequence[Claim]) -> dict[str, int]:
 class Page:
     """A page on the claims of a paper, written by the stage report of a study."""
 
-    study: str  # folder below studies/
+    study: Pipeline
     title: str
     introduction: str
     published: Mapping[str, str]  # what the paper ran, by the names of the facts
@@ -199,19 +199,19 @@ class Page:
     @property
     def file(self) -> Path:
         """Markdown, from the project's root."""
-        return Path("docs") / f"{self.study.removesuffix('_claims')}.md"
+        return Path("docs") / f"{self.study.name.removesuffix('_claims')}.md"
 
-    def write(self, claims: Sequence[Claim], facts: Mapping[str, object], charts: Sequence[Chart], run: StageRun, out: Path) -> None:
+    def write(self, claims: Sequence[Claim], facts: Mapping[str, object], charts: Sequence[Chart], stage: Stage) -> None:
         """The page, its figures and claims.csv into the stage's folder, and all of it into MLflow."""
         for chart in charts:
-            style.save(style.image(chart), out / f"{chart.key}.png")
-            run.artifact(out / f"{chart.key}.png", "plots")
+            style.save(style.image(chart), stage.out / f"{chart.key}.png")
+            stage.run.artifact(stage.out / f"{chart.key}.png", "plots")
         rows = claim_rows(claims)
-        rows.to_csv(out / "claims.csv", index=False, float_format="%.6g")
-        run.table(rows, "claims.json")
+        rows.to_csv(stage.out / "claims.csv", index=False, float_format="%.6g")
+        stage.run.table(rows, "claims.json")
         self.file.parent.mkdir(exist_ok=True)
         self.file.write_text(self.text(claims, facts))
-        run.artifact(self.file)
+        stage.run.artifact(self.file)
 
     def text(self, claims: Sequence[Claim], facts: Mapping[str, object]) -> str:
         """Markdown; the same claims and facts give the same text.
@@ -219,13 +219,13 @@ class Page:
         Args:
             facts: what was run, in the order of the page: texts, numbers or lists.
         """
-        figures = f"../studies/{self.study}/outputs/report"
+        figures = f"../{self.study.out('report')}"
         summary = [(claim.link, claim.statement, f"**{claim.verdict}**") for claim in claims]
         run = [(name, _fact(value), self.published.get(name, "")) for name, value in facts.items()]
         first = {claim.figure: claim.key for claim in reversed(claims) if claim.parts}  # the claim that shows the figure
         return document(
             f"# {self.title}",
-            f"{self.introduction} The stage `report` of `studies/{self.study}/dvc.yaml` writes this page from the results: change the "
+            f"{self.introduction} The stage `report` of `{self.study.folder}/dvc.yaml` writes this page from the results: change the "
             "runs, not the page.",
             "## Summary",
             markdown(("claim", "statement", "verdict"), summary),

@@ -22,14 +22,15 @@ from nas.models.blocks import RowNetwork
 from nas.runtime import params, seeding
 from nas.runtime.checkpoint import Checkpoint, load_weights
 from nas.spaces.hardcore_nas import Arch
-from nas.stages import split
+from nas.stages import runner
 from nas.stages.hardcore_nas import config as hardcore_nas
 from nas.stages.hardcore_nas.config import TEACHER, WEIGHTS
 from nas.stages.hardcore_nas.trainer import Trained, Trainer
-from nas.stages.pipelines import NAMES, Pipeline, placed
+from nas.stages.pipelines import NAMES, placed
+from nas.stages.runner import Pipeline
 from nas.tracking.runs import StageRun
 
-PIPELINE = Pipeline("hardcore_nas_claims", Path("studies"))
+PIPELINE = Pipeline(Path("studies/hardcore_nas_claims"))
 TUNED, SCRATCH = "tuning", "scratch"  # trainings of a network
 
 Epochs = Annotated[int, Field(ge=1)]
@@ -61,7 +62,7 @@ class Starts(params.Section):
 
 
 @dataclass(frozen=True)
-class HardcoreNasClaimsConfig:
+class HardcoreNasClaimsParams:
     """All of studies/hardcore_nas_claims/params.yaml, and of HardCoRe-NAS's own."""
 
     hardcore_nas: hardcore_nas.HardcoreNasParams
@@ -74,7 +75,7 @@ class HardcoreNasClaimsConfig:
         return {name: getattr(self, name) for name in names} | {f"hardcore_nas.{name}": value for name, value in shared.items()}
 
 
-def read(file: Path = PIPELINE.parameters, of_hardcore_nas: Path = hardcore_nas.PIPELINE.parameters) -> HardcoreNasClaimsConfig:
+def read(file: Path = PIPELINE.parameters, of_hardcore_nas: Path = hardcore_nas.PIPELINE.parameters) -> HardcoreNasClaimsParams:
     """The parameters of the study and of HardCoRe-NAS, all validated before the first long stage.
 
     Raises:
@@ -94,12 +95,12 @@ def read(file: Path = PIPELINE.parameters, of_hardcore_nas: Path = hardcore_nas.
             f"{file}: starts.shares: 0, the fastest network, must be among them, and {own.search.start:g}, which they are compared with "
             f"({of_hardcore_nas}: search.start), must not; found {list(starts.shares)}"
         )
-    return HardcoreNasClaimsConfig(own, tuning, starts)
+    return HardcoreNasClaimsParams(own, tuning, starts)
 
 
 def results_file(stage: str) -> Path:
     """The table of results of a stage."""
-    return PIPELINE.outputs / stage / "results.csv"
+    return PIPELINE.out(stage) / "results.csv"
 
 
 def improvement(results: pd.DataFrame, start: float) -> float:
@@ -113,8 +114,8 @@ class Networks:
 
     def __init__(self, cfg: hardcore_nas.HardcoreNasParams, checkpoint: Checkpoint, run: StageRun) -> None:
         self._cfg = cfg
-        self.device, self.data = cfg.runtime.start(), open_dataset(split.OUT)
-        run.dataset(str(split.OUT / "splits.parquet"), "training", images=len(self.data.indices("train")))
+        self.device, self.data = cfg.runtime.start(), open_dataset(runner.out("split"))
+        run.dataset(str(runner.out("split") / "splits.parquet"), "training", images=len(self.data.indices("train")))
         self.model = OneShot(cfg.space, len(self.data.classes))
         self._teacher = RowNetwork(cfg.space.plan(cfg.space.largest()), len(self.data.classes))
         for path, network in ((WEIGHTS, self.model), (TEACHER, self._teacher)):

@@ -19,13 +19,12 @@ from nas.cost.latency_hardcore_nas import HardcoreNasLatencyTable
 from nas.plots import style
 from nas.runtime.io import read_json, read_table
 from nas.stages import runner
-from nas.stages.errors import user_errors
 from nas.stages.hardcore_nas import config as hardcore_nas
 from nas.stages.pipelines import NAMES
 from studies.claims import STATISTICS, Page, verdict_counts
 from studies.hardcore_nas_claims import config
 from studies.hardcore_nas_claims.claims import Results, all_claims
-from studies.hardcore_nas_claims.config import SCRATCH, TUNED, HardcoreNasClaimsConfig
+from studies.hardcore_nas_claims.config import SCRATCH, TUNED, HardcoreNasClaimsParams
 
 OWN = hardcore_nas.PIPELINE.outputs
 SUMMARY, HISTORY = OWN / "summary.json", OWN / "search" / "history.csv"
@@ -49,7 +48,7 @@ PAPER = {
     "seeds": "not stated",
 }
 PAGE = Page(
-    config.PIPELINE.name,
+    config.PIPELINE,
     "HardCoRe-NAS's claims, tested at small scale",
     "Verdicts on the claims of [HardCoRe-NAS](https://arxiv.org/abs/2102.11646) and its appendix.",
     PAPER,
@@ -61,7 +60,7 @@ def main() -> None:
     cfg = config.read()
     own = cfg.hardcore_nas
     parameters = cfg.sections("tuning", "starts") | {"hardcore_nas.train": own.train}
-    with config.PIPELINE.stage("report", parameters) as (run, _, out):
+    with runner.stage("report", parameters, config.PIPELINE) as stage:
         table = latency_hardcore_nas.HardcoreNasLatencyTable.load(hardcore_nas.TABLE, own.space, runner.count_classes())
         search, tune = (read_json(OWN / stage / "metrics.json") for stage in ("search", "tune"))
         results = Results(
@@ -74,8 +73,8 @@ def main() -> None:
         )
         history = read_table(HISTORY, "dvc repro -f pipelines/hardcore_nas/dvc.yaml:search")
         claims = all_claims(results)
-        PAGE.write(claims, facts(cfg, table), [constraint_chart(history), starts_chart(results), tuning_chart(results)], run, out)
-        config.PIPELINE.finish(out, verdict_counts(claims), run)
+        PAGE.write(claims, facts(cfg, table), [constraint_chart(history), starts_chart(results), tuning_chart(results)], stage)
+        stage.finish(verdict_counts(claims))
 
 
 def constraint_chart(history: pd.DataFrame) -> style.Chart:
@@ -131,7 +130,7 @@ def _colours(n: int) -> list[str]:
     return [style.CYCLE[i % len(style.CYCLE)] for i in range(n)]
 
 
-def facts(cfg: HardcoreNasClaimsConfig, table: HardcoreNasLatencyTable) -> dict[str, str]:
+def facts(cfg: HardcoreNasClaimsParams, table: HardcoreNasLatencyTable) -> dict[str, str]:
     """What was run, for the page."""
     own, setting, latency = cfg.hardcore_nas, table.setting, table.expected
     cheapest, most_expensive = latency.range_ms
@@ -156,4 +155,4 @@ def _listed(values: tuple) -> str:
 
 
 if __name__ == "__main__":
-    user_errors(main)
+    runner.execute(main)

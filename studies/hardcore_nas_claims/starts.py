@@ -33,7 +33,7 @@ from nas.differentiable.hardcore_nas import frank_wolfe
 from nas.differentiable.hardcore_nas.frank_wolfe import State
 from nas.runtime.progress import progress
 from nas.spaces.hardcore_nas import Arch
-from nas.stages.errors import user_errors
+from nas.stages import runner
 from nas.stages.hardcore_nas import config as hardcore_nas
 from nas.stages.hardcore_nas.searcher import Searcher, outcome
 from nas.stages.pipelines import NAMES, divided, placed
@@ -45,8 +45,8 @@ TIMING_REPEATS = 50  # of a linear programme
 def main() -> None:
     cfg = config.read()
     own = cfg.hardcore_nas
-    with config.PIPELINE.stage("starts", cfg.sections("starts")) as (run, checkpoint, out):
-        networks = config.Networks(own, checkpoint, run)
+    with runner.stage("starts", cfg.sections("starts"), config.PIPELINE) as stage:
+        networks = config.Networks(own, stage.checkpoint, stage.run)
         data, device = networks.data, networks.device
         latency = latency_hardcore_nas.HardcoreNasLatencyTable.load(hardcore_nas.TABLE, own.space, len(data.classes)).expected
         place = f"{hardcore_nas.PIPELINE.parameters}: search.targets"
@@ -56,7 +56,7 @@ def main() -> None:
         rows, jobs = [], list(product(cfg.starts.seeds, sorted([own.search.start, *cfg.starts.shares]), targets))
         for seed, share, target in progress(jobs, "starts: searches", len(jobs)):
             varied = replace(own, seed=seed, search=own.search.model_copy(update={"start": share}))
-            searcher = Searcher(varied, networks.model, latency, data, items, device, checkpoint, run)
+            searcher = Searcher(varied, networks.model, latency, data, items, device, stage.checkpoint, stage.run)
             search = searcher.search(f"{seed}-{share:g}-{target}", targets[target])
             end = outcome(search, latency, targets[target])
             loss, held_out = loss_and_top1(networks.inherited(end["arch"]), placed(images, own.runtime, device))
@@ -78,9 +78,9 @@ def main() -> None:
                 }
             )
         results = pd.DataFrame(rows)
-        results.to_csv(out / "results.csv", index=False, float_format="%.9g")
-        run.table(results, "results.json")
-        config.PIPELINE.finish(out, metrics(results, own.search.start), run)
+        results.to_csv(stage.out / "results.csv", index=False, float_format="%.9g")
+        stage.run.table(results, "results.json")
+        stage.finish(metrics(results, own.search.start))
 
 
 @torch.no_grad()
@@ -121,4 +121,4 @@ def metrics(results: pd.DataFrame, start: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    user_errors(main)
+    runner.execute(main)

@@ -15,18 +15,19 @@ writes   tuning/results.csv    per network and training: network, training ("tun
 import pandas as pd
 
 from nas.runtime.progress import progress
-from nas.stages.errors import user_errors
-from nas.stages.hardcore_nas.config import FAMILY
-from nas.stages.hardcore_nas.config import read_networks as networks
+from nas.stages import runner
+from nas.stages.hardcore_nas.config import FAMILY, read_networks
 from studies.hardcore_nas_claims import config
 from studies.hardcore_nas_claims.config import SCRATCH, TUNED
 
 
 def main() -> None:
     cfg = config.read()
-    with config.PIPELINE.stage("tuning", cfg.sections("tuning")) as (run, checkpoint, out):
-        trainer, rows, history = config.Networks(cfg.hardcore_nas, checkpoint, run), [], []
-        family = {e["name"]: (e, arch) for e, arch in networks(FAMILY, cfg.hardcore_nas.space, "derive", ("name", "measured_latency_ms"))}
+    with runner.stage("tuning", cfg.sections("tuning"), config.PIPELINE) as stage:
+        trainer, rows, history = config.Networks(cfg.hardcore_nas, stage.checkpoint, stage.run), [], []
+        family = {
+            e["name"]: (e, arch) for e, arch in read_networks(FAMILY, cfg.hardcore_nas.space, "derive", ("name", "measured_latency_ms"))
+        }
         for name in progress(cfg.tuning.targets, "tuning: networks", len(cfg.tuning.targets)):
             entry, arch = family[name]
             jobs = [(TUNED, trainer.tuned, epochs) for epochs in cfg.tuning.epochs] + [(SCRATCH, trainer.from_scratch, cfg.tuning.scratch)]
@@ -39,12 +40,12 @@ def main() -> None:
                 history += trained.rows(network=name, **job)
                 print(f"tuning {name}: top-1 {rows[-1]['top1']:.2f} % after {training}, epochs: {epochs}", flush=True)
         results = pd.DataFrame(rows)
-        results.to_csv(out / "results.csv", index=False, float_format="%.6g")
-        pd.DataFrame(history).to_csv(out / "history.csv", index=False, float_format="%.6g")
-        run.table(results, "results.json")
+        results.to_csv(stage.out / "results.csv", index=False, float_format="%.6g")
+        pd.DataFrame(history).to_csv(stage.out / "history.csv", index=False, float_format="%.6g")
+        stage.run.table(results, "results.json")
         means = results.groupby(["training", "epochs"], sort=False)["top1"].mean()
-        config.PIPELINE.finish(out, {f"{training}_{epochs}_top1": mean for (training, epochs), mean in means.items()}, run)
+        stage.finish({f"{training}_{epochs}_top1": mean for (training, epochs), mean in means.items()})
 
 
 if __name__ == "__main__":
-    user_errors(main)
+    runner.execute(main)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from studies.claims import STATISTICS, Claim, Comparison, Page, chance_of_verdict
+from studies.strategies.config import PIPELINE
 
 PUBLISHED = {
     "space": "AttentiveNAS, Table 2: 4.4e11 architectures, 203 to 1939 MFLOPs",
@@ -34,7 +35,7 @@ LIMITS = (
     "inherited weights are compared on test images.",
 )
 PAGE = Page(
-    "strategies",
+    PIPELINE,
     "The papers' claims, tested at small scale",
     "Sampling strategies and distillation losses side by side: verdicts on the claims of "
     "[AttentiveNAS](https://arxiv.org/abs/2011.09011) and of [AlphaNet](https://arxiv.org/abs/2102.07954).",

@@ -1,36 +1,23 @@
-"""Parameters of the comparison of strategies, studies/strategies/params.yaml, and its MLflow runs.
+"""Parameters of the comparison of strategies: studies/strategies/params.yaml."""
 
-The stages of studies/strategies/dvc.yaml run from the project's root and write below studies/strategies/outputs.
-"""
-
-import hashlib
-import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, create_model
 
-from nas.runtime import params, processes
-from nas.runtime.checkpoint import Checkpoint
+from nas.evaluation.evaluate import Evaluation
+from nas.runtime import params
 from nas.sampling.attentive import FORMS, StrategyName, parse_strategy
 from nas.spaces import mbconv
 from nas.spaces.mbconv import SearchSpace
-from nas.stages import runner
-from nas.tracking import provenance, session
-from nas.tracking.runs import StageRun
-from nas.tracking.session import Group
+from nas.stages.runner import Pipeline
 from nas.training.losses import DistillationLoss
 from nas.training.recipe import Recipe, Runtime
 
-PIPELINE = Path("studies/strategies")
-FILE = PIPELINE / "params.yaml"
-OUTPUTS = PIPELINE / "outputs"
 FLAT = "-flat"  # ending of a strategy's name: cost targets are uniform over the buckets
-VARIED = ("strategies", "distillations", "seeds", "losses", "scratch", "report")  # other keys are equal within a comparison
+PIPELINE = Pipeline(Path("studies/strategies"), varied=("strategies", "distillations", "seeds", "losses", "scratch", "report"))
+FILE = PIPELINE.parameters
 
 
 class Pretrain(params.Section):
@@ -82,7 +69,7 @@ class Report(params.Section):
 
 
 @dataclass(frozen=True)
-class StrategiesConfig:
+class StrategiesParams:
     """All of studies/strategies/params.yaml."""
 
     strategies: tuple[str, ...]
@@ -93,7 +80,7 @@ class StrategiesConfig:
     wide_space: SearchSpace
     runtime: Runtime
     recipe: Recipe
-    evaluation: runner.Evaluation
+    evaluation: Evaluation
     pretrain: Pretrain
     continued: Continued
     train: Train
@@ -110,7 +97,7 @@ class StrategiesConfig:
 SECTIONS = {
     "runtime": Runtime,
     "recipe": Recipe,
-    "evaluation": runner.Evaluation,
+    "evaluation": Evaluation,
     "pretrain": Pretrain,
     "continued": Continued,
     "train": Train,
@@ -120,7 +107,7 @@ SECTIONS = {
 }
 
 
-def read(file: Path = FILE) -> StrategiesConfig:
+def read(file: Path = FILE) -> StrategiesParams:
     """The parameters, all validated before the first long stage.
 
     Raises:
@@ -142,7 +129,7 @@ def read(file: Path = FILE) -> StrategiesConfig:
     if sections["scratch"].strategy not in strategies:
         raise params.ParamsError(f"{file}: scratch.strategy: {sections['scratch'].strategy!r} is not in strategies, {strategies}")
     losses, distillations = _losses(values, file)
-    return StrategiesConfig(
+    return StrategiesParams(
         tuple(strategies),
         distillations,
         tuple(seeds),
@@ -199,38 +186,3 @@ def form(name: str, file: Path = FILE) -> tuple[StrategyName, str, bool]:
     if flat and (parsed.rule == "uniform" or parsed.offline):
         raise params.ParamsError(f"{file}: strategies: {name!r}: {base} draws no cost targets, so they cannot be flat; use {base!r}")
     return parsed, base, flat
-
-
-@contextmanager
-def stage(
-    name: str, key: str, parameters: dict[str, Any], title: str, strategy: str | None = None, shares: bool = False
-) -> Iterator[tuple[StageRun, Checkpoint, Path]]:
-    """An MLflow run under the comparison's, a locked checkpoint folder, and the output folder.
-
-    Args:
-        name: the stage in studies/strategies/dvc.yaml.
-        key: item of its matrix, e.g. "bestup-3-loss-0"; empty for a stage without a matrix.
-        parameters: for MLflow.
-        title: the run's name.
-        strategy: tag to compare by.
-        shares: its parameters and final metrics are logged to the comparison's run too.
-    """
-    out = OUTPUTS / name / key
-    out.mkdir(parents=True, exist_ok=True)
-    address = f"{PIPELINE}/dvc.yaml:{name}" + (f"@{key}" if key else "")
-    common = {key: value for key, value in params.read_all(FILE).items() if key not in VARIED}
-    text = json.dumps([common, os.environ.get("DVC_EXP_NAME")], sort_keys=True)
-    group = Group("strategies", hashlib.sha256(text.encode()).hexdigest()[:16])
-    with (
-        session.stage_run(address, parameters, strategy, title=title, group=group, shares=shares) as run,
-        Checkpoint(processes.project_root(), f"strategies-{name}-{key}", provenance.fingerprint(address)) as checkpoint,
-    ):
-        yield run, checkpoint, out
-
-
-def finish(out: Path, metrics: dict[str, float], run: StageRun, prefix: str) -> None:
-    """Write the folder's metrics.json and log the same metrics to MLflow as `<prefix>/<key>`."""
-    rounded = {key: value if isinstance(value, int) else round(float(value), 6) for key, value in metrics.items()}
-    runner.write_json(out / "metrics.json", rounded)
-    run.summary(rounded, prefix)
-    print(f"{out.relative_to(OUTPUTS)}: " + ", ".join(f"{key} {value:g}" for key, value in rounded.items()), flush=True)

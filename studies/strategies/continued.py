@@ -15,43 +15,42 @@ import sys
 import pandas as pd
 
 from nas.data.dataset import open_dataset
+from nas.evaluation.evaluate import build_scorer
 from nas.evaluation.measure import measure
 from nas.evaluation.metrics import kendall_tau
+from nas.models.supernet import new_supernet
 from nas.runtime.checkpoint import load_weights
 from nas.runtime.io import read_table
 from nas.sampling.attentive import Uniform
 from nas.sampling.uniform import Unconstrained
-from nas.stages import runner as main_pipeline
-from nas.stages import split
-from nas.stages.errors import user_errors
+from nas.stages import runner
 from studies.strategies import config, training
 
 
 def main(seed: int) -> None:
     cfg = config.read()
     parameters = {"seed": seed} | cfg.sections("space", "recipe", "runtime", "evaluation", "continued")
-    early = config.OUTPUTS / "pretrain" / str(seed)
-    with config.stage("continued", str(seed), parameters, f"continued, seed {seed}") as (run, checkpoint, out):
-        data = training.partition(open_dataset(split.OUT), seed)
-        supernet = main_pipeline.new_supernet(cfg.space, len(data.classes), seed, cfg.recipe.zero_init)
+    early = config.PIPELINE.out("pretrain", str(seed))
+    names = {"key": str(seed), "title": f"continued, seed {seed}", "prefix": "fit_predictor"}
+    with runner.stage("continued", parameters, config.PIPELINE, **names, shares=False) as stage:
+        data = training.partition(open_dataset(runner.out("split")), seed)
+        supernet = new_supernet(cfg.space, len(data.classes), seed, cfg.recipe.zero_init)
         load_weights(early / "weights.safetensors", supernet)
         strategy = Uniform(Unconstrained(cfg.space))
-        training.train_supernet(
-            supernet, data, data.indices("train"), strategy, cfg.continued.epochs, seed, "continued", cfg, run, checkpoint
-        )
+        training.train_supernet(supernet, data, data.indices("train"), strategy, cfg.continued.epochs, seed, "continued", cfg, stage)
 
         before = read_table(early / "measured.parquet", "dvc repro --force studies/strategies/dvc.yaml:pretrain")
         rows = before[[g.name for g in cfg.space.genes]].to_numpy()
-        score = main_pipeline.scorer(supernet, data, "predictor", cfg.evaluation, cfg.runtime, cfg.runtime.start(), seed)
-        measured = pd.DataFrame({"mflops": before["mflops"], "top1": measure(rows, score, checkpoint)})
-        measured.to_parquet(out / "measured.parquet", index=False)
+        score = build_scorer(supernet, data, "predictor", cfg.evaluation, cfg.runtime, cfg.runtime.start(), seed)
+        measured = pd.DataFrame({"mflops": before["mflops"], "top1": measure(rows, score, stage.checkpoint)})
+        measured.to_parquet(stage.out / "measured.parquet", index=False)
         test = before["part"] == "test"
         metrics = {
             "kendall_tau": kendall_tau(before["predicted"][test], measured["top1"][test]),
             "kendall_tau_flops": kendall_tau(measured["mflops"][test], measured["top1"][test]),
         }
-        config.finish(out, metrics, run, "fit_predictor")
+        stage.finish(metrics)
 
 
 if __name__ == "__main__":
-    user_errors(lambda: main(int(sys.argv[1])))
+    runner.execute(lambda: main(int(sys.argv[1])))

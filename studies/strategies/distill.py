@@ -10,7 +10,7 @@ writes   distill/<name>-<seed>/weights.safetensors, history.csv, evaluated.parqu
 import sys
 from dataclasses import replace
 
-from nas.stages.errors import user_errors
+from nas.stages import runner
 from studies.strategies import config, training
 
 
@@ -19,11 +19,11 @@ def main(name: str, seed: int) -> None:
     recipe = cfg.recipe.model_copy(update={"distillation": cfg.losses[name]})
     cfg = replace(cfg, recipe=recipe)
     parameters = {"distillation": name, "seed": seed} | cfg.sections("space", "recipe", "runtime", "evaluation", "train", "measure")
-    title, strategy = f"uniform, {name}, seed {seed}", f"uniform, {name}"
-    with config.stage("distill", f"{name}-{seed}", parameters, title, strategy=strategy) as (run, checkpoint, out):
-        metrics = training.train_and_measure("uniform", seed, cfg.space, cfg, run, checkpoint, out)
-        config.finish(out, metrics, run, "search")
+    strategy = f"uniform, {name}"
+    names = {"key": f"{name}-{seed}", "title": f"{strategy}, seed {seed}", "prefix": "search", "strategy": strategy}
+    with runner.stage("distill", parameters, config.PIPELINE, **names, shares=False) as stage:
+        stage.finish(training.train_and_measure("uniform", seed, cfg.space, cfg, stage))
 
 
 if __name__ == "__main__":
-    user_errors(lambda: main(sys.argv[1], int(sys.argv[2])))
+    runner.execute(lambda: main(sys.argv[1], int(sys.argv[2])))

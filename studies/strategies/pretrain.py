@@ -18,52 +18,51 @@ import pandas as pd
 
 from nas.cost import flops
 from nas.data.dataset import open_dataset
+from nas.evaluation.evaluate import build_scorer
 from nas.evaluation.measure import distinct_rows, measure
 from nas.evaluation.metrics import kendall_tau
+from nas.models.supernet import new_supernet
 from nas.runtime import seeding
 from nas.runtime.checkpoint import save_weights
 from nas.sampling.attentive import Uniform
 from nas.sampling.uniform import Unconstrained
 from nas.search.predictor import Forest
-from nas.stages import runner as main_pipeline
-from nas.stages import split
-from nas.stages.errors import user_errors
+from nas.stages import runner
 from studies.strategies import config, training
 
 
 def main(seed: int) -> None:
     cfg = config.read()
     parameters = {"seed": seed} | cfg.sections("space", "recipe", "runtime", "evaluation", "pretrain")
-    with config.stage("pretrain", str(seed), parameters, f"pretrain, seed {seed}") as (run, checkpoint, out):
-        data = training.partition(open_dataset(split.OUT), seed)
-        supernet = main_pipeline.new_supernet(cfg.space, len(data.classes), seed, cfg.recipe.zero_init)
+    names = {"key": str(seed), "title": f"pretrain, seed {seed}", "prefix": "fit_predictor"}
+    with runner.stage("pretrain", parameters, config.PIPELINE, **names, shares=False) as stage:
+        data = training.partition(open_dataset(runner.out("split")), seed)
+        supernet = new_supernet(cfg.space, len(data.classes), seed, cfg.recipe.zero_init)
         strategy = Uniform(Unconstrained(cfg.space))
-        training.train_supernet(
-            supernet, data, data.indices("train"), strategy, cfg.pretrain.epochs, seed, "pretrain", cfg, run, checkpoint
-        )
-        save_weights(out / "weights.safetensors", supernet)
+        training.train_supernet(supernet, data, data.indices("train"), strategy, cfg.pretrain.epochs, seed, "pretrain", cfg, stage)
+        save_weights(stage.out / "weights.safetensors", supernet)
 
         rows = distinct_rows(cfg.space, cfg.pretrain.subnetworks, training.COMMON_SEED)
-        score = main_pipeline.scorer(supernet, data, "predictor", cfg.evaluation, cfg.runtime, cfg.runtime.start(), seed)
+        score = build_scorer(supernet, data, "predictor", cfg.evaluation, cfg.runtime, cfg.runtime.start(), seed)
         measured = pd.DataFrame(rows, columns=[g.name for g in cfg.space.genes])
         measured["mflops"] = flops.table(cfg.space, len(data.classes)).costs(rows)
-        measured["top1"] = measure(rows, score, checkpoint)
+        measured["top1"] = measure(rows, score, stage.checkpoint)
         order = seeding.generator(training.COMMON_SEED, "fit_predictor").permutation(len(rows))
         fit, test = np.split(order, [len(rows) // 2])
         forest = Forest.fit(
             rows[fit], measured["top1"].to_numpy()[fit], trees=cfg.pretrain.trees, max_depth=cfg.pretrain.max_depth, seed=seed
         )
-        forest.save(out / "forest.npz")
+        forest.save(stage.out / "forest.npz")
         measured["part"] = pd.Series("test", index=measured.index).where(~measured.index.isin(fit), "fit")
         measured["predicted"] = forest.predict(rows)
-        measured.to_parquet(out / "measured.parquet", index=False)
+        measured.to_parquet(stage.out / "measured.parquet", index=False)
         tested = measured.iloc[test]
         metrics = {
             "kendall_tau": kendall_tau(tested["predicted"], tested["top1"]),
             "kendall_tau_flops": kendall_tau(tested["mflops"], tested["top1"]),
         }
-        config.finish(out, metrics, run, "fit_predictor")
+        stage.finish(metrics)
 
 
 if __name__ == "__main__":
-    user_errors(lambda: main(int(sys.argv[1])))
+    runner.execute(lambda: main(int(sys.argv[1])))

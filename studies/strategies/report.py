@@ -22,23 +22,22 @@ from nas.data.dataset import ImageDataset, open_dataset
 from nas.plots import style
 from nas.sampling.exact import ExactSampler
 from nas.sampling.target import Prior
-from nas.stages import runner as main_pipeline
-from nas.stages import split
-from nas.stages.errors import user_errors
+from nas.stages import runner
 from nas.tracking.runs import StageRun
 from nas.training.losses import DistillationLoss
 from studies.strategies import charts, claims, config, deployments, html_page, ranks, results
 from studies.strategies.claims_page import page_of
 from studies.strategies.comparisons import Results, bucket_edges, figures_of, runs_of
-from studies.strategies.config import StrategiesConfig
+from studies.strategies.config import StrategiesParams
 from studies.strategies.html_page import Content
 
 
 def main() -> None:
     cfg = config.read()
     parameters = cfg.sections("strategies", "distillations", "losses", "seeds", "space", "wide_space", "train", "measure", "report")
-    with config.stage("report", "", parameters, "report", shares=True) as (run, _, out):
-        data = open_dataset(split.OUT)
+    with runner.stage("report", parameters, config.PIPELINE, title="report") as stage:
+        run, out = stage.run, stage.out
+        data = open_dataset(runner.out("split"))
         table, wide_table = (flops.table(space, len(data.classes)) for space in (cfg.space, cfg.wide_space))
         content = collect(cfg, table, wide_table, len(data.classes))
         for name, drawn in html_page.figures(content).items():
@@ -51,7 +50,7 @@ def main() -> None:
         page.file.write_text(page.text(content.claims, facts(cfg, data, table, wide_table, content.runs)))
         distilled = results.over_seeds(results.final_metrics("distill", cfg.distillations, cfg.seeds))
         summary = results.summary_json(content.summary) | {"distillations": results.summary_json(distilled)}
-        main_pipeline.write_json(config.OUTPUTS / "summary.json", summary)
+        runner.write_json(config.PIPELINE.outputs / "summary.json", summary)
 
         for path in (out / "index.html", page.file):
             run.artifact(path)
@@ -71,7 +70,7 @@ def log_summaries(strategies: pd.DataFrame, distilled: pd.DataFrame, run: StageR
     print(html_page.summary_table(distilled, "distillation").to_string(index=False), flush=True)
 
 
-def collect(cfg: StrategiesConfig, table: CostTable, wide_table: CostTable, classes: int) -> Content:
+def collect(cfg: StrategiesParams, table: CostTable, wide_table: CostTable, classes: int) -> Content:
     """The results of all stages and the verdicts on the claims."""
     runs = results.all_runs("train", cfg.strategies, cfg.seeds)
     finals = results.final_metrics("train", cfg.strategies, cfg.seeds)
@@ -137,7 +136,7 @@ def by_column(frame: pd.DataFrame, key: str, value: str) -> pd.DataFrame:
     return frame.assign(**{str(name): frame[value].where(frame[key] == name) for name in frame[key].unique()})
 
 
-def target_shares(table: CostTable, cfg: StrategiesConfig) -> str:
+def target_shares(table: CostTable, cfg: StrategiesParams) -> str:
     """Share of the cost targets in the cheapest and the most expensive bucket: from the prior, and flat."""
     prior, bounds = ExactSampler(table, cfg.train.bucket_mflops).prior(), bucket_edges(table, cfg.measure.buckets)
 
@@ -148,7 +147,7 @@ def target_shares(table: CostTable, cfg: StrategiesConfig) -> str:
     return f"from the prior {text(prior)}; flat {text(prior.flat())}"
 
 
-def losses_text(cfg: StrategiesConfig) -> str:
+def losses_text(cfg: StrategiesParams) -> str:
     """Every loss in words: that of the strategies, the base of the ablation, and the single changes to it."""
 
     def text(loss: DistillationLoss) -> str:
@@ -162,7 +161,7 @@ def losses_text(cfg: StrategiesConfig) -> str:
     return both + (f"; and that with one change: {changes}" if changes else "")
 
 
-def facts(cfg: StrategiesConfig, data: ImageDataset, table: CostTable, wide: CostTable, runs: pd.DataFrame) -> dict[str, object]:
+def facts(cfg: StrategiesParams, data: ImageDataset, table: CostTable, wide: CostTable, runs: pd.DataFrame) -> dict[str, object]:
     """What was run, for the page of claims."""
     images = len(data.indices("train", "predictor"))
     steps = cfg.train.epochs * (images // cfg.recipe.batch)
@@ -184,4 +183,4 @@ def facts(cfg: StrategiesConfig, data: ImageDataset, table: CostTable, wide: Cos
 
 
 if __name__ == "__main__":
-    user_errors(main)
+    runner.execute(main)

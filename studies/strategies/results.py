@@ -13,7 +13,7 @@ from nas.spaces import FOLDER, mbconv
 from nas.training.losses import KL
 from studies.strategies import comparisons, config, deployments
 from studies.strategies.comparisons import Ablation, Setting
-from studies.strategies.config import StrategiesConfig
+from studies.strategies.config import StrategiesParams
 
 RERUN = "dvc repro --force studies/strategies/dvc.yaml"
 FIGURE_8_STEP, FIGURE_8_CLASSES = 25, 1000  # MFLOPs, and classes: of AttentiveNAS's own space
@@ -26,9 +26,9 @@ def output(stage: str, key: str, name: str) -> Path:
     Raises:
         FileNotFoundError: if it is missing; names the command that makes it.
     """
-    path = config.OUTPUTS / stage / key / name
+    path = config.PIPELINE.out(stage, key) / name
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; `dvc repro {config.PIPELINE}/dvc.yaml:{stage}@{key}` makes it")
+        raise FileNotFoundError(f"{path} is missing; `dvc repro {config.PIPELINE.address(stage, key)}` makes it")
     return path
 
 
@@ -53,7 +53,7 @@ def final_metrics(stage: str, names: tuple[str, ...], seeds: tuple[int, ...]) ->
     return pd.DataFrame(rows)
 
 
-def ablation(cfg: StrategiesConfig, runs: pd.DataFrame, finals: pd.DataFrame) -> Ablation:
+def ablation(cfg: StrategiesParams, runs: pd.DataFrame, finals: pd.DataFrame) -> Ablation:
     """The runs of `distill`, named by the setting that differs; those of uniform sampling with the loss of `recipe` come first.
 
     Args:
@@ -81,7 +81,7 @@ def ablation(cfg: StrategiesConfig, runs: pd.DataFrame, finals: pd.DataFrame) ->
     )
 
 
-def reference_name(cfg: StrategiesConfig) -> str:
+def reference_name(cfg: StrategiesParams) -> str:
     """Name of the loss of `recipe`: KL if it is KL with the base's temperature and weight, else the strategy."""
     loss, base = cfg.recipe.distillation, cfg.losses[cfg.distillations[0]]
     comparable = (loss.temperature, loss.weight) == (base.temperature, base.weight)
@@ -140,20 +140,20 @@ def mean_trials(studies: list[pd.DataFrame], seeds: tuple[int, ...]) -> pd.DataF
     return pd.DataFrame(rows, columns=["seed", "uniform", "proposal", "exact"])
 
 
-def two_spaces(cfg: StrategiesConfig, runs: pd.DataFrame) -> pd.DataFrame:
+def two_spaces(cfg: StrategiesParams, runs: pd.DataFrame) -> pd.DataFrame:
     """space, seed, mflops, top1 (percent): uniform sampling on both spaces."""
     deep = runs[runs["strategy"] == cfg.strategies[0]].assign(space=cfg.space.name)
     wide = [evaluated("wide", str(seed)).assign(space=cfg.wide_space.name, seed=seed) for seed in cfg.seeds]
     return pd.concat([deep, *wide], ignore_index=True)[["space", "seed", "mflops", "top1"]]
 
 
-def scratch_models(cfg: StrategiesConfig) -> pd.DataFrame:
+def scratch_models(cfg: StrategiesParams) -> pd.DataFrame:
     """seed, model, mflops, top1_inherited, top1_scratch (percent)."""
     parts = [read_table(output("scratch", str(seed), "models.csv"), RERUN).assign(seed=seed) for seed in cfg.seeds]
     return pd.concat(parts, ignore_index=True)
 
 
-def training_costs(cfg: StrategiesConfig) -> list[deployments.Method]:
+def training_costs(cfg: StrategiesParams) -> list[deployments.Method]:
     """Cost of N networks by each strategy, trained from scratch, and as published."""
     methods = []
     for name in cfg.strategies:

@@ -19,8 +19,9 @@ import torch
 
 from nas.data import loader
 from nas.data.dataset import ImageDataset, open_dataset
-from nas.evaluation.evaluate import Scorer, calibrate
+from nas.evaluation.evaluate import Scorer, build_scorer, calibrate, calibration_set
 from nas.models.extract import Network, extract
+from nas.models.supernet import new_supernet
 from nas.runtime import seeding
 from nas.runtime.checkpoint import Checkpoint, load_weights
 from nas.runtime.io import read_table
@@ -28,40 +29,39 @@ from nas.runtime.progress import progress
 from nas.search.archive import Archive
 from nas.search.family import pareto_family
 from nas.spaces.mbconv import Arch, SearchSpace
-from nas.stages import runner as main_pipeline
-from nas.stages import split
-from nas.stages.errors import user_errors
+from nas.stages import runner
 from nas.training.finetune import FineTuningConfig, Hyperparameters, fine_tune
 from studies.strategies import config
-from studies.strategies.config import StrategiesConfig
+from studies.strategies.config import StrategiesParams
 
 
 def main(seed: int) -> None:
     cfg = config.read()
-    trained = config.OUTPUTS / "train" / f"{cfg.scratch.strategy}-{seed}"
+    trained = config.PIPELINE.out("train", f"{cfg.scratch.strategy}-{seed}")
     parameters = {"seed": seed} | cfg.sections("space", "recipe", "runtime", "evaluation", "train", "scratch")
-    with config.stage("scratch", str(seed), parameters, f"trained from scratch, seed {seed}") as (run, checkpoint, out):
-        device, data = cfg.runtime.start(), open_dataset(split.OUT)
-        supernet = main_pipeline.new_supernet(cfg.space, len(data.classes), seed).to(device)
+    names = {"key": str(seed), "title": f"trained from scratch, seed {seed}"}
+    with runner.stage("scratch", parameters, config.PIPELINE, **names, shares=False) as stage:
+        device, data = cfg.runtime.start(), open_dataset(runner.out("split"))
+        supernet = new_supernet(cfg.space, len(data.classes), seed).to(device)
         load_weights(trained / "weights.safetensors", supernet)
-        test = main_pipeline.scorer(supernet, data, "test", cfg.evaluation, cfg.runtime, device, seed)
+        test = build_scorer(supernet, data, "test", cfg.evaluation, cfg.runtime, device, seed)
         evaluated = read_table(trained / "evaluated.parquet", "dvc repro --force studies/strategies/dvc.yaml:train")
         models = pareto_family(Archive.from_frame(evaluated, cfg.space), "a", size=cfg.scratch.models)
         rows = []
         for i, model in enumerate(progress(models, "scratch: networks trained from scratch", len(models))):
-            scratch = train_from_scratch(model.arch, f"a{i}", data, cfg, seed, device, test, checkpoint)
+            scratch = train_from_scratch(model.arch, f"a{i}", data, cfg, seed, device, test, stage.checkpoint)
             rows.append({"model": f"a{i}", "mflops": model.cost, "top1_inherited": test.top1(model.arch), "top1_scratch": scratch})
         results = pd.DataFrame(rows)
-        results.to_csv(out / "models.csv", index=False)
-        run.table(results, "models.json")
-        config.finish(out, {key: results[key].mean() for key in ("top1_inherited", "top1_scratch")}, run, "scratch")
+        results.to_csv(stage.out / "models.csv", index=False)
+        stage.run.table(results, "models.json")
+        stage.finish({key: results[key].mean() for key in ("top1_inherited", "top1_scratch")})
 
 
 def train_from_scratch(
     arch: Arch,
     name: str,
     data: ImageDataset,
-    cfg: StrategiesConfig,
+    cfg: StrategiesParams,
     seed: int,
     device: torch.device,
     test: Scorer,
@@ -88,7 +88,7 @@ def train_from_scratch(
         fine_tune(network, batches, setting, tuning, seed, cfg.runtime, device, state, lambda state: checkpoint.save(state, f"{name}.pt"))
     except FloatingPointError:
         raise FloatingPointError(f"{name}, trained from scratch, diverged; lower {config.FILE}: recipe.learning_rate") from None
-    calibration = main_pipeline.calibration(data, cfg.evaluation, seed, "train", cfg.runtime.workers)
+    calibration = calibration_set(data, cfg.evaluation, seed, "train", cfg.runtime.workers)
     calibrate(network, (b.images.to(device, memory_format=cfg.runtime.memory_format) for b in calibration))
     top1 = test.top1_of(network)
     checkpoint.save({"top1": top1}, f"{name}-done.pt")
@@ -102,8 +102,8 @@ def new_network(space: SearchSpace, arch: Arch, classes: int, seed: int, zero_in
         for offered, a in zip(space.stages, arch.stages)
     )
     single = replace(space, resolutions=(arch.resolution,), stem_widths=(arch.stem,), stages=stages, head_widths=(arch.head,))
-    return extract(main_pipeline.new_supernet(single, classes, seed, zero_init), arch)
+    return extract(new_supernet(single, classes, seed, zero_init), arch)
 
 
 if __name__ == "__main__":
-    user_errors(lambda: main(int(sys.argv[1])))
+    runner.execute(lambda: main(int(sys.argv[1])))

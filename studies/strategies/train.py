@@ -10,17 +10,17 @@ writes   train/<strategy>-<seed>/weights.safetensors, history.csv
 
 import sys
 
-from nas.stages.errors import user_errors
+from nas.stages import runner
 from studies.strategies import config, training
 
 
 def main(name: str, seed: int) -> None:
     cfg = config.read()
     parameters = {"strategy": name, "seed": seed} | cfg.sections("space", "recipe", "runtime", "evaluation", "train", "measure")
-    with config.stage("train", f"{name}-{seed}", parameters, f"{name}, seed {seed}", strategy=name) as (run, checkpoint, out):
-        metrics = training.train_and_measure(name, seed, cfg.space, cfg, run, checkpoint, out)
-        config.finish(out, metrics, run, "search")
+    names = {"key": f"{name}-{seed}", "title": f"{name}, seed {seed}", "prefix": "search", "strategy": name}
+    with runner.stage("train", parameters, config.PIPELINE, **names, shares=False) as stage:
+        stage.finish(training.train_and_measure(name, seed, cfg.space, cfg, stage))
 
 
 if __name__ == "__main__":
-    user_errors(lambda: main(sys.argv[1], int(sys.argv[2])))
+    runner.execute(lambda: main(sys.argv[1], int(sys.argv[2])))

@@ -6,7 +6,6 @@ there, on the part `search`.
 
 import itertools
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,9 +16,9 @@ from nas.cost import flops
 from nas.cost.table import CostTable
 from nas.data.dataset import ImageDataset, open_dataset
 from nas.data.splits import Parts
-from nas.evaluation.evaluate import Scorer
+from nas.evaluation.evaluate import Scorer, build_scorer
 from nas.evaluation.metrics import search_metrics
-from nas.models.supernet import Supernet
+from nas.models.supernet import Supernet, new_supernet
 from nas.runtime import seeding
 from nas.runtime.checkpoint import Checkpoint, save_weights
 from nas.runtime.progress import progress
@@ -35,12 +34,15 @@ from nas.search.predictor import Forest
 from nas.search.problem import Problem, cost_objective, score_objective
 from nas.spaces import encoding, mbconv
 from nas.spaces.mbconv import SearchSpace
-from nas.stages import runner, split
+from nas.stages import runner
+from nas.stages.runner import Stage
 from nas.tracking.runs import StageRun
+from nas.training.curves import log_epochs
+from nas.training.recipe import training_batches
 from nas.training.trainer import Epoch, Trainer
 from studies.strategies import config
 from studies.strategies.comparisons import bucket_edges
-from studies.strategies.config import StrategiesConfig
+from studies.strategies.config import StrategiesParams
 
 COMMON_SEED = 0  # of what is equal for all seeds: the evaluated architectures, and the half that the predictor is fitted to
 
@@ -65,40 +67,37 @@ def train_supernet(
     epochs: int,
     seed: int,
     place: str,
-    cfg: StrategiesConfig,
-    run: StageRun,
-    checkpoint: Checkpoint,
+    cfg: StrategiesParams,
+    stage: Stage,
 ) -> list[Epoch]:
     """Train on the images `items` and return the metrics per epoch, which also go to MLflow as `<place>/...`."""
     device = cfg.runtime.start()
-    run.dataset(str(split.OUT / "splits.parquet"), "training", images=len(items))
-    batches = runner.training_batches(data, items, cfg.recipe, cfg.runtime, device, seed)
-    val = runner.scorer(supernet, data, "val", cfg.evaluation, cfg.runtime, device, seed)
+    stage.run.dataset(str(runner.out("split") / "splits.parquet"), "training", images=len(items))
+    batches = training_batches(data, items, cfg.recipe, cfg.runtime, device, seed)
+    val = build_scorer(supernet, data, "val", cfg.evaluation, cfg.runtime, device, seed)
     trainer = Trainer(
         supernet, batches, strategy, epochs=epochs, seed=seed, place=place, recipe=cfg.recipe, runtime=cfg.runtime, device=device
     )
-    return trainer.fit(checkpoint, lambda: runner.ends(val), runner.curves(run, place, data, cfg.recipe))
+    return trainer.fit(stage.checkpoint, val.top1_ends, log_epochs(stage.run, place, data, cfg.recipe))
 
 
-def train_and_measure(
-    name: str, seed: int, space: SearchSpace, cfg: StrategiesConfig, run: StageRun, checkpoint: Checkpoint, out: Path
-) -> dict[str, float]:
+def train_and_measure(name: str, seed: int, space: SearchSpace, cfg: StrategiesParams, stage: Stage) -> dict[str, float]:
     """Train by the strategy of this name on any space, evaluate, write the outputs of stage train, and return its metrics."""
-    data = open_dataset(split.OUT)
+    data = open_dataset(runner.out("split"))
     table = flops.table(space, len(data.classes))
     common_architectures(table, cfg.measure)  # raises before training if a bucket has too few
-    supernet = runner.new_supernet(space, len(data.classes), seed, cfg.recipe.zero_init)
+    supernet = new_supernet(space, len(data.classes), seed, cfg.recipe.zero_init)
     items = data.indices("train", "predictor")
     strategy = sampling(name, table, cfg.train, seed)
-    history = train_supernet(supernet, data, items, strategy, cfg.train.epochs, seed, "train", cfg, run, checkpoint)
-    save_weights(out / "weights.safetensors", supernet)
-    pd.DataFrame(asdict(row) for row in history).to_csv(out / "history.csv", index=False)
+    history = train_supernet(supernet, data, items, strategy, cfg.train.epochs, seed, "train", cfg, stage)
+    save_weights(stage.out / "weights.safetensors", supernet)
+    pd.DataFrame(asdict(row) for row in history).to_csv(stage.out / "history.csv", index=False)
 
-    score = runner.scorer(supernet, data, "search", cfg.evaluation, cfg.runtime, cfg.runtime.start(), seed)
-    archive = measure(table, score, cfg.measure, seed, run, checkpoint)
+    score = build_scorer(supernet, data, "search", cfg.evaluation, cfg.runtime, cfg.runtime.start(), seed)
+    archive = measure(table, score, cfg.measure, seed, stage.run, stage.checkpoint)
     frame = archive.to_frame(space)
-    frame.to_parquet(out / "evaluated.parquet", index=False)
-    run.table(frame, "evaluated.json")
+    frame.to_parquet(stage.out / "evaluated.parquet", index=False)
+    stage.run.table(frame, "evaluated.json")
     metrics = search_metrics(archive.cost, archive.score, (table.smallest, table.largest), 100 / len(data.classes))
     return metrics | {"evaluations": len(archive)}
 
@@ -110,7 +109,7 @@ def sampling(name: str, table: CostTable, cfg: config.Train, seed: int) -> Strat
         return attentive.Uniform(Unconstrained(table.space))
     sampler = ExactSampler(table, cfg.bucket_mflops)
     prior = sampler.prior().flat() if flat else sampler.prior()
-    predict = Forest.load(config.OUTPUTS / "pretrain" / str(seed) / "forest.npz").predict if form.needs_predictor else None
+    predict = Forest.load(config.PIPELINE.out("pretrain", str(seed)) / "forest.npz").predict if form.needs_predictor else None
     offline = seeding.generator(seed, "train", "offline set")
     return attentive.build_strategy(base, UnderTarget(sampler, prior), table=table, predict=predict, rng=offline)
 

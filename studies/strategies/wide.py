@@ -9,17 +9,17 @@ writes   wide/<seed>/weights.safetensors, history.csv, evaluated.parquet, metric
 
 import sys
 
-from nas.stages.errors import user_errors
+from nas.stages import runner
 from studies.strategies import config, training
 
 
 def main(seed: int) -> None:
     cfg = config.read()
     parameters = {"seed": seed} | cfg.sections("wide_space", "recipe", "runtime", "evaluation", "train", "measure")
-    with config.stage("wide", str(seed), parameters, f"uniform on {cfg.wide_space.name}, seed {seed}") as (run, checkpoint, out):
-        metrics = training.train_and_measure("uniform", seed, cfg.wide_space, cfg, run, checkpoint, out)
-        config.finish(out, metrics, run, "search")
+    names = {"key": str(seed), "title": f"uniform on {cfg.wide_space.name}, seed {seed}", "prefix": "search"}
+    with runner.stage("wide", parameters, config.PIPELINE, **names, shares=False) as stage:
+        stage.finish(training.train_and_measure("uniform", seed, cfg.wide_space, cfg, stage))
 
 
 if __name__ == "__main__":
-    user_errors(lambda: main(int(sys.argv[1])))
+    runner.execute(lambda: main(int(sys.argv[1])))

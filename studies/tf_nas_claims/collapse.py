@@ -12,14 +12,14 @@ from itertools import product
 import pandas as pd
 
 from nas.runtime.progress import progress
-from nas.stages.errors import user_errors
+from nas.stages import runner
 from studies.tf_nas_claims import config
 
 
 def main() -> None:
     cfg = config.read()
-    with config.PIPELINE.stage("collapse", cfg.sections("collapse")) as (run, checkpoint, out):
-        searches, rows = config.Searches(cfg.tf_nas, checkpoint, run), []
+    with runner.stage("collapse", cfg.sections("collapse"), config.PIPELINE) as stage:
+        searches, rows = config.Searches(cfg.tf_nas, stage.checkpoint, stage.run), []
         jobs = list(product(cfg.collapse.seeds, (True, False)))
         for seed, bi_sampling in progress(jobs, "collapse: searches", len(jobs)):
             search_cfg = config.varied(cfg.tf_nas, seed, bi_sampling=bi_sampling)
@@ -27,11 +27,11 @@ def main() -> None:
             last, different = search.history[-1], len(set(search.arch.operations))
             rows.append({"seed": seed, "bi_sampling": bi_sampling, "same_operation": last.same_operation, "different": different})
         results = pd.DataFrame(rows)
-        results.to_csv(out / "results.csv", index=False, float_format="%.6g")
-        run.table(results, "results.json")
+        results.to_csv(stage.out / "results.csv", index=False, float_format="%.6g")
+        stage.run.table(results, "results.json")
         mean = results.groupby("bi_sampling")["same_operation"].mean()
-        config.PIPELINE.finish(out, {"same_operation_with": mean[True], "same_operation_without": mean[False]}, run)
+        stage.finish({"same_operation_with": mean[True], "same_operation_without": mean[False]})
 
 
 if __name__ == "__main__":
-    user_errors(main)
+    runner.execute(main)

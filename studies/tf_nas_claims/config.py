@@ -23,14 +23,14 @@ from nas.differentiable.tf_nas.search import Search
 from nas.runtime import params
 from nas.runtime.checkpoint import Checkpoint
 from nas.spaces.tf_nas import Arch
-from nas.stages import split
-from nas.stages.pipelines import Pipeline
+from nas.stages import runner
+from nas.stages.runner import Pipeline
 from nas.stages.tf_nas import config as tf_nas
 from nas.stages.tf_nas.searcher import Searcher, of_classes
 from nas.stages.tf_nas.searcher import select_classes as searched_classes
 from nas.tracking.runs import StageRun
 
-PIPELINE = Pipeline("tf_nas_claims", Path("studies"))
+PIPELINE = Pipeline(Path("studies/tf_nas_claims"))
 ALL_CLASSES, CHOSEN_CLASSES, STOPPED_EARLY = "all classes", "chosen classes", "stopped early"  # searches of stage stopping
 
 Seed = Annotated[int, Field(ge=0)]
@@ -73,7 +73,7 @@ class Stopping(Seeded):
 
 
 @dataclass(frozen=True)
-class TfNasClaimsConfig:
+class TfNasClaimsParams:
     """All of studies/tf_nas_claims/params.yaml, and of TF-NAS's own."""
 
     tf_nas: tf_nas.TfNasParams
@@ -91,7 +91,7 @@ class TfNasClaimsConfig:
 SECTIONS = {"trade_off": TradeOff, "collapse": Seeded, "devices": Devices, "stopping": Stopping}
 
 
-def read(file: Path = PIPELINE.parameters, of_tf_nas: Path = tf_nas.PIPELINE.parameters) -> TfNasClaimsConfig:
+def read(file: Path = PIPELINE.parameters, of_tf_nas: Path = tf_nas.PIPELINE.parameters) -> TfNasClaimsParams:
     """The parameters of the study and of TF-NAS, all validated before the first long stage.
 
     Raises:
@@ -107,7 +107,7 @@ def read(file: Path = PIPELINE.parameters, of_tf_nas: Path = tf_nas.PIPELINE.par
             f"{file}: devices.threads: {own.latency.backend.threads} is the number of the first device ({of_tf_nas}: "
             "latency.backend.threads); choose another one"
         )
-    return TfNasClaimsConfig(own, **sections)
+    return TfNasClaimsParams(own, **sections)
 
 
 def varied(cfg: tf_nas.TfNasParams, seed: int, **changes: Any) -> tf_nas.TfNasParams:
@@ -162,7 +162,7 @@ class Searches:
 
     def __init__(self, cfg: tf_nas.TfNasParams, checkpoint: Checkpoint, run: StageRun) -> None:
         self._checkpoint, self._run = checkpoint, run
-        self.device, self.data = cfg.runtime.start(), open_dataset(split.OUT)
+        self.device, self.data = cfg.runtime.start(), open_dataset(runner.out("split"))
         self.table = latency_tf_nas.TfNasLatencyTable.load(tf_nas.TABLE, cfg.space, len(self.data.classes))  # of the first device
         self.target_ms = median_target(cfg, self.table)
 
@@ -193,7 +193,7 @@ class Searches:
 
 def results_file(stage: str) -> Path:
     """The table of results of a stage."""
-    return PIPELINE.outputs / stage / "results.csv"
+    return PIPELINE.out(stage) / "results.csv"
 
 
 def reached(table: TfNasLatencyTable, choice: Arch, target_ms: float) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from nas.latency.tf_nas import ProfiledTfNas, TfNasLatencyConfig
 from nas.runtime.checkpoint import Checkpoint
 from nas.runtime.io import read_json
 from nas.spaces.tf_nas import Arch
-from nas.stages.errors import user_errors
+from nas.stages import runner
 from nas.stages.tf_nas import config as tf_nas
 from nas.stages.tf_nas.config import SEARCHED
 from nas.stages.tf_nas.config import read_arch as chosen
@@ -50,24 +50,24 @@ class Device:
 def main() -> None:
     cfg = config.read()
     own = cfg.tf_nas
-    with config.PIPELINE.stage("devices", cfg.sections("devices") | {"tf_nas.latency": own.latency}) as (run, checkpoint, out):
-        searches, space = config.Searches(own, checkpoint, run), ProfiledTfNas(own.space, own.latency.step)
+    with runner.stage("devices", cfg.sections("devices") | {"tf_nas.latency": own.latency}, config.PIPELINE) as stage:
+        searches, space = config.Searches(own, stage.checkpoint, stage.run), ProfiledTfNas(own.space, own.latency.step)
         first = Device(own.latency, searches.table, read_json(VALIDATION)["p90_relative_error"], searches.target_ms)
-        second = second_device(own, space, cfg.devices.threads, searches.table.classes, checkpoint)
-        second.table.save(out / "table.json")
-        run.artifact(out / "table.json")
+        second = second_device(own, space, cfg.devices.threads, searches.table.classes, stage.checkpoint)
+        second.table.save(stage.out / "table.json")
+        stage.run.artifact(stage.out / "table.json")
         search = searches.search_on("second", config.varied(own, own.seed), second.table, second.target_ms).search
         networks, rows = {first.name: network_for(first.target_ms), second.name: search.arch}, []
         for device in (first, second):
-            backend, timed = device.latency.backend.start(), config.TimedCheckpoint(checkpoint, f"{device.name}-")
+            backend, timed = device.latency.backend.start(), config.TimedCheckpoint(stage.checkpoint, f"{device.name}-")
             ms = measure_networks(list(networks.values()), device.latency, space, device.table, own.seed, backend, timed)
             for (network, choice), latency_ms, noise in zip(networks.items(), ms.latency_ms, ms.noise):
                 row = {"network": network, "device": device.name, **config.reached(device.table, choice, device.target_ms)}
                 rows.append(row | {"measured_latency_ms": latency_ms, "noise_floor": noise, "table_error": device.table_error})
         results = pd.DataFrame(rows)
-        results.to_csv(out / "results.csv", index=False, float_format="%.6g")
-        run.table(results, "results.json")
-        config.PIPELINE.finish(out, metrics(results), run)
+        results.to_csv(stage.out / "results.csv", index=False, float_format="%.6g")
+        stage.run.table(results, "results.json")
+        stage.finish(metrics(results))
 
 
 def second_device(cfg: tf_nas.TfNasParams, space: ProfiledTfNas, threads: int, classes: int, checkpoint: Checkpoint) -> Device:
@@ -102,4 +102,4 @@ def metrics(results: pd.DataFrame) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    user_errors(main)
+    runner.execute(main)

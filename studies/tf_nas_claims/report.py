@@ -20,14 +20,13 @@ from nas.cost.latency_tf_nas import TfNasLatencyTable
 from nas.plots import style
 from nas.runtime.io import read_json, read_table
 from nas.stages import runner
-from nas.stages.errors import user_errors
 from nas.stages.tf_nas import config as tf_nas
 from nas.stages.tf_nas.config import SEARCHED
 from nas.stages.tf_nas.config import read_arch as chosen
 from studies.claims import STATISTICS, Page, verdict_counts
 from studies.tf_nas_claims import config
 from studies.tf_nas_claims.claims import Results, all_claims
-from studies.tf_nas_claims.config import TfNasClaimsConfig
+from studies.tf_nas_claims.config import TfNasClaimsParams
 
 SUMMARY = tf_nas.PIPELINE.outputs / "summary.json"
 RERUN = "dvc repro --force studies/tf_nas_claims/dvc.yaml"
@@ -51,7 +50,7 @@ PAPER = {
     "seeds": "Figure 3: 5; otherwise not stated",
 }
 PAGE = Page(
-    config.PIPELINE.name,
+    config.PIPELINE,
     "TF-NAS's claims, tested at small scale",
     "Verdicts on the claims of [TF-NAS](https://arxiv.org/abs/2008.05314) and its supplement.",
     PAPER,
@@ -62,7 +61,7 @@ PAGE = Page(
 def main() -> None:
     cfg = config.read()
     names = ("trade_off", "collapse", "devices", "stopping")
-    with config.PIPELINE.stage("report", cfg.sections(*names)) as (run, _, out):
+    with runner.stage("report", cfg.sections(*names), config.PIPELINE) as stage:
         space = cfg.tf_nas.space
         table = latency_tf_nas.TfNasLatencyTable.load(tf_nas.TABLE, space, runner.count_classes())
         results = Results(
@@ -72,8 +71,8 @@ def main() -> None:
             operations=len(space.operations),
         )
         claims = all_claims(results)
-        PAGE.write(claims, facts(cfg, table, results), charts(results), run, out)
-        config.PIPELINE.finish(out, verdict_counts(claims), run)
+        PAGE.write(claims, facts(cfg, table, results), charts(results), stage)
+        stage.finish(verdict_counts(claims))
 
 
 def own_networks(table: TfNasLatencyTable) -> pd.DataFrame:
@@ -128,7 +127,7 @@ def charts(r: Results) -> list[style.Chart]:
     ]
 
 
-def facts(cfg: TfNasClaimsConfig, table: TfNasLatencyTable, r: Results) -> dict[str, str]:
+def facts(cfg: TfNasClaimsParams, table: TfNasLatencyTable, r: Results) -> dict[str, str]:
     """What was run, for the page."""
     own, method, setting = cfg.tf_nas, cfg.tf_nas.search.method, table.setting
     classes = f"{own.search.classes.number} of {table.classes}" if own.search.classes else f"all {table.classes}"
@@ -153,4 +152,4 @@ def _listed(values: Sequence[int]) -> str:
 
 
 if __name__ == "__main__":
-    user_errors(main)
+    runner.execute(main)

@@ -19,17 +19,17 @@ from nas.data.dataset import ImageDataset
 from nas.models.blocks import RowNetwork
 from nas.runtime.progress import progress
 from nas.spaces.tf_nas import Arch
-from nas.stages.errors import user_errors
+from nas.stages import runner
 from nas.stages.tf_nas import config as tf_nas
 from nas.training.scratch import ScratchTrainer
 from studies.tf_nas_claims import config
-from studies.tf_nas_claims.config import ALL_CLASSES, CHOSEN_CLASSES, STOPPED_EARLY, TfNasClaimsConfig
+from studies.tf_nas_claims.config import ALL_CLASSES, CHOSEN_CLASSES, STOPPED_EARLY, TfNasClaimsParams
 
 
 def main() -> None:
     cfg = config.read()
-    with config.PIPELINE.stage("stopping", cfg.sections("stopping")) as (run, checkpoint, out):
-        searches, rows = config.Searches(cfg.tf_nas, checkpoint, run), []
+    with runner.stage("stopping", cfg.sections("stopping"), config.PIPELINE) as stage:
+        searches, rows = config.Searches(cfg.tf_nas, stage.checkpoint, stage.run), []
         for seed in progress(cfg.stopping.seeds, "stopping: seeds", len(cfg.stopping.seeds)):
             on_all_classes = None
             for searched, search_cfg in variants(cfg, seed).items():
@@ -37,7 +37,7 @@ def main() -> None:
                 finished = searches.search(name, search_cfg)
                 choice, last = finished.search.arch, finished.search.history[-1]
                 on_all_classes = on_all_classes or choice
-                timed = config.TimedCheckpoint(checkpoint, f"{name}-")
+                timed = config.TimedCheckpoint(stage.checkpoint, f"{name}-")
                 scratch = ScratchTrainer(
                     search_cfg.train, tf_nas.LEARNING_RATE, seed, search_cfg.runtime, search_cfg.evaluation, searches.device, timed
                 )
@@ -47,14 +47,14 @@ def main() -> None:
                 row |= config.reached(searches.table, choice, searches.target_ms)
                 rows.append(row | {"top1": top1(scratch, search_cfg, choice, searches.data)})
         results = pd.DataFrame(rows)
-        results.to_csv(out / "results.csv", index=False, float_format="%.6g")
-        run.table(results, "results.json")
+        results.to_csv(stage.out / "results.csv", index=False, float_format="%.6g")
+        stage.run.table(results, "results.json")
         means = results.groupby("searched", sort=False)[["cpu_seconds", "top1"]].mean()
         metrics = {f"{name.replace(' ', '_')}_{key}": mean for name, row in means.iterrows() for key, mean in row.items()}
-        config.PIPELINE.finish(out, metrics, run)
+        stage.finish(metrics)
 
 
-def variants(cfg: TfNasClaimsConfig, seed: int) -> dict[str, tf_nas.TfNasParams]:
+def variants(cfg: TfNasClaimsParams, seed: int) -> dict[str, tf_nas.TfNasParams]:
     """The searches of a seed; the others are compared with the first."""
     chosen = config.varied(cfg.tf_nas, seed)
     return {
@@ -71,4 +71,4 @@ def top1(scratch: ScratchTrainer, cfg: tf_nas.TfNasParams, choice: Arch, data: I
 
 
 if __name__ == "__main__":
-    user_errors(main)
+    runner.execute(main)

@@ -11,14 +11,14 @@ from itertools import product
 import pandas as pd
 
 from nas.runtime.progress import progress
-from nas.stages.errors import user_errors
+from nas.stages import runner
 from studies.tf_nas_claims import config
 
 
 def main() -> None:
     cfg = config.read()
-    with config.PIPELINE.stage("trade_off", cfg.sections("trade_off")) as (run, checkpoint, out):
-        searches, rows = config.Searches(cfg.tf_nas, checkpoint, run), []
+    with runner.stage("trade_off", cfg.sections("trade_off"), config.PIPELINE) as stage:
+        searches, rows = config.Searches(cfg.tf_nas, stage.checkpoint, stage.run), []
         jobs = list(product(cfg.trade_off.seeds, cfg.trade_off.values, (True, False)))
         for seed, value, scaled in progress(jobs, "trade_off: searches", len(jobs)):
             search_cfg = config.varied(cfg.tf_nas, seed, trade_off=value, elasticity_scaling=scaled)
@@ -26,11 +26,11 @@ def main() -> None:
             row = {"seed": seed, "trade_off": value, "scaled": scaled, **config.reached(searches.table, search.arch, searches.target_ms)}
             rows.append(row | {"expected_latency_ms": search.history[-1].expected_latency_ms})
         results = pd.DataFrame(rows)
-        results.to_csv(out / "results.csv", index=False, float_format="%.6g")
-        run.table(results, "results.json")
+        results.to_csv(stage.out / "results.csv", index=False, float_format="%.6g")
+        stage.run.table(results, "results.json")
         deviation = (results["table_latency_ms"] / results["target_latency_ms"] - 1).abs().groupby(results["scaled"]).max()
-        config.PIPELINE.finish(out, {"scaled_deviation": deviation[True], "unscaled_deviation": deviation[False]}, run)
+        stage.finish({"scaled_deviation": deviation[True], "unscaled_deviation": deviation[False]})
 
 
 if __name__ == "__main__":
-    user_errors(main)
+    runner.execute(main)

@@ -1,10 +1,13 @@
 """The claim framework: statistics against scipy, verdicts of comparisons, checks and claims, and the page."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
+from nas.stages.runner import Pipeline
 from studies.claims import (
     INCONCLUSIVE,
     NOT_RUN,
@@ -130,7 +133,9 @@ def test_claims_are_counted_and_listed_by_part():
 
 def test_the_page_shows_a_figure_once_and_links_to_it_later():
     """The first claim with parts shows it, the next one links; a claim without parts says so."""
-    text = Page("tf_nas_claims", "Title", "Introduction.", {"seeds": "five"}, ["a limit"]).text(CLAIMS, {"seeds": [0, 1]})
+    text = Page(Pipeline(Path("studies/tf_nas_claims")), "Title", "Introduction.", {"seeds": "five"}, ["a limit"]).text(
+        CLAIMS, {"seeds": [0, 1]}
+    )
     address = "(../studies/tf_nas_claims/outputs/report/figure_1.png)"
     assert text.count(f"![Figure 1]{address}") == 1 and f"[Figure 1]{address}, shown above." in text
     assert "[One, of two](#one-of-two)" in text and "| seeds | 0, 1 | five |" in text

@@ -23,7 +23,7 @@ TOP1 = {("uniform", 0): 60.0, ("uniform", 2): 64.0, ("bestup-3-loss", 0): 61.0, 
 @pytest.fixture
 def outputs(tmp_path, monkeypatch):
     """Of all stages, a few rows each."""
-    monkeypatch.setattr(config, "OUTPUTS", tmp_path)
+    monkeypatch.setattr(config.Pipeline, "outputs", tmp_path)
 
     def evaluated(folder, top1: float) -> None:
         folder.mkdir(parents=True)

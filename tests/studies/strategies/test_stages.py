@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def table(tiny_space):
 @pytest.fixture
 def forests(tmp_path, monkeypatch, table, tiny_rows) -> dict[int, Forest]:
     """The predictors of seeds 0 and 1 where the stages look for them; the first likes costly networks, the other cheap ones."""
-    monkeypatch.setattr(config, "OUTPUTS", tmp_path)
+    monkeypatch.setattr(config.Pipeline, "outputs", tmp_path)
     cost, found = table.costs(tiny_rows), {}
     for seed, sign in ((0, 1), (1, -1)):
         (tmp_path / "pretrain" / str(seed)).mkdir(parents=True)
@@ -49,7 +50,7 @@ def forests(tmp_path, monkeypatch, table, tiny_rows) -> dict[int, Forest]:
 
 def test_uniform_has_no_constraint(table, monkeypatch, tmp_path):
     """It needs neither cost targets nor a predictor."""
-    monkeypatch.setattr(config, "OUTPUTS", tmp_path)
+    monkeypatch.setattr(config.Pipeline, "outputs", tmp_path)
     found = training.sampling("uniform", table, TRAIN, 0)
     assert found == Uniform(Unconstrained(table.space))
 
@@ -57,7 +58,7 @@ def test_uniform_has_no_constraint(table, monkeypatch, tmp_path):
 @pytest.mark.parametrize(("name", "kind"), [("bestup-3-loss", BestUp), ("worstup-3-loss", WorstUp)])
 def test_by_the_loss(table, monkeypatch, tmp_path, name, kind):
     """Three candidates under one target, which the step's own loss chooses among; no predictor is read."""
-    monkeypatch.setattr(config, "OUTPUTS", tmp_path)
+    monkeypatch.setattr(config.Pipeline, "outputs", tmp_path)
     found = training.sampling(name, table, TRAIN, 0)
     assert type(found) is kind and found.k == 3 and found.predictor is None
     drawn = [encoding.to_genes(found.candidates(np.random.default_rng(i))) for i in range(9)]
@@ -120,26 +121,32 @@ def test_targets_are_from_the_prior_or_flat(table, tiny_rows, name, flat):
 @pytest.mark.parametrize("name", ["adaptive", "clip-20", "temperature-4"])
 def test_distilling_changes_the_loss_and_nothing_else(monkeypatch, name):
     """Uniform sampling on the same space with the parameters of `train`, but for recipe.distillation; a run of that name."""
-    opened, called = [], []
+    opened, called, finished = [], [], []
 
     @contextmanager
     def stage(*args, **kwargs):
         opened.append((*args, kwargs))
-        yield "run", "checkpoint", "out"
+        yield SimpleNamespace(finish=finished.append)
 
     monkeypatch.setattr(config, "read", lambda: SHIPPED)
-    monkeypatch.setattr(config, "stage", stage)
-    monkeypatch.setattr(training, "train_and_measure", lambda *args: called.append(args) or {})
-    monkeypatch.setattr(config, "finish", lambda *args: None)
+    monkeypatch.setattr(distill.runner, "stage", stage)
+    monkeypatch.setattr(training, "train_and_measure", lambda *args: called.append(args) or {"evaluations": 5})
     distill.main(name, 2)
 
-    ((strategy, seed, space, s, *rest),) = called
-    assert (strategy, seed, space, rest) == ("uniform", 2, SHIPPED.space, ["run", "checkpoint", "out"])
+    ((strategy, seed, space, s, _),) = called
+    assert (strategy, seed, space, finished) == ("uniform", 2, SHIPPED.space, [{"evaluations": 5}])
     assert s.recipe.distillation == SHIPPED.losses[name] != SHIPPED.recipe.distillation
     back = s.recipe.model_copy(update={"distillation": SHIPPED.recipe.distillation})
     assert replace(s, recipe=back) == SHIPPED
-    ((stage_name, key, parameters, title, tags),) = opened
-    assert (stage_name, key, title, tags["strategy"]) == ("distill", f"{name}-2", f"uniform, {name}, seed 2", f"uniform, {name}")
+    ((stage_name, parameters, pipeline, names),) = opened
+    expected = {
+        "key": f"{name}-2",
+        "title": f"uniform, {name}, seed 2",
+        "prefix": "search",
+        "strategy": f"uniform, {name}",
+        "shares": False,
+    }
+    assert (stage_name, pipeline, names) == ("distill", config.PIPELINE, expected)
     assert parameters["recipe"].distillation == SHIPPED.losses[name]
 
 
