@@ -1,6 +1,6 @@
-"""Stage alphanet_search: the main pipeline's search over AlphaNet's supernet, and a family from it.
+"""Stage alphanet_search: the main pipeline's search over AlphaNet's supernet, and its Pareto family.
 
-AlphaNet (arXiv:2102.07954). The same method, budget, images, targets and bounds as params.yaml says for stage search.
+AlphaNet (arXiv:2102.07954). Method, budget, images, targets and bounds are those of stage search in params.yaml.
 
 params   params.yaml: seed, space, runtime, evaluation, search
 reads    outputs/split/, alphanet/weights.safetensors, early.safetensors, outputs/fit_predictor/forest.npz, the latency table
@@ -15,54 +15,53 @@ writes   alphanet_search/evaluated.parquet    as outputs/search/evaluated.parque
 from torch import nn
 
 from nas.data.dataset import open_dataset
+from nas.evaluation.evaluate import build_scorer
+from nas.models.supernet import new_supernet
 from nas.runtime import params
 from nas.runtime.checkpoint import load_weights, save_weights
 from nas.runtime.progress import progress
 from nas.search.archive import ScoreCache
 from nas.search.setup import Search, build_problem, cost_tables
 from nas.spaces import encoding
-from nas.stages import runner as main_pipeline
-from nas.stages import searching, split
-from nas.stages.errors import user_errors
-from studies.methods import alphanet, config
-
-OUT = config.PIPELINE.outputs / "alphanet_search"
+from nas.stages import config as main_config
+from nas.stages import runner, searching
+from studies.methods import config
 
 
 def main() -> None:
-    p = params.read("search", Search).model_copy(update={"baseline": False})
-    _, runtime, evaluation = main_pipeline.shared()
-    seed, space = main_pipeline.seed(), main_pipeline.search_space()
-    parameters = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "search": p}
-    with config.PIPELINE.stage("alphanet_search", parameters) as (run, checkpoint, out):
-        data = open_dataset(split.OUT)
+    cfg = params.read("search", Search).model_copy(update={"baseline": False})
+    _, runtime, evaluation = main_config.shared()
+    seed, space = params.seed(), main_config.search_space()
+    parameters = {"seed": seed, "space": space.name, "runtime": runtime, "evaluation": evaluation, "search": cfg}
+    with runner.stage("alphanet_search", parameters, config.PIPELINE) as stage:
+        data = open_dataset(runner.out("split"))
         chance = 100 / len(data.classes)
-        known = cost_tables(space, len(data.classes), p.latency_table)
-        problem, device = build_problem(p, known), runtime.start()
-        supernet = main_pipeline.new_supernet(space, len(data.classes), seed).to(device)
-        load_weights(alphanet.OUT / ("early.safetensors" if p.weights == "early" else "weights.safetensors"), supernet)
-        run.dataset(str(split.OUT / "splits.parquet"), "search", images=len(data.indices("search")))
-        measured = main_pipeline.scorer(supernet, data, "search", evaluation, runtime, device, seed)
-        score = measured.top1_all if p.score == "measured" else searching.predict
-        measure = searching.search_measure(p, problem, known, chance)
-        found = searching.run_searches(p, problem, known, score, ScoreCache(), measure, seed, run, checkpoint)
-        best = found[p.method]
-        problem.to_frame(best).assign(method=p.method).to_parquet(out / "evaluated.parquet", index=False)
-        searching.history(found, measure).to_csv(out / "history.csv", index=False)
-        models = searching.choose_family(p, problem, best, data.key)
+        tables = cost_tables(space, len(data.classes), cfg.latency_table)
+        problem, device = build_problem(cfg, tables), runtime.start()
+        supernet = new_supernet(space, len(data.classes), seed).to(device)
+        load_weights(config.PIPELINE.out("alphanet") / ("early.safetensors" if cfg.weights == "early" else "weights.safetensors"), supernet)
+        stage.run.dataset(str(runner.out("split") / "splits.parquet"), "search", images=len(data.indices("search")))
+        measured = build_scorer(supernet, data, "search", evaluation, runtime, device, seed)
+        score = measured.top1_all if cfg.score == "measured" else searching.predict
+        measure = searching.search_measure(cfg, problem, tables, chance)
+        archives = searching.run_searches(cfg, problem, tables, score, ScoreCache(), measure, seed, stage.run, stage.checkpoint)
+        best = archives[cfg.method]
+        problem.to_frame(best).assign(method=cfg.method).to_parquet(stage.out / "evaluated.parquet", index=False)
+        searching.history(archives, measure).to_csv(stage.out / "history.csv", index=False)
+        models = searching.choose_family(cfg, problem, best, data.key)
 
-        load_weights(alphanet.OUT / "weights.safetensors", supernet)
-        final = main_pipeline.scorer(supernet, data, "val", evaluation, runtime, device, seed)
+        load_weights(config.PIPELINE.out("alphanet") / "weights.safetensors", supernet)
+        final = build_scorer(supernet, data, "val", evaluation, runtime, device, seed)
         entries, networks = [], nn.ModuleDict()
         for model in progress(models, "alphanet_search: family calibrated", len(models)):
             networks[model.name] = final.network(model.arch)
-            costs = {"mflops": known["mflops"].cost(model.arch), "parameters": int(known["parameters"].cost(model.arch))}
-            reached = {"top1_search": model.score, "top1_val": final.top1_of(networks[model.name])}
-            entries.append({"name": model.name, "arch": encoding.to_json(model.arch), **costs, **reached})
-        main_pipeline.write_json(out / "family.json", entries)
-        save_weights(out / "family.safetensors", networks)
-        config.PIPELINE.finish(out, searching.metrics(p, found, measure) | {"family": len(models)}, run)
+            costs = {"mflops": tables["mflops"].cost(model.arch), "parameters": int(tables["parameters"].cost(model.arch))}
+            accuracy = {"top1_search": model.score, "top1_val": final.top1_of(networks[model.name])}
+            entries.append({"name": model.name, "arch": encoding.to_json(model.arch), **costs, **accuracy})
+        runner.write_json(stage.out / "family.json", entries)
+        save_weights(stage.out / "family.safetensors", networks)
+        stage.finish(searching.metrics(cfg, archives, measure) | {"family": len(models)})
 
 
 if __name__ == "__main__":
-    user_errors(main)
+    runner.execute(main)

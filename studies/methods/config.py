@@ -1,7 +1,6 @@
-"""What the stages that put the methods side by side share: their parameters and their MLflow runs.
+"""Parameters of the comparison of all methods: studies/methods/params.yaml.
 
-The pipeline is studies/methods/dvc.yaml, its parameters are beside it; how a method trains and searches is what the
-parameters of its own pipeline say. Stages run from the project's root and write below studies/methods/outputs.
+The training and search of each method follow the parameters of its own pipeline.
 """
 
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from pydantic import Field, model_validator
 
 from nas.latency.backends.config import Torch
 from nas.runtime import params
-from nas.stages.pipelines import Pipeline
+from nas.stages.runner import Pipeline
 from nas.training.losses import DistillationLoss
-from studies.methods.baseline import Choice
 from studies.methods.evolution import EvolutionConfig
+from studies.methods.torchvision_networks import TorchvisionNetwork
 
-PIPELINE = Pipeline("methods", Path("studies"))
+PIPELINE = Pipeline(Path("studies/methods"))
 
 
 class AlphaNet(params.Section):
@@ -29,13 +28,13 @@ class AlphaNet(params.Section):
 class Baselines(params.Section):
     """Section `baselines`."""
 
-    networks: Annotated[tuple[Choice, ...], Field(min_length=1)]
+    networks: Annotated[tuple[TorchvisionNetwork, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _different(self) -> Self:
-        names = [choice.name for choice in self.networks]
-        if again := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"{again[0]} is named twice")
+        names = [network.name for network in self.networks]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{repeated[0]} is listed twice")
         return self
 
 
@@ -43,21 +42,21 @@ class OneShot(params.Section):
     """Section `oneshot`."""
 
     targets: Annotated[tuple[str, ...], Field(min_length=1)] | None  # names of HardCoRe-NAS's; null: all
-    images: Annotated[int, Field(ge=1)]  # that networks are scored on
+    images: Annotated[int, Field(ge=1)]  # on which networks are scored
     evolution: EvolutionConfig
 
 
 class Report(params.Section):
-    """Section `report`: how latency is measured."""
+    """Section `report`: the latency measurement."""
 
     backend: Torch
-    batch: Annotated[int, Field(ge=1)]  # images a call
-    repetitions: Annotated[int, Field(ge=4)]  # rounds over all networks; fewer when time is up
+    batch: Annotated[int, Field(ge=1)]  # images per call
+    repetitions: Annotated[int, Field(ge=4)]  # rounds over all networks; fewer if the time limit is reached
     limit_s: Annotated[float, Field(gt=0)]  # seconds
 
 
 @dataclass(frozen=True)
-class Settings:
+class MethodsParams:
     """All of studies/methods/params.yaml."""
 
     alphanet: AlphaNet
@@ -69,12 +68,12 @@ class Settings:
 SECTIONS = {"alphanet": AlphaNet, "baselines": Baselines, "oneshot": OneShot, "report": Report}
 
 
-def read(file: Path = PIPELINE.parameters) -> Settings:
-    """The parameters, all checked before the first long stage.
+def read(file: Path = PIPELINE.parameters) -> MethodsParams:
+    """The parameters, all validated before the first long stage.
 
     Raises:
-        ParamsError: for the first mistake; names the key.
+        ParamsError: for the first error; names the key.
     """
-    found = params.read_all(file)
-    params.check_keys(found, SECTIONS, file)
-    return Settings(**{name: params.check(found, name, model, file) for name, model in SECTIONS.items()})
+    values = params.read_all(file)
+    params.check_keys(values, SECTIONS, file)
+    return MethodsParams(**{name: params.check(values, name, model, file) for name, model in SECTIONS.items()})

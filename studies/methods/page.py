@@ -1,4 +1,4 @@
-"""The methods side by side as figures and as a page of Markdown: fronts, verdicts by pairs of methods, what training cost."""
+"""docs/methods.md: Pareto fronts of all methods, verdicts on pairs of methods, and their compute."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 
 from nas.plots.style import BLUE, CYCLE, GREEN, GREY, ORANGE, PURPLE, Chart, Series
-from studies.methods.found import ALPHA, ATTENTIVE, EVOLUTION, HARDCORE, METHODS, RANDOM, TF, TORCHVISION
+from studies import claims
+from studies.claims import INCONCLUSIVE, NOT_SUPPORTED, STANDARD_ERRORS, document, markdown
+from studies.methods.results import ALPHA, ATTENTIVE, EVOLUTION, HARDCORE, METHODS, RANDOM, TF, TORCHVISION
 
-LOOKS = {  # colour and marker
+STYLES = {  # colour and marker
     ATTENTIVE: (BLUE, "circle"),
     ALPHA: (CYCLE[4], "diamond"),
     TF: (GREEN, "square"),
@@ -18,204 +20,193 @@ LOOKS = {  # colour and marker
     RANDOM: (GREY, "triangle-up"),
     TORCHVISION: (PURPLE, "circle"),
 }
-AXES = {"latency_ms": "measured latency, ms a batch of {batch}", "mflops": "MFLOPs (multiply-accumulates) an image"}
-SAME_TARGETS = (HARDCORE, EVOLUTION, RANDOM)  # their networks are named alike for the same target
-QUESTIONS = (  # a method, another one, what is claimed of the first
+AXES = {"latency_ms": "measured latency, ms per batch of {batch}", "mflops": "MFLOPs (multiply-accumulates) per image"}
+SAME_TARGETS = (HARDCORE, EVOLUTION, RANDOM)  # their networks for the same target have the same name
+CLAIMS = (  # a method, another one, a claim about the first
     (ALPHA, ATTENTIVE, "AlphaNet's adaptive divergence makes better sub-networks than KL."),
     (HARDCORE, EVOLUTION, "HardCoRe-NAS's search finds better networks of the same one-shot model than evolution."),
     (HARDCORE, RANDOM, "HardCoRe-NAS's search finds better networks of the same one-shot model than random search."),
-    (EVOLUTION, RANDOM, "Evolution finds better ones than random search with as many evaluations."),
+    (EVOLUTION, RANDOM, "Evolution finds better networks than random search with as many evaluations."),
     (HARDCORE, TF, "HardCoRe-NAS's networks are better than TF-NAS's."),
     (HARDCORE, ATTENTIVE, "HardCoRe-NAS's networks are better than AttentiveNAS's."),
     (ATTENTIVE, TORCHVISION, "AttentiveNAS's networks are better than torchvision's."),
     (TF, TORCHVISION, "TF-NAS's networks are better than torchvision's."),
     (HARDCORE, TORCHVISION, "HardCoRe-NAS's networks are better than torchvision's."),
 )
-ALIKE = 0.05  # so much slower counts as equally fast: targets are met by tables, and measured latencies have noise
-FASTER = 0.15  # a network that is faster by more cannot be called worse
-SURE = 2  # standard errors
-BETTER, WORSE, OPEN = "better", "worse", "cannot be told"
+LATENCY_TOLERANCE = 0.05  # slower by at most this is equally fast: tables meet the targets, and measured latencies have noise
+MAX_SPEEDUP = 0.15  # a network that is faster by more is not compared for being worse
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The network of one method against one of another that is as fast."""
+class NetworkPair:
+    """The network of one method against one of another that is equally fast."""
 
     network: str
     other: str
     difference: float  # points of top-1
-    error: float  # standard error of it, by the images
-    slower: float  # its latency over the other's
+    error: float  # its standard error over the images
+    latency_ratio: float  # of the first to the second
 
     @property
     def verdict(self) -> str:
-        if abs(self.difference) < SURE * self.error or not self.difference:
-            return OPEN
-        if self.difference > 0:
-            return BETTER
-        return WORSE if self.slower >= 1 - FASTER else OPEN
+        """On the claim that the first is better; inconclusive where it is worse but much faster."""
+        word = claims.verdict(self.difference, STANDARD_ERRORS * self.error)
+        return INCONCLUSIVE if word == NOT_SUPPORTED and self.latency_ratio < 1 - MAX_SPEEDUP else word
 
 
 def charts(networks: pd.DataFrame, batch: int) -> tuple[Chart, ...]:
-    """Top-1 against measured latency, and against FLOPs; a line a method.
+    """Top-1 against measured latency, and against FLOPs; a line per method.
 
     Args:
         networks: method, latency_ms, mflops, top1 (percent).
     """
-    drawn = []
+    figures = []
     for column, label in AXES.items():
         series = []
         for method, rows in networks.groupby("method", sort=False):
             ordered = rows.sort_values(column)
-            colour, marker = LOOKS[method]
-            line = None if method == TORCHVISION else "solid"  # those are networks of different kinds
+            colour, marker = STYLES[method]
+            line = None if method == TORCHVISION else "solid"  # these are networks of different kinds
             series.append(Series(method, ordered[column].to_numpy(), ordered["top1"].to_numpy(), colour, marker, line))
         title = f"Top-1 on test images, by {'latency' if column == 'latency_ms' else 'FLOPs'}"
-        drawn.append(Chart(column, title, label.format(batch=batch), "top-1, %", tuple(series), log_x=True))
-    return tuple(drawn)
+        figures.append(Chart(column, title, label.format(batch=batch), "top-1, %", tuple(series), log_x=True))
+    return tuple(figures)
 
 
-def compared(networks: pd.DataFrame, right: np.ndarray, one: str, other: str) -> tuple[list[Comparison], int]:
-    """Networks of the two methods for the same targets; where they have none, for each of the other's the slowest of the first
-    that is as fast. And how many of the other's are left over.
+def network_pairs(networks: pd.DataFrame, correct: np.ndarray, one: str, other: str) -> tuple[list[NetworkPair], int]:
+    """Pairs of networks of two methods, and the number of the other's networks without one.
 
-    The slowest, not the best: that would be chosen on the test images.
+    Networks of searches for the same targets are paired by target. Otherwise each of the other's networks is paired with the slowest of
+    the first that is equally fast, not with the best, which would be chosen on the test images.
 
     Args:
         networks: method, network, latency_ms.
-        right: (networks, images) bool, whether each names each test image rightly.
+        correct: (networks, images) bool, whether each classifies each test image correctly.
     """
-    ms, names, found = networks["latency_ms"].to_numpy(), networks["network"].to_numpy(), []
-    mine, theirs = (np.flatnonzero(networks["method"] == method) for method in (one, other))
-    for b in theirs:
-        same = {one, other} <= set(SAME_TARGETS)
-        fit = mine[names[mine] == names[b]] if same else mine[ms[mine] <= (1 + ALIKE) * ms[b]]
-        if len(fit):
-            a = fit[ms[fit].argmax()]
-            apart = right[a].astype(float) - right[b]
-            error = 100 * apart.std(ddof=1) / np.sqrt(len(apart))
-            found.append(Comparison(names[a], names[b], 100 * apart.mean(), error, ms[a] / ms[b]))
-    return found, len(theirs) - len(found)
+    ms, names, pairs = networks["latency_ms"].to_numpy(), networks["network"].to_numpy(), []
+    of_one, of_other = (np.flatnonzero(networks["method"] == method) for method in (one, other))
+    for b in of_other:
+        same_targets = {one, other} <= set(SAME_TARGETS)
+        matches = names[of_one] == names[b] if same_targets else ms[of_one] <= (1 + LATENCY_TOLERANCE) * ms[b]
+        if matches.any():
+            a = of_one[matches][ms[of_one[matches]].argmax()]
+            mean, error = claims.mean_and_error(correct[a].astype(float) - correct[b])
+            pairs.append(NetworkPair(names[a], names[b], 100 * mean, 100 * error, ms[a] / ms[b]))
+    return pairs, len(of_other) - len(pairs)
 
 
-def verdict(found: Sequence[Comparison], without: int) -> str:
-    """In words: "better at 3 of 4, cannot be told at 1"."""
-    n = len(found)
-    if not n:
-        return "no two networks are as fast"
-    counts = [(word, sum(each.verdict == word for each in found)) for word in (BETTER, OPEN, WORSE)]
-    told = [f"{word} at {k}" + (f" of {n}" if i == 0 else "") for i, (word, k) in enumerate((w, k) for w, k in counts if k)]
-    return ", ".join(told) + (f"; none as fast as {without} more" if without else "")
+def verdict(pairs: Sequence[NetworkPair], unpaired: int) -> str:
+    """The combined verdict of the pairs, e.g. "supported in 3 of 4, inconclusive in 1"."""
+    if not pairs:
+        return "no two networks are equally fast"
+    return claims.combined(pair.verdict for pair in pairs) + (f"; none as fast as {unpaired} more" if unpaired else "")
 
 
-def total_costs(costs: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
-    """A row a method: networks, shared, another (what one more network costs, the mean), total; 1e12 multiply-accumulates.
+def total_compute(compute: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
+    """A row per method: networks, shared, another (mean marginal compute of a network), total; 1e12 multiply-accumulates.
 
     Args:
-        costs: `found.costs`.
+        compute: `results.compute_table`.
     """
     rows = []
-    for method, works in costs.groupby("method", sort=False):
-        n, own = int((networks["method"] == method).sum()), works["network"] != ""
-        shared, each = float(works.loc[~own, "tmacs"].sum()), float(works.loc[own, "tmacs"].sum())
-        rows.append({"method": method, "networks": n, "shared": shared, "another": each / n, "total": shared + each})
+    for method, steps in compute.groupby("method", sort=False):
+        n, of_network = int((networks["method"] == method).sum()), steps["network"] != ""
+        shared, marginal = float(steps.loc[~of_network, "tmacs"].sum()), float(steps.loc[of_network, "tmacs"].sum())
+        rows.append({"method": method, "networks": n, "shared": shared, "another": marginal / n, "total": shared + marginal})
     return pd.DataFrame(rows)
-
-
-def page(networks: pd.DataFrame, right: np.ndarray, costs: pd.DataFrame, facts: Mapping[str, object], image: str) -> str:
-    """The whole page.
-
-    Args:
-        networks: a row a network: method, network, latency_ms, noise (a fraction), mflops, parameters, top1 (percent).
-        right: (networks, images) as in `compared`.
-        costs: `found.costs`.
-        facts: what was run, for the table.
-        image: file of the figure, from where the page lies.
-    """
-    totals = total_costs(costs, networks)
-    parts = [
-        "# The methods side by side",
-        "AttentiveNAS and AlphaNet (a supernet, then a search), TF-NAS and HardCoRe-NAS (searches by gradients for a latency), evolution "
-        "and random search over HardCoRe-NAS's one-shot model, and torchvision's networks: on the same images, measured on one "
-        "device. The page is written from the results by the stage `report` of `studies/methods/dvc.yaml`: change the runs, "
-        "not the page.",
-        f"![Top-1 by measured latency and by FLOPs, a line a method]({image})",
-        "## In short",
-        table(_short(networks, totals)),
-        foremost(networks),
-        "## Questions",
-        "Networks of HardCoRe-NAS, evolution and random search are compared target by target. Else, for each network of the second "
-        f"method, the slowest of the first that takes at most {ALIKE:.0%} longer. The same test images for both. *Better* and "
-        f"*worse*: by at least {SURE} standard errors, by the images; *worse* is not said of a network that is faster by more than "
-        f"{FASTER:.0%}. In brackets the latency of the first as a share of the second's.",
-        table(_answers(networks, right)),
-        "## All networks",
-        table(_listed(networks)),
-        "## What training cost",
-        "In 10^12 multiply-accumulates, which do not depend on the machine. An image costs a network's multiply-accumulates forward; "
-        "three times that where weights learn, twice where only choices learn. Of supernets the mean over the sub-networks that are "
-        "drawn. Evaluations of a search count; those for this page do not. The one-shot model is counted in each of the three methods "
-        "that use it.",
-        table(_priced(totals)),
-        "What it is made up of:",
-        table(_parts(costs)),
-        "## What was run",
-        table(pd.DataFrame({"": list(facts), "here": [str(value) for value in facts.values()]})),
-        "## What this cannot tell",
-        "\n".join(f"- {line}" for line in LIMITS),
-    ]
-    return "\n\n".join(parts) + "\n"
 
 
 LIMITS = (
-    "One seed a method. The standard errors are those of the test images: what another seed would change is not in them.",
-    "Each method is trained as its own pipeline says, for minutes. How long each trained is in the table of costs: methods with more "
-    "of it are not better for that alone, and none is trained until nothing is gained any more.",
-    "The spaces differ in what they offer, HardCoRe-NAS's, TF-NAS's and AttentiveNAS's: a difference between two of these methods is "
-    "one between space, training and search together. Evolution, random search and HardCoRe-NAS share all but the search.",
-    "AttentiveNAS's and AlphaNet's models were chosen by search.costs of params.yaml (FLOPs, if unchanged), TF-NAS's and HardCoRe-NAS's "
-    "for a latency of this device, torchvision's for nothing here; those halve an image three times instead of five, as is usual for "
-    "small images.",
-    "Small images and small networks: what holds here need not hold on ImageNet.",
+    "One seed per method. The standard errors are those of the test images: they do not include the variation between seeds.",
+    "Each method is trained for minutes, as its own pipeline specifies. The compute of each method is in the table: a method with more "
+    "compute is not better for that alone, and none is trained to convergence.",
+    "The search spaces of HardCoRe-NAS, TF-NAS and AttentiveNAS differ: a difference between two of these methods is one between space, "
+    "training and search together. Evolution, random search and HardCoRe-NAS differ in the search only.",
+    "AttentiveNAS's and AlphaNet's models were chosen by search.costs of params.yaml (FLOPs by default), TF-NAS's and HardCoRe-NAS's for a "
+    "latency of this device, torchvision's by neither; those halve an image three times instead of five, as is usual for small images.",
+    "Small images and small networks: what is supported here need not be so on ImageNet.",
 )
 
 
-def _short(networks: pd.DataFrame, totals: pd.DataFrame) -> pd.DataFrame:
+def page(networks: pd.DataFrame, correct: np.ndarray, compute: pd.DataFrame, facts: Mapping[str, object], image: str) -> str:
+    """The whole page.
+
+    Args:
+        networks: a row per network: method, network, latency_ms, noise (a fraction), mflops, parameters, top1 (percent).
+        correct: (networks, images) as in `network_pairs`.
+        compute: `results.compute_table`.
+        facts: what was run, for the table.
+        image: file of the figure, relative to the page.
+    """
+    totals = total_compute(compute, networks)
+    return document(
+        "# All methods side by side",
+        "AttentiveNAS and AlphaNet (a supernet, then a search), TF-NAS and HardCoRe-NAS (gradient-based searches for a latency), evolution "
+        "and random search over HardCoRe-NAS's one-shot model, and torchvision's networks: on the same images, measured on one device. The "
+        "stage `report` of `studies/methods/dvc.yaml` writes this page from the results: change the runs, not the page.",
+        f"![Top-1 by measured latency and by FLOPs, a line per method]({image})",
+        "## Summary",
+        table(_summary(networks, totals)),
+        front_counts(networks),
+        "## Claims",
+        "Networks of HardCoRe-NAS, evolution and random search are compared target by target. Otherwise each network of the second method "
+        f"is compared with the slowest of the first that takes at most {LATENCY_TOLERANCE:.0%} longer, on the same test images. A claim is "
+        f"supported or not supported by at least {STANDARD_ERRORS} standard errors over the images; it is inconclusive where the network "
+        f"of the first is faster by more than {MAX_SPEEDUP:.0%} and less accurate. In brackets the ratio of the latencies.",
+        table(_verdicts(networks, correct)),
+        "## All networks",
+        table(_network_rows(networks)),
+        "## Compute of training and search",
+        "In 10^12 multiply-accumulates, which do not depend on the machine. The forward pass of an image costs the network's "
+        "multiply-accumulates; a training step costs three times as much, a step of the architecture parameters alone twice. For supernets "
+        "it is the mean over the sampled sub-networks. Evaluations of a search count; those for this page do not. The one-shot model "
+        "counts in each of the three methods that use it.",
+        table(_compute_rows(totals)),
+        "By step:",
+        table(_steps(compute)),
+        "## What was run",
+        table(pd.DataFrame({"": list(facts), "this study": [str(value) for value in facts.values()]})),
+        "## Limits",
+        "\n".join(f"- {limit}" for limit in LIMITS),
+    )
+
+
+def _summary(networks: pd.DataFrame, totals: pd.DataFrame) -> pd.DataFrame:
     rows = []
-    for method, each in networks.groupby("method", sort=False):
-        best = each.loc[each["top1"].idxmax()]
-        cost = totals.loc[totals["method"] == method, "total"].item()
-        ends = [(f"{each[c].min():.3g}", f"{each[c].max():.3g}") for c in ("latency_ms", "mflops", "top1")]
+    for method, group in networks.groupby("method", sort=False):
+        best = group.loc[group["top1"].idxmax()]
+        tmacs = totals.loc[totals["method"] == method, "total"].item()
+        ends = [(f"{group[c].min():.3g}", f"{group[c].max():.3g}") for c in ("latency_ms", "mflops", "top1")]
         spans = [" to ".join(dict.fromkeys(pair)) for pair in ends]
-        figures = dict(zip(("latency, ms", "MFLOPs", "top-1, %"), spans))
-        said = {"method": method, "weights": METHODS[method], "networks": len(each), **figures}
-        rows.append({**said, "best": best["network"], "training, 10^12": f"{cost:.3g}"})
+        ranges = dict(zip(("latency, ms", "MFLOPs", "top-1, %"), spans))
+        row = {"method": method, "weights": METHODS[method], "networks": len(group), **ranges}
+        rows.append({**row, "best": best["network"], "compute, 10^12": f"{tmacs:.3g}"})
     return pd.DataFrame(rows)
 
 
-def foremost(networks: pd.DataFrame) -> str:
-    """Which methods have a network on the front of all, by latency and by FLOPs."""
-    told = []
-    for column, words in (("latency_ms", "latency"), ("mflops", "FLOPs")):
+def front_counts(networks: pd.DataFrame) -> str:
+    """The number of networks of each method on the Pareto front over all methods, by latency and by FLOPs."""
+    texts = []
+    for column, name in (("latency_ms", "latency"), ("mflops", "FLOPs")):
         ordered = networks.sort_values([column, "top1"], ascending=[True, False])
         best = ordered["top1"].cummax().shift(fill_value=-np.inf)
         counts = ordered.loc[ordered["top1"] > best, "method"].value_counts(sort=False)
-        told.append(f"by {words} " + ", ".join(f"{method} ({n})" for method, n in counts.items()))
-    return "Networks that none of any method beats in top-1 at no more cost: " + "; ".join(told) + "."
+        texts.append(f"by {name} " + ", ".join(f"{method} ({n})" for method, n in counts.items()))
+    return "Pareto front over all methods: " + "; ".join(texts) + "."
 
 
-def _answers(networks: pd.DataFrame, right: np.ndarray) -> pd.DataFrame:
+def _verdicts(networks: pd.DataFrame, correct: np.ndarray) -> pd.DataFrame:
     rows = []
-    for one, other, claim in QUESTIONS:
-        found, without = compared(networks, right, one, other)
-        points = ", ".join(f"{c.difference:+.1f} ± {c.error:.1f} ({c.slower:.2f})" for c in found)
+    for one, other, claim in CLAIMS:
+        pairs, unpaired = network_pairs(networks, correct, one, other)
+        points = ", ".join(f"{c.difference:+.1f} ± {c.error:.1f} ({c.latency_ratio:.2f})" for c in pairs)
         rows.append(
-            {"claim": claim, "compared": f"{one} over {other}", "points of top-1": points, "verdict": f"**{verdict(found, without)}**"}
+            {"claim": claim, "A over B": f"{one} over {other}", "points of top-1": points, "verdict": f"**{verdict(pairs, unpaired)}**"}
         )
     return pd.DataFrame(rows)
 
 
-def _listed(networks: pd.DataFrame) -> pd.DataFrame:
+def _network_rows(networks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "method": networks["method"],
@@ -229,23 +220,22 @@ def _listed(networks: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _priced(totals: pd.DataFrame) -> pd.DataFrame:
-    shown = {"method": totals["method"], "networks": totals["networks"]}
-    columns = {"shared by all": "shared", "one network more": "another", "total": "total"}
-    return pd.DataFrame(shown | {words: [f"{cost:.3g}" for cost in totals[column]] for words, column in columns.items()})
+def _compute_rows(totals: pd.DataFrame) -> pd.DataFrame:
+    names = {"method": totals["method"], "networks": totals["networks"]}
+    columns = {"shared by all": "shared", "one more network": "another", "total": "total"}
+    return pd.DataFrame(names | {title: [f"{tmacs:.3g}" for tmacs in totals[column]] for title, column in columns.items()})
 
 
-def _parts(costs: pd.DataFrame) -> pd.DataFrame:
-    """Works of the same kind for several networks in one row."""
+def _steps(compute: pd.DataFrame) -> pd.DataFrame:
+    """The same step of several networks in one row."""
     rows = []
-    for (method, what, passes), works in costs.groupby(["method", "what", "passes"], sort=False):
-        mmacs = np.average(works["mmacs"], weights=works["images"]) if works["images"].sum() else 0
-        seen = {"images": f"{works['images'].sum():,.0f}", "MFLOPs an image": f"{mmacs:.3g}", "passes": passes}
-        rows.append({"method": method, "work": what, **seen, "10^12": f"{works['tmacs'].sum():.3g}"})
+    for (method, step, passes), group in compute.groupby(["method", "what", "passes"], sort=False):
+        mmacs = np.average(group["mmacs"], weights=group["images"]) if group["images"].sum() else 0
+        numbers = {"images": f"{group['images'].sum():,.0f}", "MFLOPs per image": f"{mmacs:.3g}", "passes": passes}
+        rows.append({"method": method, "step": step, **numbers, "10^12": f"{group['tmacs'].sum():.3g}"})
     return pd.DataFrame(rows)
 
 
 def table(frame: pd.DataFrame) -> str:
     """A frame as Markdown."""
-    rows = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(str).to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return markdown(list(frame.columns), frame.astype(str).to_numpy().tolist())

@@ -11,7 +11,7 @@ from nas.cost import latency_hardcore_nas
 from nas.runtime import presets
 from nas.spaces import hardcore_nas
 from nas.spaces.hardcore_nas import Arch
-from studies.methods.found import METHODS
+from studies.methods.results import METHODS
 from tests.stages.differentiable_runs import again, change
 from tests.stages.test_pipeline import dvc, small_copy
 from tests.studies.strategies.test_strategies_pipeline import mlflow_runs, ran

@@ -1,4 +1,4 @@
-"""The methods side by side: parameters, torchvision's networks for small images, costs by hand, verdicts and the page."""
+"""All methods side by side: parameters, torchvision's networks for small images, compute by hand, verdicts and the page."""
 
 import shutil
 from pathlib import Path
@@ -20,11 +20,12 @@ from nas.runtime.params import ParamsError
 from nas.sampling.attentive import BestUp, Uniform
 from nas.sampling.uniform import Unconstrained
 from nas.training.strategy import Train
-from studies.methods import config, cost, oneshot, page
-from studies.methods.baseline import Choice, build
-from studies.methods.cost import Work
-from studies.methods.found import METHODS
-from studies.methods.report import answered, key, measured
+from studies.claims import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
+from studies.methods import compute, config, oneshot, page
+from studies.methods.compute import Compute
+from studies.methods.report import measure, metric_name, predictions
+from studies.methods.results import METHODS
+from studies.methods.torchvision_networks import TorchvisionNetwork, build
 from tests.stages.differentiable_runs import change
 
 ROOT = Path(__file__).parents[3]
@@ -37,7 +38,7 @@ def file(tmp_path, monkeypatch) -> Path:
     return Path(shutil.copy(config.PIPELINE.parameters, tmp_path / "params.yaml"))
 
 
-def test_the_profile_fits(file):
+def test_the_preset_fits(file):
     """Every key of it is one of the parameters, and the result can be read."""
     presets.apply("smoke", file, ROOT / config.PIPELINE.folder / "presets")
     assert config.read(file).oneshot.targets == ("a",)
@@ -49,7 +50,7 @@ def test_the_profile_fits(file):
         (("baselines", "networks"), [{"model": "no_such_net", "width": None}], "baselines.networks.0: .*no_such_net"),
         (("baselines", "networks"), [{"model": "shufflenet_v2_x0_5", "width": 0.5}], "width_mult"),
         (("baselines", "networks"), [{"model": "vit_b_16", "width": None}], "halves an image 0 times"),
-        (("baselines", "networks"), [{"model": "mobilenet_v2", "width": 0.25} for _ in range(2)], "mobilenet_v2 0.25 is named twice"),
+        (("baselines", "networks"), [{"model": "mobilenet_v2", "width": 0.25} for _ in range(2)], "mobilenet_v2 0.25 is listed twice"),
         (("alphanet", "distillation", "loss"), "beta", "alphanet.distillation.loss"),
         (("oneshot", "evolution", "population"), 1, "oneshot.evolution.population"),
         (("report", "backend"), {"runtime": "onnxruntime", "threads": 1}, "report.backend"),
@@ -70,7 +71,7 @@ def test_torchvisions_networks_halve_three_times(model, last):
     """24 pixels come to 3 before the pool; torchvision's parameters otherwise, one dropout, and batch norms that can be folded."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = build(Choice(model=model, width=None), 5).eval()
+        network = build(TorchvisionNetwork(model=model, width=None), 5).eval()
     sides = []
     getattr(network.network, last).register_forward_hook(lambda module, inputs, output: sides.append(output.shape[-1]))
     images = torch.randn(2, 3, 24, 24)
@@ -85,14 +86,14 @@ def test_torchvisions_networks_halve_three_times(model, last):
 
 def test_work_is_images_times_passes():
     """10 images of 2 million multiply-accumulates, three times each: 60 million."""
-    work = Work("training", 10, 2.0, cost.WEIGHTS, "a")
-    assert work.total == 60 and cost.frame([work])["tmacs"].tolist() == [60 / 1e6]
+    work = Compute("training", 10, 2.0, compute.WEIGHTS, "a")
+    assert work.total == 60 and compute.frame([work])["tmacs"].tolist() == [60 / 1e6]
 
 
 def test_multiply_accumulates_are_torchs():
     """3 -> 8 channels, 3x3, 16x16 out, then 8 -> 2 classes: 55 296 + 16."""
     network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
-    assert cost.mmacs_of(network, 16) == pytest.approx(0.055312)
+    assert compute.network_mmacs(network, 16) == pytest.approx(0.055312)
 
 
 def section(strategy: str) -> Train:
@@ -101,35 +102,35 @@ def section(strategy: str) -> Train:
 
 def test_the_cost_of_a_sandwich(tiny_space, tiny_rows):
     """100 images in 2 epochs, by hand: largest, 2 of mean size and smallest learn; with 3 candidates each, 6 more go forward."""
-    recipe = params.check(yaml.safe_load((ROOT / "params.yaml").read_text()), "recipe", cost.Recipe)
+    recipe = params.check(yaml.safe_load((ROOT / "params.yaml").read_text()), "recipe", compute.Recipe)
     table = flops.table(tiny_space, 10)
     mean, ends = table.costs(tiny_rows).mean(), [table.cost(a) for a in (tiny_space.largest(), tiny_space.smallest())]
     learnt = 200 * 3 * (sum(ends) + 2 * mean)
-    uniform = cost.sandwich(section("uniform"), recipe, table, Uniform(Unconstrained(tiny_space)), 100, 0)
-    assert sum(w.total for w in uniform) == pytest.approx(learnt, rel=0.03)
-    best = cost.sandwich(section("bestup-3-loss"), recipe, table, BestUp(Unconstrained(tiny_space), 3), 100, 0)
-    assert sum(w.total for w in best) == pytest.approx(learnt + 200 * 6 * mean, rel=0.03)
+    uniform = compute.sandwich(section("uniform"), recipe, table, Uniform(Unconstrained(tiny_space)), 100, 0)
+    assert sum(c.total for c in uniform) == pytest.approx(learnt, rel=0.03)
+    best = compute.sandwich(section("bestup-3-loss"), recipe, table, BestUp(Unconstrained(tiny_space), 3), 100, 0)
+    assert sum(c.total for c in best) == pytest.approx(learnt + 200 * 6 * mean, rel=0.03)
 
 
 def test_the_cost_of_a_search():
     """Networks of 1 and 3 MFLOPs on 50 images each: 200."""
-    assert cost.searched(pd.DataFrame({"mflops": [1.0, 3.0]}), 50).total == 200
+    assert compute.evaluations(pd.DataFrame({"mflops": [1.0, 3.0]}), 50).total == 200
 
 
 def test_one_shot_costs_lie_where_they_must():
     """A network for each image costs more than the smallest network; all configurations at once more than any network."""
-    s = cost.hardcore_nas.read()
-    multi, mixed = cost.one_shot_mmacs(s, 10)
+    s = compute.hardcore_nas.read()
+    multi, mixed = compute.one_shot_mmacs(s, 10)
     rng = np.random.default_rng(0)
-    own = np.mean([cost.multiply_adds(s.space.plan(s.space.random(rng)), 10).products for _ in range(300)]) / 1e6
-    largest = cost.multiply_adds(s.space.plan(s.space.largest()), 10).products / 1e6
+    own = np.mean([compute.multiply_adds(s.space.plan(s.space.random(rng)), 10).products for _ in range(300)]) / 1e6
+    largest = compute.multiply_adds(s.space.plan(s.space.largest()), 10).products / 1e6
     assert own < multi < mixed and largest < mixed  # the expansion is computed at its widest
 
 
 def test_tf_nas_mixture_holds_every_path():
     """All operations at once cost more than a path, and less than as many paths, which have stem, head and classifier each."""
-    s = cost.tf_nas.read()
-    path, mixture = cost.supernet_mmacs(s, 10)
+    s = compute.tf_nas.read()
+    path, mixture = compute.supernet_mmacs(s, 10)
     assert path < mixture < len(s.space.operations) * path
 
 
@@ -155,14 +156,14 @@ class Fixed(nn.Module):
 def test_answers_are_compared_image_by_image():
     """Of classes 0, 1, 1 | 2: who always says 1 is right at the second and the third."""
     images = [(torch.zeros(len(labels), 3, 4, 4), torch.tensor(labels)) for labels in ([0, 1, 1], [2])]
-    right = answered([Fixed(1).eval(), Fixed(2).eval()], images, torch.device("cpu"))
+    right = predictions([Fixed(1).eval(), Fixed(2).eval()], images, torch.device("cpu"))
     assert right.tolist() == [[False, True, True, False], [False, False, False, True]]
 
 
 def test_every_network_is_measured_in_every_round():
     """As many rounds as asked for; milliseconds above zero, noise a fraction, and the device by name."""
     p = config.Report(backend=Torch(runtime="torch", device="cpu", threads=1, channels_last=True), batch=2, repetitions=4, limit_s=60.0)
-    found = measured([Fixed(0).eval(), Fixed(1).eval(), Fixed(2).eval()], 8, p, 0, Kept())
+    found = measure([Fixed(0).eval(), Fixed(1).eval(), Fixed(2).eval()], 8, p, 0, Kept())
     assert found.rounds == 4 and found.latency_ms.shape == found.noise.shape == (3,)
     assert (found.latency_ms > 0).all() and (found.noise >= 0).all() and found.device["threads"] == 1
 
@@ -183,13 +184,13 @@ def test_networks_are_compared_at_equal_latency():
     frame = pd.DataFrame([{"method": m, "network": n, "latency_ms": value} for (m, n), value in ms.items()])
     rng = np.random.default_rng(0)
     right = rng.random((5, 400)) < np.array([0.5, 0.9, 0.5, 0.7, 0.8])[:, None]
-    found, without = page.compared(frame, right, "TF-NAS", "AlphaNet")
+    found, without = page.network_pairs(frame, right, "TF-NAS", "AlphaNet")
     assert without == 1 and [(c.network, c.other) for c in found] == [("b", "b"), ("b", "c")]
     apart = right[1].astype(int) - right[3].astype(int)
     assert found[0].difference == pytest.approx(100 * (right[1].mean() - right[3].mean()))
     assert found[0].error == pytest.approx(100 * np.sqrt(apart.var(ddof=1) / 400))
-    assert found[0].slower == pytest.approx(1.045) and found[0].verdict == page.BETTER
-    assert page.verdict(found, without) == "better at 2 of 2; none as fast as 1 more"
+    assert found[0].latency_ratio == pytest.approx(1.045) and found[0].verdict == SUPPORTED
+    assert page.verdict(found, without) == "supported; none as fast as 1 more"
 
 
 def test_searches_for_the_same_targets_are_compared_target_by_target():
@@ -202,30 +203,30 @@ def test_searches_for_the_same_targets_are_compared_target_by_target():
         ("evolution", "c"): 1.7,
     }
     frame = pd.DataFrame([{"method": m, "network": n, "latency_ms": value} for (m, n), value in ms.items()])
-    found, without = page.compared(frame, np.random.default_rng(0).random((5, 50)) < 0.5, "HardCoRe-NAS", "evolution")
+    found, without = page.network_pairs(frame, np.random.default_rng(0).random((5, 50)) < 0.5, "HardCoRe-NAS", "evolution")
     assert without == 0 and [(c.network, c.other) for c in found] == [("a", "a"), ("c", "c")]
 
 
 @pytest.mark.parametrize(
-    ("difference", "error", "slower", "word"),
+    ("difference", "error", "latency_ratio", "word"),
     [
-        (2.0, 1.0, 1.0, "better"),
-        (-2.5, 1.0, 0.9, "worse"),
-        (-2.5, 1.0, 0.8, "cannot be told"),
-        (1.9, 1.0, 1.0, "cannot be told"),
-        (0.0, 0.0, 1.0, "cannot be told"),
+        (2.0, 1.0, 1.0, SUPPORTED),
+        (-2.5, 1.0, 0.9, NOT_SUPPORTED),
+        (-2.5, 1.0, 0.8, INCONCLUSIVE),
+        (1.9, 1.0, 1.0, INCONCLUSIVE),
+        (0.0, 0.0, 1.0, INCONCLUSIVE),
     ],
 )
-def test_a_verdict_needs_two_standard_errors(difference, error, slower, word):
+def test_a_verdict_needs_two_standard_errors(difference, error, latency_ratio, word):
     """Either way; and what is much faster is not called worse."""
-    assert page.Comparison("a", "b", difference, error, slower).verdict == word
+    assert page.NetworkPair("a", "b", difference, error, latency_ratio).verdict == word
 
 
 def test_costs_are_shared_or_for_a_network():
     """100 for all and 10 and 30 for two networks: 20 for one more, 140 in all."""
-    works = [Work("supernet", 100e6, 1.0, 1), Work("tuning", 10e6, 1.0, 1, "a"), Work("tuning", 30e6, 1.0, 1, "b")]
-    frame = cost.frame(works).assign(method="TF-NAS")
-    totals = page.total_costs(frame, pd.DataFrame({"method": ["TF-NAS"] * 2}))
+    works = [Compute("supernet", 100e6, 1.0, 1), Compute("tuning", 10e6, 1.0, 1, "a"), Compute("tuning", 30e6, 1.0, 1, "b")]
+    frame = compute.frame(works).assign(method="TF-NAS")
+    totals = page.total_compute(frame, pd.DataFrame({"method": ["TF-NAS"] * 2}))
     assert totals.to_dict("records") == [{"method": "TF-NAS", "networks": 2, "shared": 100.0, "another": 20.0, "total": 140.0}]
 
 
@@ -234,11 +235,11 @@ def test_the_page_says_all(tmp_path):
     frame = networks()
     right = np.random.default_rng(0).random((len(frame), 300)) < np.linspace(0.6, 0.9, len(frame))[:, None]
     frame["top1"] = 100 * right.mean(1)
-    costs = pd.concat([cost.frame([Work("training", 100.0, 1.0, 3, "a")]).assign(method=method) for method in METHODS])
+    costs = pd.concat([compute.frame([Compute("training", 100.0, 1.0, 3, "a")]).assign(method=method) for method in METHODS])
     text = page.page(frame, right, costs, {"data": "letters"}, "methods.png")
     assert text == page.page(frame, right, costs, {"data": "letters"}, "methods.png")
     assert all(method in text for method in METHODS) and "![" in text and "letters" in text
-    assert all(claim in text for _, _, claim in page.QUESTIONS)
+    assert all(claim in text for _, _, claim in page.CLAIMS)
     for block in text.split("\n\n"):
         if block.startswith("| "):
             assert len({row.count(" | ") for row in block.splitlines()}) == 1
@@ -253,15 +254,15 @@ def test_the_front_of_all_is_found():
     frame = pd.DataFrame(
         {"method": ["TF-NAS", "TF-NAS", "AlphaNet"], "latency_ms": [1.0, 2.0, 3.0], "mflops": [3.0, 2.0, 1.0], "top1": [80, 70, 90.0]}
     )
-    assert page.foremost(frame).endswith("by latency TF-NAS (1), AlphaNet (1); by FLOPs AlphaNet (1).")
+    assert page.front_counts(frame).endswith("by latency TF-NAS (1), AlphaNet (1); by FLOPs AlphaNet (1).")
 
 
 def test_targets_are_chosen_by_name():
     """In HardCoRe-NAS's order; one that it has not is told with those that it has."""
-    assert oneshot.wanted(("c", "a"), [1.0, 2.0, 3.0]) == {"a": 1.0, "c": 3.0}
-    assert oneshot.wanted(None, [1.0, 2.0]) == {"a": 1.0, "b": 2.0}
-    with pytest.raises(ParamsError, match=r"oneshot\.targets: 'f' is none of .*\['a', 'b'\]"):
-        oneshot.wanted(("a", "f"), [1.0, 2.0])
+    assert oneshot.named_targets(("c", "a"), [1.0, 2.0, 3.0]) == {"a": 1.0, "c": 3.0}
+    assert oneshot.named_targets(None, [1.0, 2.0]) == {"a": 1.0, "b": 2.0}
+    with pytest.raises(ParamsError, match=r"oneshot\.targets: 'f' is not among .*\['a', 'b'\]"):
+        oneshot.named_targets(("a", "f"), [1.0, 2.0])
 
 
 def test_the_curve_of_a_search_is_where_it_rises():
@@ -272,4 +273,4 @@ def test_the_curve_of_a_search_is_where_it_rises():
 
 def test_names_of_metrics_are_plain():
     """Letters, digits and underscores."""
-    assert key("HardCoRe-NAS") == "hardcore_nas" and key("mobilenet_v3_small 0.25") == "mobilenet_v3_small_0_25"
+    assert metric_name("HardCoRe-NAS") == "hardcore_nas" and metric_name("mobilenet_v3_small 0.25") == "mobilenet_v3_small_0_25"

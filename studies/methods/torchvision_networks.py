@@ -1,7 +1,7 @@
-"""torchvision's networks for small images, with fresh weights.
+"""torchvision's networks for small images, with initial weights.
 
-They halve an image five times, which leaves nothing of 24 pixels. As is usual for small images some of their strides are 1
-here: of the five halvings the first, the third and the fourth are kept, as many as the search spaces for such images have.
+They halve an image five times, which is too much for 24 pixels. As is usual for small images some of their strides become 1:
+the first, the third and the fourth halving remain, as many as in the search spaces for such images.
 """
 
 from collections import defaultdict
@@ -13,22 +13,22 @@ from torch import Tensor, nn
 from nas.data.vision import models
 from nas.runtime.params import Section
 
-KEPT = (0, 2, 3)  # of the halvings, in their order
-SIDE = 224  # pixels that the networks were made for
+HALVINGS = (0, 2, 3)  # that remain, of the five in their order
+SIDE = 224  # pixels, for which the networks were designed
 
 
-class Choice(Section):
+class TorchvisionNetwork(Section):
     """A network of `torchvision.models`."""
 
     model: str
-    width: float | None  # of its channels; null: the network has no such choice
+    width: float | None  # multiplier of its channels; null: the network has none
 
     @property
     def name(self) -> str:
         return self.model if self.width is None else f"{self.model} {self.width:g}"
 
     @model_validator(mode="after")
-    def _can_be_built(self) -> "Choice":
+    def _can_be_built(self) -> "TorchvisionNetwork":
         try:
             with torch.device("meta"):
                 build(self, 2)
@@ -38,48 +38,48 @@ class Choice(Section):
 
 
 class Baseline(nn.Module):
-    """A classifier with one dropout before its last layer; torchvision's as it is where there is one."""
+    """A classifier with one dropout before its last layer; torchvision's own where there is one."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        found = [module for module in network.modules() if isinstance(module, nn.Dropout)]
-        if not found and isinstance(getattr(network, "fc", None), nn.Linear):
-            found = [nn.Dropout(0.0)]
-            network.fc = nn.Sequential(found[0], network.fc)
-        if len(found) != 1:
-            raise ValueError(f"{type(network).__name__} has {len(found)} dropouts; one before the last layer is needed")
-        self.network, self.dropout = network, found[0]
+        dropouts = [module for module in network.modules() if isinstance(module, nn.Dropout)]
+        if not dropouts and isinstance(getattr(network, "fc", None), nn.Linear):
+            dropouts = [nn.Dropout(0.0)]
+            network.fc = nn.Sequential(dropouts[0], network.fc)
+        if len(dropouts) != 1:
+            raise ValueError(f"{type(network).__name__} has {len(dropouts)} dropouts; one before the last layer is needed")
+        self.network, self.dropout = network, dropouts[0]
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images -> (B, classes) logits."""
         return self.network(images)
 
 
-def build(choice: Choice, classes: int) -> Baseline:
+def build(choice: TorchvisionNetwork, classes: int) -> Baseline:
     """The network for small images. Weights from torch's global generator.
 
     Raises:
-        ValueError, TypeError: if torchvision has no such network, or it has another form than classifiers of images have.
+        ValueError, TypeError: if torchvision has no such network, or it is not an image classifier.
     """
     size = {} if choice.width is None else {"width_mult": choice.width}
     network = models.get_model(choice.model, weights=None, num_classes=classes, **size)
     halvings = strided(network)
-    if len(halvings) <= max(KEPT):
-        raise ValueError(f"{choice.model} halves an image {len(halvings)} times, more than {max(KEPT)} are needed")
+    if len(halvings) <= max(HALVINGS):
+        raise ValueError(f"{choice.model} halves an image {len(halvings)} times, more than {max(HALVINGS)} are needed")
     for number, modules in enumerate(halvings):
-        for module in modules if number not in KEPT else ():
+        for module in modules if number not in HALVINGS else ():
             module.stride = 1 if isinstance(module, nn.MaxPool2d) else (1, 1)
     return Baseline(network)
 
 
 @torch.no_grad()
 def strided(network: nn.Module) -> list[list[nn.Module]]:
-    """Layers of stride 2, those that halve the same side together, the first first."""
-    found: dict[int, list[nn.Module]] = defaultdict(list)
+    """Layers of stride 2 in order, those that halve the same side together."""
+    by_side: dict[int, list[nn.Module]] = defaultdict(list)
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if module.stride in (2, (2, 2)):
-            found[inputs[0].shape[-1]].append(module)
+            by_side[inputs[0].shape[-1]].append(module)
 
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.MaxPool2d)]
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
@@ -88,4 +88,4 @@ def strided(network: nn.Module) -> list[list[nn.Module]]:
     network.train(training)
     for hook in hooks:
         hook.remove()
-    return [found[side] for side in sorted(found, reverse=True)]
+    return [by_side[side] for side in sorted(by_side, reverse=True)]
