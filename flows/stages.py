@@ -137,8 +137,9 @@ def result_table(results: Iterable[StageResult], key: str) -> Iterator[None]:
 
 
 def numeric_entries(files: Iterable[dict]) -> dict[str, float]:
-    """The numbers among the top-level entries of metrics files."""
-    return {k: v for file in files for k, v in file.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    """The numbers among the top-level entries of metrics files; a file that is a list has none."""
+    entries = (entry for file in files if isinstance(file, dict) for entry in file.items())
+    return {key: value for key, value in entries if isinstance(value, int | float) and not isinstance(value, bool)}
 
 
 def infrastructure_failed(task: Task, run: TaskRun, state: State) -> bool:

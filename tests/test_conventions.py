@@ -38,7 +38,7 @@ ALLOWED = {  # former names that a message or the reader of an old file needs, a
     ("nas/runtime/params.py", "heaviest"),
     ("nas/search/bayesian.py", "guided"),
     ("nas/tracking/runs.py", "monitor"),  # MLflow's SystemMetricsMonitor
-    ("nas/stages/hardcore_nas/search.py", "pictures?"),
+    ("nas/stages/hardcore_nas/searcher.py", "pictures?"),
     ("nas/export/bundle.py", "pictures?"),
     ("studies/methods/oneshot.py", "pictures?"),
     ("docs/formats.md", "pictures?"),

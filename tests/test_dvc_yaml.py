@@ -1,14 +1,16 @@
-"""dvc.yaml: one name a stage, and every file and parameter that decides a stage's results among its dependencies.
+"""dvc.yaml: one name per stage, and every file and parameter that decides a stage's results among its dependencies.
 
-Which code a stage needs is read off its text. All of the stage's own file counts. Of another file in
-nas/stages and studies (runner.py, other stages) only the functions and classes that it names count, and what those
-name in turn; a constant, such as another stage's output folder, makes no dependency. Every other module
-of nas counts whole, with what it imports. Left out are modules that decide no result (`DECIDE_NOTHING`), and
-`runner.stage`, `user_errors` and `check_all`, which only surround a stage: MLflow run, lock, errors.
+Which code a stage needs is read off its text. All of the stage's own file counts. Of another file in nas/stages and studies
+(runner.py, searching.py) only the functions and classes that it names count, and what those name in turn; a constant, such as
+a path, makes no dependency. Every other module of nas counts whole, with what it imports. Left out are modules that decide no
+result (`DECIDE_NOTHING`), and of `DECLARATIONS`, which declare the keys of params.yaml, the file itself, though not what its
+functions name. `runner.stage` and `runner.execute` surround a stage (MLflow run, checkpoint, errors): their file counts, what
+they import does not.
 """
 
 import ast
 import importlib
+import operator
 from functools import cache
 from pathlib import Path
 
@@ -35,9 +37,11 @@ DECIDE_NOTHING = {
     "nas.tracking.session",
     "nas.tracking.store",
 }
-SURROUND = {("nas.stages.runner", "stage"), ("nas.stages.errors", "user_errors"), ("nas.stages.check", "check_all")}
+DECLARATIONS = {"nas.stages.config"}  # a test below shows that no edit of it changes a result
+SURROUND = {("nas.stages.runner", "stage"), ("nas.stages.runner", "execute")}
+CHECKS = {("nas.stages.config", "check_all")}  # refuses wrong parameters of any stage
 PROCESSES = {"launcher.processes", "launcher.nodes"}  # each has batch norm of its own in training; a search is the same on any number
-SHARED = ("recipe", "runtime", "evaluation")  # what runner.shared() returns, in this order
+SHARED = ("recipe", "runtime", "evaluation")  # what config.shared() returns, in this order
 
 
 def path(module: str) -> Path | None:
@@ -75,6 +79,7 @@ class Needed:
 
     def __init__(self, stage: str) -> None:
         self.modules: set[str] = set()
+        self.read: set[str] = set()  # stages whose output folder it names
         self._seen: set[tuple[str, str | None]] = set()
         self.whole(stage)
 
@@ -87,24 +92,29 @@ class Needed:
 
     def named(self, module: str, name: str) -> None:
         """A function or class of a file in nas/stages."""
-        if (module, name) in self._seen | SURROUND:
+        if (module, name) in self._seen | CHECKS:
             return
         self._seen.add((module, name))
+        if (module, name) in SURROUND:
+            self.modules.add(module)
+            return
         known = names(tree(module))
         if name in known:  # common.Runtime, which it has imported itself
             self.reach(known[name])
             return
         defined = [n for n in tree(module).body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == name]
         if defined:
-            self.modules.add(module)
+            self.modules |= {module} - DECLARATIONS
             self.follow(defined[0], known)
             own = {n.id for n in ast.walk(defined[0]) if isinstance(n, ast.Name)}
             for other in own & {n.name for n in tree(module).body if isinstance(n, ast.FunctionDef | ast.ClassDef)} - {name}:
                 self.named(module, other)
 
     def follow(self, node: ast.AST, known: dict[str, str]) -> None:
-        """Everything of nas that the text below a node names."""
+        """Everything of nas that the text below a node names, and the stages of `runner.out("stage")`."""
         for n in ast.walk(node):
+            if isinstance(n, ast.Call) and ast.unparse(n.func) in ("runner.out", "out") and isinstance(n.args[0], ast.Constant):
+                self.read.add(n.args[0].value)
             if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id in known:
                 self.reach(f"{known[n.value.id]}.{n.attr}")
             elif isinstance(n, ast.Name) and n.id in known:
@@ -150,19 +160,62 @@ def test_every_module_that_decides_results_is_a_dependency(stage):
             {"nas.search.predictor", "nas.spaces.mbconv", "nas.runtime.seeding"},
             {"nas.models.supernet", "nas.training.trainer"},
         ),
-        ("transfer", {"nas.stages.search", "nas.models.extract", "nas.training.recipe"}, {"nas.search.evolution"}),
+        ("search", {"nas.stages.searching", "nas.search.setup", "nas.search.nsga2"}, {"nas.stages.train", "nas.training.trainer"}),
+        ("transfer", {"nas.training.transfer", "nas.models.extract", "nas.training.recipe"}, {"nas.search.evolution", "nas.stages.search"}),
         (
             "export",
             {"nas.export.bundle", "nas.export.onnx", "nas.models.fuse", "nas.data.sources"},
             {"nas.search.evolution", "nas.stages.search"},
         ),
-        ("split", {"nas.data.embedded", "nas.data.splits"}, {"nas.stages.runner", "nas.data.loader"}),
+        ("split", {"nas.data.embedded", "nas.data.splits", "nas.stages.runner"}, {"nas.data.loader", "nas.training.trainer"}),
     ],
 )
 def test_the_rule_finds_what_is_known(stage, included, excluded):
     """The collection itself, against some dependencies known from reading the stages."""
     found = Needed(f"nas.stages.{stage}").modules
     assert included <= found and not excluded & found
+
+
+@pytest.mark.parametrize("stage", DVC)
+def test_outputs_that_a_stage_reads_are_dependencies(stage):
+    """Each folder that its code names by `runner.out` holds a dependency, or is its own."""
+    deps = [Path(dep) for dep in DVC[stage]["deps"]]
+    assert not {
+        name for name in Needed(f"nas.stages.{stage}").read - {stage} if Path("outputs", name) not in {p for d in deps for p in d.parents}
+    }
+
+
+def test_declarations_decide_nothing():
+    """Their classes have no default but None and no method but validators, so that any other value is in params.yaml."""
+    for module in DECLARATIONS:
+        for node in (n for n in tree(module).body if isinstance(n, ast.ClassDef)):
+            kind = getattr(importlib.import_module(module), node.name)
+            assert issubclass(kind, Section)
+            assert all(field.is_required() or field.default is None for field in kind.model_fields.values())
+            methods = [n for n in node.body if isinstance(n, ast.FunctionDef)]
+            assert all("validator" in ast.unparse(m.decorator_list[0]) for m in methods)
+        functions = {n.name for n in tree(module).body if isinstance(n, ast.FunctionDef)}
+        assert functions == {"search_space", "shared", "check_all"}
+
+
+def test_what_runs_on_several_processes_decides_results():
+    """Each process has batch-norm statistics of its own, so their number counts in training."""
+    assert "nas.runtime.distributed" not in DECIDE_NOTHING
+    for stage in ("pretrain", "train"):
+        assert "nas.runtime.distributed" in Needed(f"nas.stages.{stage}").modules and set(DVC[stage]["params"]) >= PROCESSES
+
+
+@pytest.mark.parametrize("file", ["dvc.yaml", "pipelines/tf_nas/dvc.yaml", "pipelines/hardcore_nas/dvc.yaml"])
+def test_no_pipeline_of_the_product_depends_on_studies(file):
+    """Evidence depends on the product, never the other way round."""
+    assert not [dep for entry in yaml.safe_load((ROOT / file).read_text())["stages"].values() for dep in entry["deps"] if "studies" in dep]
+
+
+@pytest.mark.parametrize("file", sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("**/dvc.yaml") if ".checkpoints" not in p.parts))
+def test_the_run_cache_takes_every_stage(file):
+    """DVC's run cache skips a stage with an output that is neither cached nor a metric or plot."""
+    outs = [out for entry in yaml.safe_load((ROOT / file).read_text())["stages"].values() for out in entry.get("outs", [])]
+    assert not [out for out in outs if isinstance(out, dict) and next(iter(out.values())).get("cache") is False]
 
 
 def test_no_dependency_is_gone():
@@ -224,7 +277,7 @@ def test_no_parameter_has_a_name_that_the_run_cache_passes_over(file):
 
 
 def read_sections(stage: str) -> set[str]:
-    """Sections that a stage's file reads, and those of runner.shared() that it gives a name."""
+    """Sections that a stage's file reads, and those of config.shared() that it gives a name."""
     module, found = tree(f"nas.stages.{stage}"), set()
     for n in ast.walk(module):
         if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and isinstance(n.func.value, ast.Name):
@@ -232,15 +285,15 @@ def read_sections(stage: str) -> set[str]:
             if call in (("params", "read"), ("params", "value")):
                 key, *model = (ast.unparse(a) for a in n.args)
                 found |= {ast.literal_eval(key)} if not model else part(stage, ast.literal_eval(key), model[0])
-            found |= {("runner", "seed"): {"seed"}, ("runner", "search_space"): {"space"}}.get(call, set())
-        if isinstance(n, ast.Assign) and ast.unparse(n.value) == "runner.shared()":
+            found |= {("params", "seed"): {"seed"}, ("config", "search_space"): {"space"}}.get(call, set())
+        if isinstance(n, ast.Assign) and ast.unparse(n.value) == "config.shared()":
             found |= {section for section, target in zip(SHARED, n.targets[0].elts, strict=True) if target.id != "_"}
     return found
 
 
 def part(stage: str, section: str, model: str) -> set[str]:
     """The section, or only the keys that a model takes from it."""
-    kind = getattr(importlib.import_module(f"nas.stages.{stage}"), model)
+    kind = operator.attrgetter(model)(importlib.import_module(f"nas.stages.{stage}"))
     assert issubclass(kind, Section)
     whole = kind.model_config["extra"] == "forbid"
     return {section} if whole else {f"{section}.{key}" for key in kind.model_fields}

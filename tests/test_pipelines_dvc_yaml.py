@@ -1,7 +1,7 @@
 """pipelines/*/dvc.yaml: what `test_dvc_yaml` checks of the main one, for pipelines whose stages are matrices or build on each other.
 
 Matrices are expanded here, without DVC: a stage is once there for each combination. Sections of a pipeline's params.yaml are
-fields of the object that its `common.read` returns; which of them a stage reads is seen from the text of its functions.
+fields of the object that its `config.read` returns; which of them a stage reads is seen from the text of its functions.
 """
 
 import ast
@@ -11,6 +11,7 @@ import itertools
 import re
 import subprocess
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml
@@ -91,17 +92,21 @@ class Reads(Needed):
 
     def __init__(self, pipeline: str, stage: str) -> None:
         self.keys: set[str] = set()
-        self._settings = importlib.import_module(f"{package(pipeline)}.config").Settings
+        self._settings = get_type_hints(importlib.import_module(f"{package(pipeline)}.config").read)["return"]
         super().__init__(f"{package(pipeline)}.{stage}")
 
     def follow(self, node: ast.AST, known: dict[str, str]) -> None:
         super().follow(node, known)
         for function in (n for n in ast.walk(node) if isinstance(n, ast.FunctionDef)):
             everything = list(ast.walk(function))
-            given = {n.arg for n in everything if isinstance(n, ast.arg) and n.annotation and "Settings" in ast.unparse(n.annotation)}
+            given = {n.arg for n in everything if isinstance(n, ast.arg) and n.annotation and self._named(n.annotation)}
             made = [n for n in everything if isinstance(n, ast.Assign) and ast.unparse(n.value) == "config.read()"]
             self.keys |= self.fields(everything, given | {ast.unparse(t) for n in made for t in n.targets})
             self.keys |= {n.attr for n in everything if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "config.read()"}
+
+    def _named(self, annotation: ast.AST) -> bool:
+        """Whether an argument is the object that `config.read` returns."""
+        return ast.unparse(annotation).strip("'\"").split(".")[-1] == self._settings.__name__
 
     def fields(self, nodes: list[ast.AST], names: set[str]) -> set[str]:
         """`s.train.epochs` -> train.epochs, `s.train` and `s.train.method()` -> train, for each s among the names."""
@@ -150,8 +155,8 @@ def test_every_module_that_decides_results_is_a_dependency(pipeline, stage):
     [
         (
             "pretrain",
-            {"nas.stages.pretrain", "nas.search.predictor", "nas.training.trainer"},
-            {"studies.strategies.train", "nas.training.finetune"},
+            {"nas.evaluation.measure", "nas.search.predictor", "nas.training.trainer"},
+            {"studies.strategies.train", "nas.training.finetune", "nas.stages.pretrain"},
         ),
         ("wide", {"studies.strategies.train", "nas.search.evolution"}, {"nas.training.finetune", "nas.stages.split"}),
         ("distill", {"studies.strategies.train", "nas.training.losses"}, {"nas.training.finetune", "nas.search.bayesian"}),

@@ -5,8 +5,7 @@
             ...
             stage.finish({"kendall_tau": tau})
 
-    if __name__ == "__main__":
-        runner.execute(main)
+and at the end of the file, as a script, `runner.execute(main)`.
 
 Another pipeline passes its folder: `runner.stage("search", parameters, PIPELINE)`, `PIPELINE = Pipeline(Path("pipelines/tf_nas"))`.
 Stages run from the project's root. PyTorch is loaded when a stage opens, not when this module is imported.
