@@ -61,6 +61,16 @@ def test_imports_point_down(module):
     assert not above
 
 
+STAGES = {m for m, path in MODULES.items() if m.startswith("nas.stages") and 'if __name__ == "__main__"' in path.read_text()}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if not m.startswith("studies")])
+def test_no_stage_is_imported(module):
+    """What stages share is in the library, or in a module of nas.stages that is not a stage."""
+    assert {"nas.stages.train", "nas.stages.tf_nas.search"} <= STAGES
+    assert not imports(module) & STAGES
+
+
 def test_imports_make_no_circle():
     """Within a layer too there is an order."""
     order = list(TopologicalSorter({m: imports(m) & MODULES.keys() - {m} for m in MODULES}).static_order())
