@@ -13,6 +13,7 @@ import contextlib
 import math
 import os
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -26,6 +27,7 @@ from nas.runtime import params, processes
 from nas.tracking import provenance, store
 from nas.tracking.delivery import DESCRIPTION, RunIds, RunSpec
 from nas.tracking.outbox import Note
+from nas.tracking.provenance import Origin
 from nas.tracking.runs import SilentRun, StageRun, now_ms
 from nas.tracking.store import TrackingConfig
 
@@ -78,9 +80,10 @@ def stage_run(
         return
     config = config or params.read("tracking", TrackingConfig)
     with store.use(config) as used:
-        spec = _spec(stage, title or stage, strategy, config.experiment, group, shares)
+        origin = provenance.origin(stage)
+        spec = _spec(stage, origin, title or stage, strategy, config.experiment, group, shares)
         note = Note(store.outbox() / f"{spec.start_ms:013d}-{spec.key}", used.hash, asdict(spec), asdict(RunIds()))
-        run = StageRun(used, note, provenance.inputs(stage), config.system_metrics)
+        run = StageRun(used, note, origin.inputs, config.system_metrics)
         run.open()
         began, status = time.monotonic(), "FAILED"
         with _sigterm_unwinds():  # not earlier: a bare `except` somewhere in the imports would swallow it
@@ -88,7 +91,7 @@ def stage_run(
                 run.params(_flat(parameters))
                 yield run
                 if shares:
-                    _share_up_to_date(run, stage)
+                    _share_up_to_date(run, stage, origin.description)
                 status = "FINISHED"
             except BaseException as error:
                 status = _status(error)
@@ -97,20 +100,20 @@ def stage_run(
                 run.end(status, time.monotonic() - began)
 
 
-def _spec(stage: str, name: str, strategy: str | None, experiment: str, group: Group | None, shares: bool) -> RunSpec:
+def _spec(stage: str, origin: Origin, name: str, strategy: str | None, experiment: str, group: Group | None, shares: bool) -> RunSpec:
     """Of a stage that starts now, in this process."""
     from mlflow.tracking.context.registry import resolve_tags
 
     commit, dirty = provenance.git_state()
     tags = {
         "dvc.stage": stage,
-        "dvc.fingerprint": provenance.fingerprint(stage),
+        "dvc.fingerprint": origin.fingerprint,
         "dvc.exp": os.environ.get("DVC_EXP_NAME"),
         "git.commit": commit,
         "git.dirty": str(dirty).lower(),
         "prefect.flow_run_id": os.environ.get("PREFECT__FLOW_RUN_ID"),
         "nas.strategy": strategy,
-        DESCRIPTION: provenance.description(stage) or None,
+        DESCRIPTION: origin.description or None,
     }
     tags = resolve_tags() | {key: value for key, value in tags.items() if value is not None}  # MLflow's: user, source
     pipeline = f"{group.name}-{group.key}" if group else _pipeline_key()
@@ -127,13 +130,19 @@ def _pipeline_key() -> str:
     return f"{experiment}@{process}" if experiment else process
 
 
-def _share_up_to_date(run: StageRun, stage: str) -> None:
-    """Put the parameters and metrics of the stages that DVC did not have to run on the parent, and say which stages it stands for."""
-    results = provenance.up_to_date(stage)
-    described = [(stage.rpartition(":")[2], provenance.description(stage)), *((r.name, r.description) for r in results)]
-    text = "Results of these stages, run or up to date:\n\n" + "\n".join(f"- {name}" + f": {text}" * bool(text) for name, text in described)
-    parameters = {key: value for result in results for key, value in _flat(result.parameters).items()}
-    run.share(parameters, {f"{r.name}/{key}": value for r in results for key, value in r.metrics.items()}, text)
+def _share_up_to_date(run: StageRun, stage: str, description: str) -> None:
+    """Put the parameters and metrics of the stages that DVC need not run on the parent, and name the stages that it stands for.
+
+    The stage's work is done: what goes wrong here, a dvc.yaml that is being edited, is reported only.
+    """
+    try:
+        results = provenance.up_to_date(stage)
+        described = [(stage.rpartition(":")[2], description), *((r.name, r.description) for r in results)]
+        text = "Results of these stages, run or up to date:\n\n" + "\n".join(f"- {name}: {desc}".rstrip(": ") for name, desc in described)
+        parameters = {key: value for result in results for key, value in _flat(result.parameters).items()}
+        run.share(parameters, {f"{r.name}/{key}": value for r in results for key, value in r.metrics.items()}, text)
+    except Exception as error:
+        print(f"the pipeline's MLflow run lacks the stages that are up to date: {error}", file=sys.stderr, flush=True)
 
 
 def _status(error: BaseException) -> str:
