@@ -223,29 +223,3 @@ def _plain(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} is not JSON")
-
-
-def __getattr__(name: str):
-    """Former names, until the studies use the new ones."""
-    from nas.evaluation import evaluate
-    from nas.models import supernet
-    from nas.stages import config
-    from nas.training import curves, recipe
-
-    former = {
-        "OUTPUTS": lambda: MAIN.outputs,
-        "Evaluation": lambda: evaluate.Evaluation,
-        "calibration": lambda: evaluate.calibration_set,
-        "whole_batches": lambda: evaluate.whole_batches,
-        "scorer": lambda: evaluate.build_scorer,
-        "ends": lambda: evaluate.Scorer.top1_ends,
-        "new_supernet": lambda: supernet.new_supernet,
-        "training_batches": lambda: recipe.training_batches,
-        "curves": lambda: curves.log_epochs,
-        "seed": lambda: params.seed,
-        "search_space": lambda: config.search_space,
-        "shared": lambda: config.shared,
-    }
-    if name in former:
-        return former[name]()
-    raise AttributeError(name)

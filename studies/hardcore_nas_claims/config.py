@@ -23,10 +23,10 @@ from nas.runtime import params, seeding
 from nas.runtime.checkpoint import Checkpoint, load_weights
 from nas.spaces.hardcore_nas import Arch
 from nas.stages import runner
+from nas.stages.differentiable import TARGET_NAMES
 from nas.stages.hardcore_nas import config as hardcore_nas
 from nas.stages.hardcore_nas.config import TEACHER, WEIGHTS
 from nas.stages.hardcore_nas.trainer import Trained, Trainer
-from nas.stages.pipelines import NAMES, placed
 from nas.stages.runner import Pipeline
 from nas.tracking.runs import StageRun
 
@@ -85,7 +85,7 @@ def read(file: Path = PIPELINE.parameters, of_hardcore_nas: Path = hardcore_nas.
     values, own = params.read_all(file), hardcore_nas.read(of_hardcore_nas)
     params.check_keys(values, {"tuning", "starts"}, file)
     tuning, starts = params.check(values, "tuning", Tuning, file), params.check(values, "starts", Starts, file)
-    names = NAMES[: len(own.search.targets)]
+    names = TARGET_NAMES[: len(own.search.targets)]
     if unknown := sorted(set(tuning.targets) - set(names)):
         raise params.ParamsError(
             f"{file}: tuning.targets: {unknown[0]!r} is not in {list(names)}, a letter per entry of {of_hardcore_nas}: search.targets"
@@ -149,4 +149,4 @@ class Networks:
 
     def top1(self, network: nn.Module) -> float:
         """Top-1 (percent) on the test images of a network on the device, in eval mode."""
-        return top1(network, placed(self._test, self._cfg.runtime, self.device))
+        return top1(network, self._cfg.runtime.to_device(self._test, self.device))

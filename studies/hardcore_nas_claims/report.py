@@ -19,8 +19,8 @@ from nas.cost.latency_hardcore_nas import HardcoreNasLatencyTable
 from nas.plots import style
 from nas.runtime.io import read_json, read_table
 from nas.stages import runner
+from nas.stages.differentiable import TARGET_NAMES
 from nas.stages.hardcore_nas import config as hardcore_nas
-from nas.stages.pipelines import NAMES
 from studies.claims import STATISTICS, Page, verdict_counts
 from studies.hardcore_nas_claims import config
 from studies.hardcore_nas_claims.claims import Results, all_claims
@@ -64,7 +64,7 @@ def main() -> None:
         table = latency_hardcore_nas.HardcoreNasLatencyTable.load(hardcore_nas.TABLE, own.space, runner.count_classes())
         search, tune = (read_json(OWN / stage / "metrics.json") for stage in ("search", "tune"))
         results = Results(
-            targets=pd.DataFrame([{"name": name, **entry} for name, entry in zip(NAMES, read_json(SUMMARY))]),
+            targets=pd.DataFrame([{"name": name, **entry} for name, entry in zip(TARGET_NAMES, read_json(SUMMARY))]),
             seconds={"shared": search["seconds_shared"], "search": search["seconds_per_target"], "tuning": tune["seconds_per_target"]},
             tuning=read_table(config.results_file("tuning"), RERUN),
             starts=read_table(config.results_file("starts"), RERUN),

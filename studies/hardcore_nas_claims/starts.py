@@ -29,14 +29,15 @@ from torch import Tensor, nn
 from nas.cost import latency_hardcore_nas
 from nas.cost.latency_hardcore_nas import ExpectedLatency
 from nas.data.loader import EvaluationBatches
+from nas.data.splits import hold_out
 from nas.differentiable.hardcore_nas import frank_wolfe
 from nas.differentiable.hardcore_nas.frank_wolfe import State
 from nas.runtime.progress import progress
 from nas.spaces.hardcore_nas import Arch
 from nas.stages import runner
+from nas.stages.differentiable import TARGET_NAMES
 from nas.stages.hardcore_nas import config as hardcore_nas
 from nas.stages.hardcore_nas.searcher import Searcher, outcome
-from nas.stages.pipelines import NAMES, divided, placed
 from studies.hardcore_nas_claims import config
 
 TIMING_REPEATS = 50  # of a linear programme
@@ -50,8 +51,8 @@ def main() -> None:
         data, device = networks.data, networks.device
         latency = latency_hardcore_nas.HardcoreNasLatencyTable.load(hardcore_nas.TABLE, own.space, len(data.classes)).expected
         place = f"{hardcore_nas.PIPELINE.parameters}: search.targets"
-        targets = dict(zip(NAMES, sorted(target.ms(*latency.range_ms, place) for target in own.search.targets)))
-        _, items = divided(data, data.indices("train"), own.images.held_out, own.seed)
+        targets = dict(zip(TARGET_NAMES, sorted(target.ms(*latency.range_ms, place) for target in own.search.targets)))
+        _, items = hold_out(data.indices("train"), data.labels, own.images.held_out, own.seed)
         images = EvaluationBatches(data, items, own.evaluation.batch, own.runtime.workers)
         rows, jobs = [], list(product(cfg.starts.seeds, sorted([own.search.start, *cfg.starts.shares]), targets))
         for seed, share, target in progress(jobs, "starts: searches", len(jobs)):
@@ -59,7 +60,7 @@ def main() -> None:
             searcher = Searcher(varied, networks.model, latency, data, items, device, stage.checkpoint, stage.run)
             search = searcher.search(f"{seed}-{share:g}-{target}", targets[target])
             end = outcome(search, latency, targets[target])
-            loss, held_out = loss_and_top1(networks.inherited(end["arch"]), placed(images, own.runtime, device))
+            loss, held_out = loss_and_top1(networks.inherited(end["arch"]), own.runtime.to_device(images, device))
             tuned, _ = networks.tuned(arch_name(end["arch"]), end["arch"], own.tune.tuning.epochs)
             rows.append(
                 {

@@ -28,6 +28,7 @@ from nas.cost.flops import multiply_adds
 from nas.cost.latency_hardcore_nas import ExpectedLatency
 from nas.data import loader
 from nas.data.dataset import ImageDataset, open_dataset
+from nas.data.splits import hold_out
 from nas.differentiable.hardcore_nas.one_shot import OneShot, extract
 from nas.differentiable.hardcore_nas.training import tuning_loss
 from nas.evaluation.evaluate import top1
@@ -41,10 +42,10 @@ from nas.search.loop import Method, search
 from nas.search.problem import Problem
 from nas.spaces.hardcore_nas import Arch, Space
 from nas.stages import runner
+from nas.stages.differentiable import TARGET_NAMES
 from nas.stages.hardcore_nas import config as hardcore_nas
 from nas.stages.hardcore_nas.config import TEACHER, WEIGHTS, HardcoreNasParams
 from nas.stages.hardcore_nas.trainer import Trainer
-from nas.stages.pipelines import NAMES, divided, placed
 from nas.stages.runner import Stage
 from nas.tracking.runs import StageRun
 from studies.methods import config
@@ -100,9 +101,9 @@ class SearchImages:
 
 def search_images(cfg: config.OneShot, own: HardcoreNasParams, data: ImageDataset, device: torch.device) -> SearchImages:
     """A draw from the images of HardCoRe-NAS's search."""
-    _, held_out = divided(data, data.indices("train"), own.images.held_out, own.seed)
+    _, held_out = hold_out(data.indices("train"), data.labels, own.images.held_out, own.seed)
     drawn = seeding.generator(own.seed, "oneshot", "pictures").choice(held_out, min(cfg.images, len(held_out)), replace=False)
-    return SearchImages(len(drawn), list(placed(loader.EvaluationBatches(data, drawn, own.evaluation.batch), own.runtime, device)))
+    return SearchImages(len(drawn), list(own.runtime.to_device(loader.EvaluationBatches(data, drawn, own.evaluation.batch), device)))
 
 
 class Searches:
@@ -149,7 +150,7 @@ def named_targets(names: Sequence[str] | None, targets_ms: Sequence[float]) -> d
     Raises:
         ParamsError: for a name that is none of HardCoRe-NAS's targets.
     """
-    targets = dict(zip(NAMES, targets_ms))
+    targets = dict(zip(TARGET_NAMES, targets_ms))
     if unknown := sorted(set(names or ()) - set(targets)):
         raise params.ParamsError(
             f"{config.PIPELINE.parameters}: oneshot.targets: {unknown[0]!r} is not among HardCoRe-NAS's targets, {list(targets)}"

@@ -35,7 +35,6 @@ from nas.runtime.checkpoint import Checkpoint
 from nas.runtime.progress import progress
 from nas.stages import config as main_config
 from nas.stages import runner
-from nas.stages.pipelines import placed
 from nas.tracking import provenance, session, store
 from studies.methods import config, page, results
 from studies.methods.compute import network_mmacs
@@ -62,7 +61,7 @@ def main() -> None:
         latencies = measure(modules, data.side, cfg.report, seed, stage.checkpoint)
         mmacs = [network_mmacs(module, data.side) for module in modules]
         test = loader.EvaluationBatches(data, data.indices("test"), evaluation.batch, runtime.workers)
-        batches = progress(placed(test, runtime, device), "report: batches of test images", len(test))
+        batches = progress(runtime.to_device(test, device), "report: batches of test images", len(test))
         correct = predictions(modules, batches, device)
         networks = pd.DataFrame(
             {
