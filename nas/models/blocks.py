@@ -45,7 +45,7 @@ def conv(c_in: int, c_out: int, kernel: int = 1, stride: int = 1, groups: int = 
 
 
 def batch_norm(channels: int, device: Device = None) -> BatchNorm2d:
-    """Batch norm with the epsilon of all networks here."""
+    """Batch norm with `BN_EPS`, as in the supernet."""
     return BatchNorm2d(channels, eps=BN_EPS, device=device)
 
 

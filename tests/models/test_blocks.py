@@ -1,3 +1,5 @@
+"""nas.models.blocks: networks from rows, against torch's counters and torchvision's block."""
+
 from itertools import pairwise
 
 import pytest
@@ -41,31 +43,31 @@ def counted(plan: Plan, classes: int) -> int:
 @settings(max_examples=50, deadline=None)
 @given(plans(), st.integers(2, 9))
 def test_products_are_those_that_torch_counts(plan, classes):
-    """Half of FlopCounterMode's figure, to the multiply-accumulate."""
+    """Exactly half of FlopCounterMode's count."""
     assert multiply_adds(plan, classes).products == counted(plan, classes)
 
 
 @settings(max_examples=50, deadline=None)
 @given(plans(), st.integers(2, 9))
 def test_parameters_are_those_of_the_module(plan, classes):
-    """From shapes alone, the number that the built network has."""
+    """Counted from shapes and in the built network."""
     with torch.device("meta"):
         network = RowNetwork(plan, classes)
     assert parameters.of_plan(plan, classes) == sum(p.numel() for p in network.parameters())
 
 
-def test_what_torch_leaves_out_by_hand():
+def test_macs_that_torch_omits_by_hand():
     """Biases of a squeeze (4 + 12) and of 10 classes, and 8 channels x 4 x 4 pixels of the pool."""
     plan = Plan(16, Stem(6, 2, "ReLU"), (Row(6, 12, 4, 6, 3, 2, "Swish"),), Head(8, "Swish"), Squeeze(None, "Sigmoid"))
-    found = multiply_adds(plan, 10)
-    assert found == MultiplyAdds(found.products, 26, 128)
-    assert found.total == found.products + 154
+    counted = multiply_adds(plan, 10)
+    assert counted == MultiplyAdds(counted.products, 26, 128)
+    assert counted.total == counted.products + 154
 
 
 @settings(max_examples=20, deadline=None)
 @given(plans(), st.integers(0, 1000))
 def test_folding_changes_nothing(plan, seed):
-    """With its batch norms folded a network is the same function."""
+    """A network with folded batch norms computes the same function."""
     torch.manual_seed(seed)
     network = RowNetwork(plan, 3)
     images = torch.randn(4, 3, plan.resolution, plan.resolution)
@@ -74,21 +76,21 @@ def test_folding_changes_nothing(plan, seed):
     torch.testing.assert_close(fold(network)(images), network(images), rtol=1e-3, atol=1e-4)
 
 
-def test_a_block_is_mobilenets():
-    """Expansion, depthwise, projection with ReLU6 and a shortcut: torchvision's block with the same weights gives the same."""
+def test_a_block_is_that_of_mobilenet_v2():
+    """Torchvision's block with the same weights gives the same output, with ReLU6 and a shortcut."""
     torch.manual_seed(0)
     reference, block = (
         models.mobilenetv2.InvertedResidual(8, 8, 1, 6),
         InvertedResidual(Row(8, 48, 0, 8, 3, 1, "ReLU6"), Squeeze(None, "Sigmoid")),
     )
-    for mine, theirs in zip(block.state_dict().values(), reference.state_dict().values(), strict=True):
-        mine.copy_(theirs)
+    for target, source in zip(block.state_dict().values(), reference.state_dict().values(), strict=True):
+        target.copy_(source)
     x = torch.randn(2, 8, 7, 7)
     torch.testing.assert_close(block(x), reference(x))
 
 
-def test_rows_have_to_fit_each_other():
-    """A gap between two rows is named."""
+def test_rows_with_different_channels_are_refused():
+    """The message has the row and both numbers of channels."""
     with pytest.raises(ValueError, match="row 1 takes 7 channels, the one before gives 6"):
         rows = (Row(4, 4, 0, 6, 3, 1, "ReLU"), Row(7, 7, 0, 6, 3, 1, "ReLU"))
         Plan(8, Stem(4, 2, "ReLU"), rows, Head(8, "ReLU"), Squeeze(None, "Sigmoid"))

@@ -1,4 +1,4 @@
-"""Folding batch norms."""
+"""nas.models.fuse: batch norms folded into convolutions."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from nas.spaces.mbconv import SearchSpace
 
 
 def calibrated(space: SearchSpace, arch, seed: int) -> Network:
-    """In eval mode, every batch norm with statistics and an affine part of its own."""
+    """In eval mode, with random batch norms."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = Network(space, arch, 5)
@@ -36,8 +36,8 @@ def test_a_folded_network_is_the_same_function(tiny_space, seed):
     assert torch.allclose(after, before, rtol=1e-12, atol=1e-12 * before.abs().max().item())
 
 
-def test_no_batch_norm_is_left_and_the_network_keeps_its_own(tiny_space):
-    """The copy has none; the network that was folded is as it was."""
+def test_folding_returns_a_copy_without_batch_norms(tiny_space):
+    """The copy has none; the original does not change."""
     network = calibrated(tiny_space, tiny_space.largest(), 0)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     folded = fold(network)
@@ -56,12 +56,12 @@ def test_one_channel_by_hand():
 
 
 def test_a_network_in_training_mode_is_refused(tiny_space):
-    """Its batch norms would use the batch's statistics."""
+    """In training mode batch norms use the statistics of the batch."""
     with pytest.raises(ValueError, match="eval mode"):
         fold(Network(tiny_space, tiny_space.smallest(), 5))
 
 
 def test_a_batch_norm_without_a_convolution_is_refused():
-    """Leaving it out would change the function."""
+    """Dropping it would change the function."""
     with pytest.raises(ValueError, match="follows no convolution"):
         fold(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)).eval())

@@ -1,4 +1,4 @@
-"""The supernet: every call computes what a plain network with the same weights computes, and leaves nothing behind."""
+"""The supernet: a call computes what a plain network with the same weights computes, and changes no state."""
 
 import copy
 
@@ -39,7 +39,7 @@ GOLDEN, MASK = 0x9E3779B97F4A7C15, 2**64 - 1
 
 
 def random_supernet(space: SearchSpace, classes: int = 5) -> Supernet:
-    """All weights random, batch norm's too, so that every part of every layer counts."""
+    """All weights random, those of batch norms too, so that all of them affect the output."""
     supernet = Supernet(space, classes, zero_init=False)
     draws = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -106,8 +106,8 @@ def test_sub_networks_differ(four):
             assert not torch.allclose(four(images, Arch.from_genes(genes)), logits), gene.name
 
 
-def test_a_call_leaves_no_trace(glyphs, rng):
-    """After twenty others, with and without regularisation, an architecture gives the same; weights and gradients are untouched."""
+def test_a_call_changes_no_state(glyphs, rng):
+    """After twenty other calls the output is the same, and weights and gradients have not changed."""
     images, arch = random_images(4, 28), GLYPHS.random(rng)
     before, weights = glyphs(images, arch), copy.deepcopy(glyphs.state_dict())
     for _ in range(20):
@@ -119,7 +119,7 @@ def test_a_call_leaves_no_trace(glyphs, rng):
 
 
 def test_fewer_than_two_classes_are_refused():
-    """One class is nothing to tell apart."""
+    """A classifier needs two classes."""
     with pytest.raises(ValueError, match="1 classes"):
         Supernet(GLYPHS, 1)
 
@@ -135,7 +135,7 @@ def test_zero_init_makes_every_block_its_shortcut(tiny_space):
 
 @given(st.data())
 def test_gradient_of_a_part_is_that_of_plain_slicing(data):
-    """Two networks on overlapping parts and one on the whole: the leaf's gradients add up as autograd's do, bit for bit."""
+    """With two overlapping slices and the whole tensor, the leaf's gradients add up as autograd's do, bit for bit."""
     sides = (6, 4, 5, 5)
     places = [tuple(slice(a := data.draw(st.integers(0, n - 1)), data.draw(st.integers(a + 1, n))) for n in sides) for _ in range(2)]
     places.append(tuple(slice(n) for n in sides))
@@ -149,7 +149,7 @@ def test_gradient_of_a_part_is_that_of_plain_slicing(data):
 
 
 def test_gradient_of_a_sub_network_is_that_of_plain_slicing(tiny, tiny_space, monkeypatch, rng):
-    """Two sub-networks in a row, through the layers as they are and through autograd's own slices, in float64."""
+    """Two sub-networks in sequence, with `part` and with autograd's own slicing, in float64."""
     images, archs = random_images(4, 20).double(), [tiny_space.random(rng), tiny_space.smallest()]
 
     def gradients() -> dict[str, torch.Tensor | None]:
@@ -169,7 +169,7 @@ def test_gradient_of_a_sub_network_is_that_of_plain_slicing(tiny, tiny_space, mo
 
 
 def test_an_extracted_network_shares_no_memory(tiny, tiny_space):
-    """Overwriting it, smallest or largest, leaves the supernet as it was."""
+    """Overwriting it, smallest or largest, does not change the supernet."""
     before = copy.deepcopy(tiny.state_dict())
     for arch in (tiny_space.smallest(), tiny_space.largest()):
         network = extract(tiny, arch)
@@ -180,7 +180,7 @@ def test_an_extracted_network_shares_no_memory(tiny, tiny_space):
 
 
 def test_an_architecture_of_another_space_is_not_extracted(tiny):
-    """The message names what does not fit."""
+    """The message names the space."""
     with pytest.raises(ValueError, match="space 'tiny'"):
         extract(tiny, GLYPHS.smallest())
 
@@ -197,7 +197,7 @@ def test_flops_are_those_that_torch_counts(space, classes, n, rng):
 
 
 def test_flops_of_the_network_with_weights(tiny, tiny_space, rng):
-    """The same for extracted networks and a real image."""
+    """The same for extracted networks, with an image."""
     table = flops.table(tiny_space, 5)
     for _ in range(10):
         arch = tiny_space.random(rng)
@@ -207,13 +207,13 @@ def test_flops_of_the_network_with_weights(tiny, tiny_space, rng):
 
 
 @torch.no_grad()
-def test_a_calibrated_network_takes_one_image(glyphs):
-    """In eval mode an image's logits do not depend on those beside it."""
+def test_a_calibrated_network_treats_images_independently(glyphs):
+    """In eval mode an image's logits do not depend on the rest of the batch."""
     network = extract(glyphs, GLYPHS.largest())
     calibrate(network, [random_images(16, 28)])
     some = random_images(3, 28, seed=2)
-    alone = torch.cat([network(image[None]) for image in some])
-    assert torch.allclose(alone, network(some), atol=1e-4 * alone.abs().max().item())
+    single = torch.cat([network(image[None]) for image in some])
+    assert torch.allclose(single, network(some), atol=1e-4 * single.abs().max().item())
 
 
 def splitmix64(x: int) -> int:
@@ -237,8 +237,8 @@ def test_counted_uniform_is_splitmix64(keys, stream):
     assert counted_uniform(torch.tensor(keys), stream, 3).tolist() == expected
 
 
-def test_counted_uniform_belongs_to_the_key():
-    """Whatever else is in the batch, in whatever order, and however many numbers are asked for."""
+def test_counted_uniform_depends_on_the_key_only():
+    """The rest of the batch, its order and the number of columns do not matter."""
     keys = torch.arange(100) + 2**40
     whole, order = counted_uniform(keys, 3, 8), torch.randperm(100, generator=torch.Generator().manual_seed(0))
     assert torch.equal(counted_uniform(keys[order], 3, 8), whole[order])
@@ -248,7 +248,7 @@ def test_counted_uniform_belongs_to_the_key():
 
 @pytest.mark.parametrize("stream", [0, 1, 30])
 def test_counted_uniform_is_uniform(stream):
-    """Consecutive keys, as images have: Kolmogorov-Smirnov, mean and variance, and no correlation along keys or columns."""
+    """For consecutive keys: Kolmogorov-Smirnov, mean and variance, and no correlation along keys or columns."""
     u = counted_uniform(torch.arange(2000) + 5 * 2**50, stream, 50).double().numpy()
     assert stats.kstest(u.ravel(), "uniform").pvalue > 0.001
     n = u.size
@@ -265,20 +265,20 @@ def test_dropout_keeps_the_mean():
     assert abs(dropped.mean().item() - 1) < 4 * (0.25 / 100_000) ** 0.5
 
 
-def test_drop_connect_is_by_image_and_by_place():
+def test_drop_connect_depends_on_image_and_block():
     """Block b of B drops whole branches with probability p b / B: none at block 0, a quarter at half of p = 0.5."""
     branch = torch.ones(4000, 2, 2, 2)
     regularise = Regularisation(0.0, 0.5, torch.arange(4000))
     assert regularise.connect(branch, 0, 8) is branch
     out = regularise.connect(branch, 4, 8)
-    kept = out[:, 0, 0, 0] > 0
-    assert torch.equal(out, (kept.float() / 0.75)[:, None, None, None].expand_as(out))
-    assert abs(kept.float().mean().item() - 0.75) < 4 * (0.75 * 0.25 / 4000) ** 0.5
-    assert not torch.equal(kept, regularise.connect(branch, 5, 8)[:, 0, 0, 0] > 0)
+    mask = out[:, 0, 0, 0] > 0
+    assert torch.equal(out, (mask.float() / 0.75)[:, None, None, None].expand_as(out))
+    assert abs(mask.float().mean().item() - 0.75) < 4 * (0.75 * 0.25 / 4000) ** 0.5
+    assert not torch.equal(mask, regularise.connect(branch, 5, 8)[:, 0, 0, 0] > 0)
 
 
 class Recorder:
-    """Stands in for a regularisation; notes which blocks it was offered."""
+    """A regularisation that drops nothing and records the blocks."""
 
     def __init__(self) -> None:
         self.blocks: list[tuple[int, int]] = []
@@ -301,7 +301,7 @@ class Recorder:
 )
 @torch.no_grad()
 def test_drop_connect_is_on_identity_shortcuts_of_the_last_two_stages(four, stages, expected):
-    """Which blocks of which architecture, by hand, with their place among all blocks."""
+    """The blocks by hand, with their index among all blocks."""
     widths, depths = zip(*stages)
     arch = Arch.from_genes([20, 8, *widths, 96, *depths, 3, 3, 3, 3, 1, 2, 2, 3])
     recorder = Recorder()
@@ -310,11 +310,11 @@ def test_drop_connect_is_on_identity_shortcuts_of_the_last_two_stages(four, stag
 
 
 @torch.no_grad()
-def test_regularisation_changes_training_and_is_counted(glyphs):
-    """Other keys drop otherwise; the same keys drop the same; probabilities of zero drop nothing."""
+def test_regularisation_depends_on_the_keys_only(glyphs):
+    """The same keys drop the same, other keys do not; probabilities of zero drop nothing."""
     images, arch = random_images(4, 28), GLYPHS.largest()
-    first, again, other = (
+    first, second, other = (
         glyphs(images, arch, Regularisation(0.5, 0.5, keys)) for keys in torch.tensor([[1, 2, 3, 4]] * 2 + [[5, 6, 7, 8]])
     )
-    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(first, second) and not torch.equal(first, other)
     assert torch.equal(glyphs(images, arch, Regularisation(0.0, 0.0, torch.arange(4))), glyphs(images, arch))

@@ -1,4 +1,4 @@
-"""BigNAS's space: its ends by FLOPs, counted three ways, and the published models inside them."""
+"""BigNAS's space: FLOPs of its ends, counted in three ways, and the costs of the published models."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def published_form() -> int:
     return stem + expand + depthwise + squeeze + project + head + classifier
 
 
-def test_big_nas_is_counted():
+def test_size_of_big_nas():
     """Resolutions, stem and head, widths, depths, kernels: 4 * 4 * 960 * 1200 * 32, and the dynamic programme agrees."""
     widths, depths, kernels = 2 * 2 * 2 * 2 * 3 * 4 * 5, 2 * 2 * 2 * 3 * 5 * 5 * 2, 2**5
 
@@ -52,26 +52,26 @@ def test_big_nas_is_counted():
 
 
 def test_smallest_big_nas_network_by_hand():
-    """The published form, and what this project adds: convolutions on shortcuts that change channels, one after the mean."""
+    """The published form plus this project's additions: convolutions on shortcuts that change channels, one after the mean."""
     shortcuts = sum(c * out * after**2 for c, _, _, out, _, after in SMALLEST if c != out)
 
     assert round(TABLE.cost(BIG.smallest()) * 1e6) == published_form() + shortcuts + 1280 * 1280
 
 
 def test_big_nas_starts_where_its_paper_does():
-    """The paper states models from 200 MFLOPs on: its form of the smallest network costs that to 5 %."""
+    """The paper's models begin at 200 MFLOPs; its form of the smallest network costs that to 5 %."""
     assert published_form() / 1e6 == pytest.approx(200, rel=0.05)
 
 
 def test_ends_of_big_nas():
-    """221 and 1902 MFLOPs are the smallest and the largest architecture's, and the space's true extremes."""
+    """The smallest and largest architectures, 221 and 1902 MFLOPs, are the extremes of cost."""
     assert TABLE.cost(BIG.smallest()) == TABLE.smallest == pytest.approx(221.02, abs=0.01)
     assert TABLE.cost(BIG.largest()) == TABLE.largest == pytest.approx(1901.76, abs=0.01)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_big_nas_models_are_affordable(name):
-    """Each model's published cost can be a target: some architectures cost it to 1 MFLOP."""
+def test_costs_of_published_big_nas_models_are_reachable(name):
+    """Some architectures have every published cost to 1 MFLOP."""
     cost = PUBLISHED[name]
     drawn = ExactSampler(TABLE, step=25, bins=20_000).draw_between(cost - 1, cost + 1, 20, np.random.default_rng(0))
 
@@ -79,7 +79,7 @@ def test_published_big_nas_models_are_affordable(name):
 
 
 def test_big_nas_networks_cost_what_torch_counts(rng):
-    """Two for each multiply-accumulate of every convolution and matrix product: the ends and 15 others, without weights."""
+    """Two per multiply-accumulate of all convolutions and matrix products, for the ends and 15 random architectures."""
     for arch in [BIG.smallest(), BIG.largest(), *(BIG.random(rng) for _ in range(15))]:
         network = Network(BIG, arch, 1000, device="meta").eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -89,7 +89,7 @@ def test_big_nas_networks_cost_what_torch_counts(rng):
 
 @pytest.mark.parametrize("end", ["smallest", "largest"])
 def test_extracted_big_nas_networks_cost_what_torch_counts(end):
-    """The same for both ends cut out of a supernet, on an image."""
+    """The same for both ends extracted from a supernet, on an image."""
     arch = getattr(BIG, end)()
     network = extract(Supernet(BIG, classes=1000), arch).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -100,7 +100,7 @@ def test_extracted_big_nas_networks_cost_what_torch_counts(end):
 
 
 def test_big_nas_is_wider_and_shallower():
-    """Appendix D: AttentiveNAS's networks are deeper and narrower, at both ends and in the mean of the choices."""
+    """Appendix D: AttentiveNAS's networks are deeper and narrower, at both ends and on average over the choices."""
     paper = load(FOLDER / "attentive_nas.yaml")
     for of in (min, max, np.mean):
         assert sum(of(s.depths) for s in BIG.stages) < sum(of(s.depths) for s in paper.stages)

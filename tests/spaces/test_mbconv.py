@@ -1,4 +1,4 @@
-"""Search spaces: what is in them, how they are drawn from, and what their files may say."""
+"""nas.spaces.mbconv: search spaces, sampling from them, and their files."""
 
 from dataclasses import FrozenInstanceError, replace
 from math import prod
@@ -24,7 +24,7 @@ def test_size_of_the_paper_space():
 
 
 def test_size_is_the_number_of_architectures(tiny_space, tiny_rows):
-    """The tiny space lists 2304 different ones, all of them models."""
+    """All 2304 listed architectures are different and in the tiny space."""
     listed = {Arch.from_genes(row) for row in tiny_rows.tolist()}
     assert tiny_space.size == len(listed) == 2304
     assert all(arch in tiny_space for arch in listed)
@@ -36,7 +36,7 @@ def test_genes_of_the_paper_space_are_31():
     assert axes == ["resolution", *["width"] * 9, *["depth"] * 7, *["kernel"] * 7, *["expansion"] * 7]
 
 
-def test_ends_take_every_first_and_every_last_choice(tiny_space):
+def test_ends_take_all_first_and_all_last_choices(tiny_space):
     """Smallest and largest, written out."""
     assert tiny_space.smallest() == Arch(16, 8, (StageArch(8, 1, 3, 1), StageArch(16, 1, 3, 2)), 32)
     assert tiny_space.largest() == Arch(20, 16, (StageArch(16, 2, 5, 1), StageArch(32, 3, 5, 3)), 48)
@@ -52,7 +52,7 @@ def test_an_architecture_is_a_value(tiny_space):
 
 @pytest.mark.parametrize(("c_in", "expansion", "hidden"), [(16, 1, 16), (12, 1, 12), (24, 5, 120), (12, 3, 40), (20, 6, 120)])
 def test_hidden_width(c_in, expansion, hidden):
-    """Input channels times the expansion, to a multiple of 8; as they come without an expansion layer."""
+    """Input channels times the expansion, rounded to a multiple of 8; without an expansion layer the input channels."""
     assert hidden_width(c_in, expansion) == hidden
 
 
@@ -67,39 +67,39 @@ def test_random_is_uniform(tiny_space):
 
 @given(seeds)
 def test_random_mutated_and_crossed_stay_in_the_space(seed):
-    """Whatever is drawn from models is a model."""
+    """Random architectures, mutations and crossovers are in the space."""
     rng = np.random.default_rng(seed)
-    mother, father = PAPER.random(rng), PAPER.random(rng)
-    assert all(arch in PAPER for arch in (mother, father, PAPER.mutate(mother, 0.5, rng), PAPER.cross(mother, father, rng)))
+    first, second = PAPER.random(rng), PAPER.random(rng)
+    assert all(arch in PAPER for arch in (first, second, PAPER.mutate(first, 0.5, rng), PAPER.cross(first, second, rng)))
 
 
 @given(seeds)
-def test_a_child_has_each_gene_from_a_parent(seed):
-    """No gene of a crossover comes from elsewhere."""
+def test_a_crossover_takes_every_gene_from_a_parent(seed):
+    """Every gene equals that of one of the parents."""
     rng = np.random.default_rng(seed)
-    mother, father = PAPER.random(rng), PAPER.random(rng)
-    child = PAPER.cross(mother, father, rng)
-    assert all(c in (m, f) for c, m, f in zip(child.genes, mother.genes, father.genes, strict=True))
+    first, second = PAPER.random(rng), PAPER.random(rng)
+    child = PAPER.cross(first, second, rng)
+    assert all(c in (m, f) for c, m, f in zip(child.genes, first.genes, second.genes, strict=True))
 
 
-def test_a_child_takes_each_gene_from_either_parent_alike():
-    """Of 4000 children of the two ends, each gene comes from the mother 2000 times, +- 4 deviations of 31.6."""
+def test_a_crossover_takes_genes_from_both_parents_equally():
+    """Of 4000 crossovers of the two ends, a gene comes from the first parent 2000 times, +- 4 deviations of 31.6."""
     rng = np.random.default_rng(1)
-    mother, father = PAPER.smallest(), PAPER.largest()
+    first, second = PAPER.smallest(), PAPER.largest()
     several = [i for i, g in enumerate(PAPER.genes) if len(g.choices) > 1]
-    from_mother = np.array([PAPER.cross(mother, father, rng).genes for _ in range(4000)])[:, several] == np.array(mother.genes)[several]
-    assert np.abs(from_mother.sum(0) - 2000).max() < 127
+    from_first = np.array([PAPER.cross(first, second, rng).genes for _ in range(4000)])[:, several] == np.array(first.genes)[several]
+    assert np.abs(from_first.sum(0) - 2000).max() < 127
 
 
 @given(seeds)
 def test_mutation_with_probability_zero_changes_nothing(seed):
-    """The architecture itself comes back."""
+    """The architecture comes back."""
     rng = np.random.default_rng(seed)
     arch = PAPER.random(rng)
     assert PAPER.mutate(arch, 0.0, rng) == arch
 
 
-def test_mutation_changes_a_gene_as_often_as_stated(tiny_space):
+def test_mutation_changes_genes_with_the_given_probability(tiny_space):
     """A gene of n choices changes with probability p (1 - 1/n): 0.3 (1 - 1/n), to 4 deviations in 5000."""
     rng = np.random.default_rng(2)
     arch, n, p = tiny_space.smallest(), 5000, 0.3
@@ -109,8 +109,8 @@ def test_mutation_changes_a_gene_as_often_as_stated(tiny_space):
 
 
 @given(st.data())
-def test_a_foreign_gene_is_named_with_what_is_offered(data):
-    """check() says which gene, its value and the choices."""
+def test_a_value_that_is_not_offered_is_named(data):
+    """The message has the gene, its value and the choices."""
     i = data.draw(st.integers(0, len(PAPER.genes) - 1))
     gene = PAPER.genes[i]
     value = data.draw(st.integers(0, 3000).filter(lambda v: v not in gene.choices))
@@ -124,7 +124,7 @@ def test_a_foreign_gene_is_named_with_what_is_offered(data):
 
 
 def test_another_number_of_stages_is_named(tiny_space):
-    """An architecture of the paper's space is none of the tiny one's."""
+    """The message has both numbers of stages."""
     with pytest.raises(ValueError, match=r"7 stages, but space 'tiny' has 2: \['mb1', 'mb2'\]"):
         tiny_space.check(PAPER.smallest())
 
@@ -137,16 +137,16 @@ def test_genes_of_impossible_length_are_refused(n):
 
 
 @pytest.mark.parametrize("name", ["attentive_nas", "glyphs", "smoke"])
-def test_spaces_that_come_with_the_project(name):
-    """Each is called like its file, its size is the product over its genes, and its ends are models."""
+def test_spaces_of_the_package(name):
+    """Every space is named like its file, its size is the product over its genes, and its ends are in it."""
     space = load(FOLDER / f"{name}.yaml")
     assert space.name == name
     assert space.size == prod(len(g.choices) for g in space.genes)
     assert space.smallest() in space and space.largest() in space
 
 
-def test_a_file_is_read_to_the_letter(tmp_path, tiny_space):
-    """The tiny space of these tests, written as YAML, comes back equal."""
+def test_a_space_survives_the_round_trip_through_yaml(tmp_path, tiny_space):
+    """The tiny space, written as YAML, is read back equal."""
     stages = [
         {axis: list(v) if isinstance(v := getattr(s, axis), tuple) else v for axis in s.__dataclass_fields__} for s in tiny_space.stages
     ]
@@ -180,35 +180,35 @@ def test_a_file_is_read_to_the_letter(tmp_path, tiny_space):
     ],
 )
 def test_a_wrong_entry_names_file_and_key(tmp_path, place, value, message):
-    """One entry of attentive_nas.yaml changed, or taken out (None)."""
-    found = yaml.safe_load(yaml.safe_dump(FILE))
-    inner = found
+    """One entry of attentive_nas.yaml changed or removed (None)."""
+    content = yaml.safe_load(yaml.safe_dump(FILE))
+    inner = content
     for key in place[:-1]:
         inner = inner[key]
     inner[place[-1]] = value
     if value is None:
         del inner[place[-1]]
     path = tmp_path / "space.yaml"
-    path.write_text(yaml.safe_dump(found))
+    path.write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match=message):
         load(path)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):
-    """A list is no search space."""
+    """A list is not a search space."""
     path = tmp_path / "list.yaml"
     path.write_text("- 1\n- 2\n")
     with pytest.raises(ValueError, match=r"list\.yaml: expected the keys"):
         load(path)
 
 
-def test_a_missing_file_is_answered_with_those_beside_it():
-    """The message has the key of params.yaml and the files to choose from."""
+def test_a_missing_file_lists_the_files_beside_it():
+    """The message has the key of params.yaml and the available files."""
     with pytest.raises(FileNotFoundError, match=r"params\.yaml: space: there is no file .*glyfs\.yaml; found .*glyphs\.yaml"):
         load(FOLDER / "glyfs.yaml")
 
 
-def test_expansion_one_stands_alone(tmp_path):
+def test_expansion_one_is_not_combined_with_others(tmp_path):
     """A block without expansion has no expansion layer, so it cannot share one with the others."""
     text = (FOLDER / "glyphs.yaml").read_text()
     (tmp_path / "mixed.yaml").write_text(text.replace("expansions: [3]", "expansions: [1, 3]"))

@@ -1,4 +1,4 @@
-"""The published networks."""
+"""nas.spaces.published: published networks by family and name."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from nas.spaces.mbconv import load
 
 
 def test_published_networks_are_in_the_paper_space():
-    """All 15 choose only what Table 2 offers."""
+    """All 15 take values that Table 2 offers."""
     space = load(FOLDER / "attentive_nas.yaml")
 
     assert len(published.networks("attentive_nas")) == 15
@@ -20,7 +20,7 @@ def test_smallest_network_is_a0():
 
 
 def test_accuracy_grows_with_cost_within_a_family():
-    """Published top-1 and MFLOPs rise together from A0 to A6: the family is a Pareto front."""
+    """Published top-1 and MFLOPs increase together from A0 to A6."""
     for family in ("AttentiveNAS", "AlphaNet"):
         models = [n for n in published.networks("attentive_nas") if n.name.startswith(family)]
         assert [n.mflops for n in models] == sorted(n.mflops for n in models)
@@ -28,6 +28,12 @@ def test_accuracy_grows_with_cost_within_a_family():
 
 
 def test_unknown_network_lists_the_known():
-    """A wrong name is answered with the right ones."""
+    """The message has all names of the family."""
     with pytest.raises(ValueError, match="AttentiveNAS-A6"):
         published.find("A6")
+
+
+def test_unknown_family_lists_the_known():
+    """The message has all families."""
+    with pytest.raises(ValueError, match=r"no family 'ofa' of published networks; there are .*hardcore_nas"):
+        published.networks("ofa")

@@ -1,1 +1,1 @@
-"""HardCoRe-NAS (arXiv:2102.11646): a latency that holds at every step of the search, not only on average at its end."""
+"""HardCoRe-NAS (arXiv:2102.11646): architecture search with the latency as a hard constraint at every step."""

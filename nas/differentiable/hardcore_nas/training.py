@@ -23,7 +23,7 @@ from nas.runtime import seeding
 from nas.runtime.params import Section
 from nas.runtime.progress import progress
 from nas.training.losses import kl_divergence, label_loss
-from nas.training.recipe import Fraction, Runtime, learning_rate
+from nas.training.recipe import Fraction, Runtime, learning_rate, sgd
 
 FEATURE_LOSS_DIVISOR = 50
 TUNING_KL_WEIGHT = 2
@@ -121,33 +121,31 @@ def fit(
         FloatingPointError: if the loss is NaN or infinite.
     """
     model.to(device=device, memory_format=runtime.memory_format).train()
-    weights, others = ([p for p in model.parameters() if (p.ndim > 1) == wide] for wide in (True, False))
-    groups = [{"params": weights, "weight_decay": cfg.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    sgd = torch.optim.SGD(groups, lr=cfg.learning_rate, momentum=cfg.momentum, nesterov=cfg.momentum > 0)
+    optimizer = sgd(model, cfg.learning_rate, cfg.momentum, cfg.weight_decay)
     first = 0
     if state is not None:
         model.load_state_dict(state["weights"])
-        sgd.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(state["optimizer"])
         first = state["epoch"]
     for epoch in progress(range(first, cfg.epochs), f"{place}: epochs", cfg.epochs, first):
         total = 0.0
         for i, batch in enumerate(batches.epoch(epoch)):
             step = epoch * batches.steps + i
-            for group in sgd.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, batches.steps, cfg.epochs, cfg.learning_rate, cfg.warmup_epochs)
             images = batch.images.to(device, non_blocking=True, memory_format=runtime.memory_format)
-            sgd.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             with runtime.autocast(device):
                 batch_loss = loss(images, batch.labels.to(device, non_blocking=True), step)
             batch_loss.backward()
             torch.nn.utils.clip_grad_value_(model.parameters(), cfg.clip_value)
-            sgd.step()
+            optimizer.step()
             total += batch_loss.item()
         if not math.isfinite(total):
             raise FloatingPointError(
                 f"{place}: the loss of epoch {epoch + 1} is NaN or infinite; lower its learning_rate ({cfg.learning_rate:g})"
             )
-        on_epoch({"weights": model.state_dict(), "optimizer": sgd.state_dict(), "epoch": epoch + 1}, total / batches.steps)
+        on_epoch({"weights": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}, total / batches.steps)
 
 
 def importance(model: OneShot, loss: Loss, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
