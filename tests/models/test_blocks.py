@@ -59,9 +59,9 @@ def test_parameters_are_those_of_the_module(plan, classes):
 def test_macs_that_torch_omits_by_hand():
     """Biases of a squeeze (4 + 12) and of 10 classes, and 8 channels x 4 x 4 pixels of the pool."""
     plan = Plan(16, Stem(6, 2, "ReLU"), (Row(6, 12, 4, 6, 3, 2, "Swish"),), Head(8, "Swish"), Squeeze(None, "Sigmoid"))
-    counted = multiply_adds(plan, 10)
-    assert counted == MultiplyAdds(counted.products, 26, 128)
-    assert counted.total == counted.products + 154
+    macs = multiply_adds(plan, 10)
+    assert macs == MultiplyAdds(macs.products, 26, 128)
+    assert macs.total == macs.products + 154
 
 
 @settings(max_examples=20, deadline=None)
