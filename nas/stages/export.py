@@ -1,4 +1,4 @@
-"""Stage export: each model of the family as a folder to take away, every format checked against PyTorch.
+"""Stage export: each model of the family as a self-contained bundle, every format checked against PyTorch.
 
 params   params.yaml: seed, space, runtime, evaluation, export
 reads    outputs/split/, outputs/search/family.json, family/
@@ -7,8 +7,8 @@ writes   outputs/export/family/<name>/   bundle.json, weights.safetensors, model
          outputs/export/parity.csv       model, format, max_abs_diff, agreement, top1, top1_drop (percent, part `val`), limit
          outputs/export/metrics.json     {"models", "onnx_max_abs_diff", "pt2_max_abs_diff", "int8_top1_drop"}  worst model
 
-An export that is another function than the network it was made from stops the stage. All files but the cards, which
-hold measured latencies, are the same bytes whenever the same networks are exported.
+A format whose outputs differ from PyTorch stops the stage. The bytes of all files but the cards, which hold measured
+latencies, depend on the exported networks alone.
 """
 
 import shutil
@@ -37,8 +37,8 @@ from nas.tracking.runs import StageRun
 OUT = runner.out("export")
 FAMILY = OUT / bundle.FAMILY
 SEARCHED = runner.out("search")
-FOLDED_LIMIT = 1e-3  # on a logit's difference between the folded network and the one with batch norms: rounding, in another order
-CALLS = 20  # of each runtime, for the latency on the card
+FOLDED_LIMIT = 1e-3  # on the difference of logits between the folded network and the one with batch norms: rounding
+CALLS = 20  # per runtime, for the latency on the card
 
 
 def main() -> None:
@@ -50,26 +50,26 @@ def main() -> None:
         runtime.start()
         data = open_dataset(runner.out("split"))
         rows = encoding.read_family(SEARCHED / "family.json")
-        drawn = seeding.generator(seed, "export").permutation(data.indices("train"))
-        calibration = pixels(data, np.sort(drawn[: cfg.calibration_images]))
+        shuffled = seeding.generator(seed, "export").permutation(data.indices("train"))
+        calibration = pixels(data, np.sort(shuffled[: cfg.calibration_images]))
         checked = data.indices("val")[: cfg.checked_images]
         images, labels = pixels(data, checked), data.labels[checked]
         stage.run.dataset("outputs/split/splits.parquet", "export", images=len(checked))
         exporter = Exporter(data, space, calibration, images, labels, evaluation.batch, runtime.threads, cfg.licence)
-        found = [parity for row in progress(rows, "export", len(rows)) for parity in exporter.model(row)]
+        parities = [parity for row in progress(rows, "export", len(rows)) for parity in exporter.model(row)]
         link([row["name"] for row in rows])
-        table = pd.DataFrame([parity.row() for parity in found])
+        table = pd.DataFrame([parity.row() for parity in parities])
         table.to_csv(OUT / "parity.csv", index=False)
         stage.run.table(table, "parity.json")
         if cfg.register_models:
             register(rows, data, stage.run)
-        stage.finish(figures(table), decimals=None)  # six places are too few for differences of logits
+        stage.finish(worst_model(table), decimals=None)  # six decimals are too few for differences of logits
 
 
-def pixels(data: ImageDataset, items: np.ndarray) -> np.ndarray:
-    """Images as networks are given them, (n, 3, side, side) uint8."""
-    found = np.stack([centre_crop(data.images.image(i), data.side) for i in items])
-    return np.ascontiguousarray(found.transpose(0, 3, 1, 2))
+def pixels(data: ImageDataset, indices: np.ndarray) -> np.ndarray:
+    """Input images of the networks, (n, 3, side, side) uint8."""
+    images = np.stack([centre_crop(data.images.image(i), data.side) for i in indices])
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
 class Exporter:
@@ -92,7 +92,7 @@ class Exporter:
             images: (n, 3, side, side) uint8, with their labels (n,): every format is compared on them.
             batch: images at once.
             threads: of ONNX Runtime.
-            licence: of the images, for the card; None: as known for the named set.
+            licence: of the images, for the card; None: the known one of a named data set.
         """
         self.data, self.space = data, space
         self.calibration, self.images, self.labels = calibration, images, labels
@@ -103,7 +103,7 @@ class Exporter:
         """The bundle of an entry of family.json; its parity, format by format.
 
         Raises:
-            ParityError: if a format is another function than the network.
+            ParityError: if the outputs of a format differ from PyTorch's.
         """
         arch = encoding.from_json(row["arch"])
         network = load_network(SEARCHED / "family" / f"{row['name']}.safetensors", self.space, arch, len(self.data.classes))
@@ -121,20 +121,20 @@ class Exporter:
 
         runs = {f.file: f.run(folder / f.file, self.threads) for f in formats.formats()}
         folded = open_module(classifier)
-        wanted = logits(folded, self.images, self.batch)
+        reference = logits(folded, self.images, self.batch)
         unfolded = logits(open_module(bundle.load(folder, folded=False)), self.images, self.batch)
-        compare(row["name"], "folded network", unfolded, wanted, self.labels, FOLDED_LIMIT).check()
-        found = []
+        compare(row["name"], "folded network", unfolded, reference, self.labels, FOLDED_LIMIT).check()
+        parities = []
         for f in formats.formats():
-            parity = compare(row["name"], f.title, logits(runs[f.file], self.images, self.batch), wanted, self.labels, f.limit)
+            parity = compare(row["name"], f.title, logits(runs[f.file], self.images, self.batch), reference, self.labels, f.limit)
             parity.check()
-            found.append(parity)
+            parities.append(parity)
 
         facts = card.Facts(
             mflops=row["mflops"],
             parameters=row["parameters"],
-            top1=100 * float(np.mean(wanted.argmax(1) == self.labels)),
-            parities=found,
+            top1=100 * float(np.mean(reference.argmax(1) == self.labels)),
+            parities=parities,
             latencies=latencies(
                 {"torch": folded, "ONNX Runtime": runs[ONNX], "ONNX Runtime, 8 bits": runs[INT8]}, self.images[:1], self.threads
             ),
@@ -145,11 +145,11 @@ class Exporter:
         )
         text = card.card(described, facts)
         (folder / "card.md").write_text(text)
-        return found
+        return parities
 
 
 def latencies(runs: dict[str, formats.Run], images: np.ndarray, threads: int) -> list[card.Latency]:
-    """Medians over interleaved calls, after one call of each."""
+    """Medians over interleaved calls, after one warm-up call each."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(1 + CALLS):
         for name, run in runs.items():
@@ -161,7 +161,7 @@ def latencies(runs: dict[str, formats.Run], images: np.ndarray, threads: int) ->
     return [card.Latency(name, statistics.median(ms), len(images), threads, device) for name, ms in times.items()]
 
 
-def figures(table: pd.DataFrame) -> dict[str, float]:
+def worst_model(table: pd.DataFrame) -> dict[str, float]:
     """The stage's metrics, of the worst model; top-1 in percentage points.
 
     Args:
@@ -169,20 +169,20 @@ def figures(table: pd.DataFrame) -> dict[str, float]:
     """
     worst = table.groupby("format")[["max_abs_diff", "top1_drop"]].max()
     titles = {f.file: f.title for f in formats.formats()}
-    found = {
+    metrics = {
         "onnx_max_abs_diff": worst.loc[titles[ONNX], "max_abs_diff"],
         "pt2_max_abs_diff": worst.loc[titles[PT2], "max_abs_diff"],
         "int8_top1_drop": worst.loc[titles[INT8], "top1_drop"],
     }
-    return {"models": table["model"].nunique()} | {key: float(f"{value:.4g}") for key, value in found.items()}
+    return {"models": table["model"].nunique()} | {key: float(f"{value:.4g}") for key, value in metrics.items()}
 
 
 def link(names: list[str]) -> None:
-    """outputs/export/<name> for each bundle. DVC tracks outputs/export/family: a folder that holds metrics.json, git's, it cannot."""
+    """Link outputs/export/<name> to each bundle. DVC tracks outputs/export/family, since metrics.json beside it belongs to git."""
     for old in OUT.iterdir():
         if old.is_symlink():
             old.unlink()
-        elif (old / bundle.DESCRIPTION).is_file():  # some ways of copying a project make folders of links
+        elif (old / bundle.DESCRIPTION).is_file():  # some ways to copy a project turn links into folders
             shutil.rmtree(old)
     for name in names:
         (OUT / name).symlink_to(Path(bundle.FAMILY) / name, target_is_directory=True)

@@ -31,7 +31,7 @@ def main() -> None:
         forest = Forest.fit(rows[fit], measured["top1"].to_numpy()[fit], trees=cfg.trees, max_depth=cfg.max_depth, seed=seed)
         forest.save(stage.out / "forest.npz")
 
-        part = np.full(len(rows), "fit", dtype=object)  # text of any length; numpy's own would cut "test" to three letters
+        part = np.full(len(rows), "fit", dtype=object)  # text of any length; a numpy string type would cut "test" to three letters
         part[test] = "test"
         predictions = pd.DataFrame(
             {"mflops": measured["mflops"], "measured": measured["top1"], "predicted": forest.predict(rows), "part": part}

@@ -1,8 +1,8 @@
 """Stage latency: a per-block latency lookup table of this device, validated on whole networks.
 
 HardCoRe-NAS (arXiv:2102.11646), section 3.1, for the sum; AttentiveNAS (arXiv:2011.09011), appendix F, names latency as
-another metric to sample and search by. Weights are random, so the stage waits for no training. Outputs are
-measurements: no two runs give the same bytes, and a table of one device says nothing about another.
+another cost to sample and search by. Weights are random, so the stage does not wait for a training. Outputs are
+measurements: they differ between runs and devices.
 
 params   params.yaml: seed, space, latency
 reads    outputs/split/metrics.json       (the number of classes)

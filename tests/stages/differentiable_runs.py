@@ -9,7 +9,7 @@ from tests.stages.test_pipeline import dvc, small_copy
 
 
 def small_run(folder: Path, pipeline: str) -> str:
-    """Copy the project into the folder and run the pipeline with the profile smoke; what dvc printed."""
+    """Copy the project into the folder and run the pipeline with the preset smoke; returns the output of dvc."""
     small_copy(folder)
     presets.apply("smoke", folder / f"pipelines/{pipeline}/params.yaml", folder / f"pipelines/{pipeline}/presets")
     return dvc(folder, "repro", f"pipelines/{pipeline}/dvc.yaml").stdout

@@ -1,6 +1,6 @@
-"""The papers' profiles run: every stage for two steps, spaces and sizes as they are, on generated photographs in ImageNet's layout.
+"""The papers' presets run: two steps of every stage with the paper's spaces and sizes, on generated photographs in ImageNet's layout.
 
-What is cut down is in `CUT`, all else is the profile's. Read as on a real machine, through torchvision: ImageNet as it lies when its
+`CUT` has the smaller sizes, everything else is the preset's. Read as on a real machine, through torchvision: ImageNet as it lies when its
 archives are unpacked (meta.bin, train/, val/), Stanford Cars and Food-101. Flowers 102 is left out: torchvision knows its files by
 md5 (tests/data/test_sets.py reads a copy of its form).
 """
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 CLASSES = {"n01440764": ("tench", "Tinca tinca"), "n01443537": ("goldfish",), "n02012849": ("crane",)}
 TRAIN, VAL = 9, 3  # images a class
-CUT = {  # params.yaml after the profile
+CUT = {  # params.yaml after the preset
     "split.transfer": [{"name": "stanford_cars"}, {"name": "food101"}],
     "split.val": 0.12,  # of 27 images 0.01 is none
     "runtime.threads": 2,
@@ -94,10 +94,10 @@ def food101(root: Path, rng: np.random.Generator) -> None:
                 photograph(base / "images" / f"{file}.jpg", rng, label)
 
 
-def apply(folder: Path, profile: str) -> None:
-    """The profile over the project's own params.yaml, then what is cut down."""
+def apply(folder: Path, preset: str) -> None:
+    """The preset applied to the project's params.yaml, then the smaller sizes of `CUT`."""
     run(folder, "git", "checkout", "--quiet", "params.yaml")
-    run(folder, sys.executable, "-m", "nas.runtime.presets", profile)
+    run(folder, sys.executable, "-m", "nas.runtime.presets", preset)
     file = folder / "params.yaml"
     found = yaml.safe_load(file.read_text())
     for key, value in CUT.items():
@@ -112,7 +112,7 @@ def apply(folder: Path, profile: str) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
-    """A copy of the project with generated images where the profiles look for them."""
+    """A copy of the project with generated images where the presets look for them."""
     folder = tmp_path_factory.mktemp("imagenet") / "project"
     small_copy(folder)
     rng = np.random.default_rng(0)
@@ -123,7 +123,7 @@ def project(tmp_path_factory) -> Path:
     return folder
 
 
-def test_every_stage_of_the_imagenet_profile(project):
+def test_every_stage_runs_with_the_imagenet_preset(project):
     """All of them run, with the paper's space, 224 pixels, attentive sampling and early weights, and leave what they should."""
     apply(project, "imagenet")
     printed = dvc(project, "repro").stdout
@@ -140,7 +140,7 @@ def test_every_stage_of_the_imagenet_profile(project):
     assert (project / "outputs" / "report" / "index.html").stat().st_size > 100_000
 
 
-def test_training_of_the_alphanet_profile(project):
+def test_training_runs_with_the_alphanet_preset(project):
     """Its own space, uniform sampling and the adaptive alpha-divergence: two steps of each training."""
     apply(project, "alphanet")
     printed = dvc(project, "repro", "train").stdout

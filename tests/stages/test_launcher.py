@@ -1,4 +1,4 @@
-"""Stages on two processes by `dvc repro`, in a copy of the project with the profile `smoke`: minutes long."""
+"""Stages on two processes by `dvc repro`, in a copy of the project with the preset `smoke`; takes minutes."""
 
 import os
 import re
@@ -172,7 +172,7 @@ def test_all_that_listens_does_so_on_this_machine_alone(project):
     assert len(listening) >= 4 and set(listening) <= {"127.0.0.1", "::1"}
 
 
-def test_a_batch_that_cannot_be_divided_is_told_once_before_anything_starts(project):
+def test_a_batch_that_cannot_be_divided_is_an_error_before_anything_starts(project):
     """33 images and two processes: the key is named, torchrun has started nothing and tries nothing again."""
     set_param(project, "recipe", "batch", 33)
     failed = dvc(project, "repro", "--single-item", "train", check=False)

@@ -1,4 +1,4 @@
-"""The whole pipeline by `dvc repro`, in a copy of the project with the profile `smoke`: minutes long."""
+"""The whole pipeline by `dvc repro`, in a copy of the project with the preset `smoke`; takes minutes."""
 
 import json
 import os
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 import torch
@@ -31,7 +32,7 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(NOT_OURS)
 
 
 def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess:
-    """A command in the folder; what it printed, errors too, is in stdout."""
+    """Run a command in the folder; stdout has its errors, too."""
     options = {"cwd": folder, "env": ENVIRONMENT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     done = subprocess.run(command, **options, check=False)
     assert not check or done.returncode == 0, done.stdout[-5000:]
@@ -64,7 +65,7 @@ def metrics(folder: Path, stage: str) -> dict[str, float]:
 
 
 def small_copy(folder: Path) -> None:
-    """The project without what its stages made, under git, with the profile `smoke`."""
+    """The project without the outputs of its stages, under git, with the preset `smoke`."""
     for name in run(ROOT, "git", "ls-files", "-co", "--exclude-standard").stdout.splitlines():
         made = name.endswith("dvc.lock") or re.match(r"((pipelines|studies)/\w+/)?outputs/|docs/", name)
         if (ROOT / name).is_file() and not made:
@@ -78,7 +79,7 @@ def small_copy(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, str]:
-    """A copy of the project after its first `dvc repro`, and what that printed. Not to be changed: copy it."""
+    """A copy of the project after its first `dvc repro`, and the output of that. Tests do not change it."""
     folder = tmp_path_factory.mktemp("pipeline") / "project"
     small_copy(folder)
     return folder, dvc(folder, "repro").stdout
@@ -86,23 +87,23 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
 
 @pytest.fixture
 def project(finished, tmp_path) -> Path:
-    """A finished project of one's own."""
+    """A finished project that a test may change."""
     return Path(shutil.copytree(finished[0], tmp_path / "project", symlinks=True))
 
 
 def test_every_stage_runs_once_and_leaves_its_outputs(finished):
-    """All that dvc.yaml lists is there and not empty."""
+    """Every output of dvc.yaml exists and is not empty."""
     folder, output = finished
     assert sorted(ran(output)) == sorted(STAGES)
     stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
     for stage in stages.values():
-        for entry in [*stage["outs"], *stage["metrics"], *stage.get("plots", [])]:
+        for entry in [*stage.get("outs", []), *stage["metrics"], *stage.get("plots", [])]:
             path = folder / (entry if isinstance(entry, str) else next(iter(entry)))
             assert path.exists() and (any(path.iterdir()) if path.is_dir() else path.stat().st_size), path
 
 
 def test_metrics_have_the_agreed_keys(finished):
-    """Names that users compare by; accuracies are percentages, correlations within -1 and 1, sizes those asked for."""
+    """Accuracies are percentages, correlations are within -1 and 1, sizes are those of the parameters."""
     folder, _ = finished
     for stage in ("pretrain", "train"):
         found = metrics(folder, stage)
@@ -127,10 +128,39 @@ def test_nothing_runs_twice(project):
 
 
 def test_a_parameter_reruns_what_depends_on_it(project):
-    """Another family size: search and what comes after; no training."""
+    """Another family size runs search and the stages after it; no training."""
     set_param(project, "search", "models", 1)
     assert sorted(ran(dvc(project, "repro").stdout)) == ["export", "report", "search", "transfer"]
     assert metrics(project, "search")["family"] == 1
+
+
+def test_a_former_parameter_costs_no_computation(project):
+    """The run cache has the outputs of every stage, those that git keeps included."""
+    before = {path.name: path.read_bytes() for path in (project / "outputs" / "report").iterdir()}
+    set_param(project, "search", "models", 1)
+    dvc(project, "repro")
+    set_param(project, "search", "models", 3)
+    output = dvc(project, "repro").stdout
+    assert ran(output) == [] and "is cached - skipping run" in output
+    assert {path.name: path.read_bytes() for path in (project / "outputs" / "report").iterdir()} == before
+
+
+def test_another_latency_table_runs_no_search(project):
+    """By default the search takes none: only the report, which adds the latencies, depends on it."""
+    set_param(project, "latency", "repetitions", 5)
+    assert sorted(ran(dvc(project, "repro").stdout)) == ["latency", "report"]
+    columns = pd.read_parquet(project / "outputs" / "search" / "evaluated.parquet").columns
+    assert "latency_ms" not in columns and "latency_ms" in pd.read_csv(project / "outputs" / "report" / "family.csv").columns
+
+
+def test_a_latency_objective_makes_the_search_wait_for_the_table(project):
+    """search.latency_table names the file that it then depends on."""
+    set_param(project, "search", "latency_table", "outputs/latency/table.json")
+    set_param(project, "search", "costs", ["latency_ms"])
+    assert sorted(ran(dvc(project, "repro").stdout)) == ["export", "report", "search", "transfer"]
+    assert "latency_ms" in pd.read_parquet(project / "outputs" / "search" / "evaluated.parquet").columns
+    set_param(project, "latency", "repetitions", 5)
+    assert {"latency", "search"} <= set(ran(dvc(project, "repro").stdout))
 
 
 def kill_in_the_middle(project: Path, stage: str, begun: Callable[[], bool] | None = None) -> str:
@@ -156,8 +186,8 @@ def kill_in_the_middle(project: Path, stage: str, begun: Callable[[], bool] | No
     return output
 
 
-def test_a_killed_training_goes_on_and_ends_the_same(project):
-    """kill -9 after the first epochs of four: repro resumes, and every output has the hash of an undisturbed run's."""
+def test_a_killed_training_resumes_and_gives_the_same_outputs(project):
+    """After kill -9 in the first epochs of four, every output has the hash of an uninterrupted run."""
     set_param(project, "train", "epochs", 4)
     shutil.rmtree(project / ".checkpoints")
     kill_in_the_middle(project, "train")
@@ -177,12 +207,12 @@ def test_a_killed_training_goes_on_and_ends_the_same(project):
 
 
 def scored(project: Path) -> list[str]:
-    """Lines of all scores kept."""
+    """Lines of all stored scores."""
     return [line for file in project.glob(".checkpoints/scores/*.jsonl") for line in file.read_text().splitlines()]
 
 
 def test_a_killed_search_evaluates_nothing_twice(project):
-    """kill -9 within a round: repro evaluates the rest, ends as an undisturbed run, and another method finds all scores again."""
+    """After kill -9 within a round, repro evaluates the rest and gives the same outputs; another method reuses all scores."""
     undisturbed, every = output_hashes(project, "search"), sorted(scored(project))
     shutil.rmtree(project / ".checkpoints")
     shutil.rmtree(project / ".dvc" / "cache" / "runs")
@@ -204,8 +234,8 @@ def test_a_killed_search_evaluates_nothing_twice(project):
     assert asked < 24 + 24
 
 
-def test_a_wrong_key_stops_and_is_named(project):
-    """dvc fails, and the message says which key and what it should be; no traceback."""
+def test_a_wrong_key_stops_the_run_and_is_named(project):
+    """The message has the key and the closest known one; there is no traceback."""
     set_param(project, "train", "epoch", 3)
     failed = dvc(project, "repro", "train", check=False)
     assert failed.returncode != 0

@@ -78,7 +78,7 @@ def test_a_second_run_writes_the_same_bytes(run):
 
 
 def test_the_table_has_every_image_once_with_its_part(run):
-    """The main set: 150 for testing, of the other 450 a tenth, 15 % and 5 %; transfer sets: train and test only."""
+    """The main data set has 150 test images, of the other 450 a tenth, 15 % and 5 %; transfer data sets have train and test only."""
     run()
     table = pd.read_parquet(split.OUT / "splits.parquet")
     assert list(table.columns) == ["set", "item", "label", "part"]
@@ -101,14 +101,14 @@ def test_images_and_statistics_are_of_the_training_part(run):
 
 
 @pytest.mark.parametrize(("weights", "trained_on"), [("early", True), ("final", False)])
-def test_early_search_weights_mean_that_search_images_are_trained_on(run, weights, trained_on):
-    """search.weights is recorded with the sets; the parts are the same."""
+def test_early_search_weights_mean_that_the_search_images_are_trained_on(run, weights, trained_on):
+    """search.weights is recorded with the data sets; the parts are the same."""
     run(weights=weights, transfer=[])
     assert json.loads((split.OUT / "sets.json").read_text())["search_in_training"] is trained_on
 
 
 def test_own_images_stay_where_they_are(run, tmp_path, rng):
-    """A folder set is divided and described, and nothing of it is copied; its own test folder is the test part."""
+    """An image folder is divided and described, not copied; its own test folder is the test part."""
     for part, each in (("train", 40), ("test", 5)):
         for label in ("cat", "dog"):
             for i in range(each):
@@ -120,8 +120,8 @@ def test_own_images_stay_where_they_are(run, tmp_path, rng):
     assert (entry["classes"], entry["root"]) == (["cat", "dog"], "pets")
 
 
-def test_a_folder_is_a_transfer_set_by_its_name(run, tmp_path, rng):
-    """transfer_root/<folder> becomes the set <folder>."""
+def test_a_folder_is_a_transfer_data_set_by_its_name(run, tmp_path, rng):
+    """transfer_root/<folder> becomes the data set <folder>."""
     for label in ("cat", "dog"):
         for i in range(10):
             save_noise(tmp_path / "mine" / "pets" / label / f"{i}.png", rng)
@@ -148,8 +148,8 @@ def pets(folder: Path, rng: np.random.Generator, each: int = 40) -> Path:
     return folder / "pets"
 
 
-def test_broken_files_up_to_the_limit_are_left_out_and_listed(run, tmp_path, rng, capsys):
-    """Of 80 files three are broken and three may be: 77 are divided, in the parts of a folder that never held the three."""
+def test_broken_files_up_to_the_limit_are_skipped_and_listed(run, tmp_path, rng, capsys):
+    """Of 80 files three are broken and tolerated: the other 77 get the parts of a folder without the three."""
     root = pets(tmp_path, rng)
     for name in ("cat/007.png", "dog/000.png", "dog/039.png"):
         (root / name).write_bytes((root / name).read_bytes()[:200])
@@ -162,7 +162,7 @@ def test_broken_files_up_to_the_limit_are_left_out_and_listed(run, tmp_path, rng
     listed = [line.split(" cannot be decoded")[0] for line in entry["broken_files"]["left_out"]]
     assert listed == ["pets/cat/007.png", "pets/dog/000.png", "pets/dog/039.png"]
     told = capsys.readouterr().out
-    assert "pets: broken files left out: 3; 3 may be" in told and all(told.count(name) == 1 for name in listed)
+    assert "pets: 3 broken files are skipped, 3 are tolerated" in told and all(told.count(name) == 1 for name in listed)
 
     for name in listed:
         (tmp_path / name).unlink()
@@ -171,8 +171,8 @@ def test_broken_files_up_to_the_limit_are_left_out_and_listed(run, tmp_path, rng
     assert clean["part"].tolist() == table["part"][table["part"] != "broken"].tolist()
 
 
-def test_one_broken_file_more_than_may_be_stops(run, tmp_path, rng):
-    """The message has their number, the limit, its key and the names."""
+def test_one_broken_file_more_than_tolerated_stops_the_stage(run, tmp_path, rng):
+    """The message has the number, the limit, its key and the names."""
     root = pets(tmp_path, rng)
     for name in ("cat/007.png", "dog/000.png"):
         (root / name).write_bytes(b"")
@@ -180,7 +180,7 @@ def test_one_broken_file_more_than_may_be_stops(run, tmp_path, rng):
         run(root="pets", data={"name": "imagefolder"}, transfer=[], broken_files=1)
 
 
-def test_files_broken_behind_their_heads_do_not_spoil_the_statistics(run, tmp_path, rng):
+def test_files_with_broken_pixels_do_not_spoil_the_statistics(run, tmp_path, rng):
     """Without check_files they stay in the parts; mean and deviation are those of the images that can be decoded."""
     root = pets(tmp_path, rng)
     cut = [f"{label}/{i:03d}.png" for label in ("cat", "dog") for i in range(0, 40, 4)]
@@ -197,8 +197,8 @@ def test_files_broken_behind_their_heads_do_not_spoil_the_statistics(run, tmp_pa
     assert np.allclose(entry["std"], pixels.std(axis=(0, 1, 2)), atol=1e-6)
 
 
-def test_a_class_of_broken_files_only_stops(run, tmp_path, rng):
-    """However many may be broken, no class may be without images."""
+def test_a_class_of_broken_files_stops_the_stage(run, tmp_path, rng):
+    """Whatever the limit is, every class needs images."""
     root = pets(tmp_path, rng)
     save_noise(root / "owl" / "1.png", rng)
     (root / "owl" / "1.png").write_bytes(b"")
@@ -215,8 +215,8 @@ def test_a_class_of_one_image_is_named(run, tmp_path, rng):
             run(**{"transfer_root": "pets", **options})
 
 
-def test_embedded_sets_have_nothing_broken(run):
-    """Whatever may be broken, what is drawn is not: no figure and no entry of it."""
+def test_embedded_data_sets_have_no_broken_files(run):
+    """Whatever the limit is, drawn images have neither a metric nor an entry of it."""
     assert not [key for key in run(broken_files=5) if "broken" in key]
     assert "broken" not in (split.OUT / "sets.json").read_text()
 
@@ -236,14 +236,14 @@ def test_ten_thousand_classes_are_divided(run, tmp_path, rng):
     assert table.groupby("part")["label"].nunique().to_dict() == dict.fromkeys(table["part"].unique(), 10_000)
 
 
-def test_one_name_for_two_sets_stops(run):
-    """Two sets of one name would overwrite each other."""
+def test_two_data_sets_with_one_name_stop_the_stage(run):
+    """They would overwrite each other."""
     with pytest.raises(ParamsError, match="'digits' twice"):
         run(transfer=[{"name": "digits"}, {"name": "digits"}])
 
 
-def test_a_full_disk_stops_before_writing(run, monkeypatch):
-    """600 images of 12 px are 0.247 MiB; with 0.095 MiB left, the message has both figures."""
+def test_a_full_disk_stops_the_stage_before_writing(run, monkeypatch):
+    """600 images of 12 px are 0.247 MiB; with 0.095 MiB free, the message has both numbers."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**5))
     with pytest.raises(OSError, match=r"glyphs\.npy needs 0\.2 MiB, the disk has 0\.1 MiB left"):
         run()
@@ -262,7 +262,7 @@ def test_a_full_disk_stops_before_writing(run, monkeypatch):
         ({"weights": "late"}, r"search\.weights: .*'early' or 'final'"),
     ],
 )
-def test_wrong_parameters_stop(run, changes, message):
+def test_wrong_parameters_stop_the_stage(run, changes, message):
     """Each message has the key to change."""
     with pytest.raises(ParamsError, match=message):
         run(**changes)

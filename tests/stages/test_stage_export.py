@@ -55,7 +55,7 @@ def test_a_model_becomes_a_bundle(exporter, row, ready_made):
     assert "36 images of the validation split" in (folder / "card.md").read_text()
 
 
-def test_another_function_stops_the_stage(exporter, row, ready_made, monkeypatch):
+def test_outputs_that_differ_from_pytorch_stop_the_stage(exporter, row, ready_made, monkeypatch):
     """An ONNX file with one changed weight fails parity; network and format are named."""
     copy = formats.write
 
@@ -71,14 +71,14 @@ def test_another_function_stops_the_stage(exporter, row, ready_made, monkeypatch
         exporter.model(row)
 
 
-def test_missing_weights_are_told(exporter, row):
-    """A model that the search did not write."""
+def test_missing_weights_are_an_error(exporter, row):
+    """A model that the search did not write raises."""
     with pytest.raises(CheckpointError, match="easy-a9"):
         exporter.model(row | {"name": "easy-a9"})
 
 
-def test_links_of_an_earlier_family_go(exporter):
-    """A smaller family leaves no dead links, nor what a copy of the project has made of them."""
+def test_links_of_an_earlier_family_are_removed(exporter):
+    """A smaller family leaves neither dead links nor the folders that a copy of the project turned them into."""
     for name in ("a0", "a1"):
         (export.FAMILY / name).mkdir(parents=True)
     export.link(["a0", "a1"])
@@ -89,17 +89,17 @@ def test_links_of_an_earlier_family_go(exporter):
     assert {p.name for p in export.OUT.iterdir()} == {"family", "a0"}
 
 
-def test_latencies_have_a_device(exporter):
+def test_every_runtime_has_a_latency(exporter):
     """One for each runtime, in milliseconds, above zero."""
     found = export.latencies({"one": lambda x: x, "two": lambda x: x}, np.zeros((1, 3, 8, 8), np.uint8), 2)
     assert [(e.runtime, e.batch, e.threads) for e in found] == [("one", 1, 2), ("two", 1, 2)]
     assert all(e.latency_ms >= 0 and e.device for e in found)
 
 
-def test_the_worst_model_counts():
+def test_metrics_are_those_of_the_worst_model():
     """By hand, over two models and three formats."""
     titles = [f.title for f in formats.formats()]
     rows = [("a0", titles[0], 1e-6, 0.0), ("a0", titles[1], 3e-5, 0.0), ("a0", titles[2], 2.0, 1.25)]
     rows += [("a1", titles[0], 2e-6, 0.0), ("a1", titles[1], 1e-5, 0.0), ("a1", titles[2], 1.0, -0.5)]
     table = pd.DataFrame(rows, columns=["model", "format", "max_abs_diff", "top1_drop"])
-    assert export.figures(table) == {"models": 2, "onnx_max_abs_diff": 3e-5, "pt2_max_abs_diff": 2e-6, "int8_top1_drop": 1.25}
+    assert export.worst_model(table) == {"models": 2, "onnx_max_abs_diff": 3e-5, "pt2_max_abs_diff": 2e-6, "int8_top1_drop": 1.25}

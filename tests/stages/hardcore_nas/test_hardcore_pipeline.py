@@ -22,7 +22,7 @@ KEYS = {"target_latency_ms", "table_latency_ms", "measured_latency_ms", "noise_f
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, str]:
-    """A copy of the project after its first run, and what dvc printed."""
+    """A copy of the project after its first run, and the output of dvc."""
     folder = tmp_path_factory.mktemp("hardcore_nas") / "project"
     return folder, small_run(folder, "hardcore_nas")
 
@@ -32,7 +32,7 @@ def read(folder: Path, name: str):
 
 
 def test_each_stage_runs_once(finished):
-    """With the main pipeline's split before, and nothing a second time."""
+    """The main pipeline's split runs before; a second repro runs nothing."""
     folder, output = finished
     assert ran(output) == sorted(["split", "latency", "train", "search", "derive", "tune"])
     assert ran(dvc(folder, "repro", FILE).stdout) == []
@@ -62,7 +62,7 @@ def test_weights_are_those_of_the_rows(finished):
     assert all(torch.isfinite(w).all() for w in weights.values())
 
 
-def test_the_search_is_the_same_again(finished):
+def test_a_forced_search_gives_the_same_outputs(finished):
     """With the same table and weights, run by force: the same networks, architecture parameters and history."""
     folder, _ = finished
     before, after = again(folder, "hardcore_nas", "search", ["searched.json", "history.csv", "architecture_parameters.npz"])

@@ -109,7 +109,7 @@ def test_a_mistake_names_the_key(file, keys, value, message):
 
 
 def test_impossible_targets_are_refused(latency):
-    """With both ends of what the networks of the space take: 1 ms, and the blocks of the smallest or of the largest."""
+    """The message has the achievable range: 1 ms, and the blocks of the smallest or of the largest network."""
     low = 1 + sum(latency.blocks_ms[s, 0].min() for s in range(2))
     high = 1 + latency.blocks_ms.max(2).sum()
     with pytest.raises(
@@ -125,8 +125,8 @@ def test_the_whole_range_is_a_target():
         assert LatencyTarget(share=1.0).ms(cheapest, cheapest + more, "here") <= cheapest + more
 
 
-def test_the_search_has_images_of_its_own(easy_set):
-    """A share of each class, the same for the same seed, and none of them is trained on."""
+def test_the_search_has_its_own_images(easy_set):
+    """They are a share of each class, the same for the same seed, and are not trained on."""
     items = easy_set.indices("train")
     mine, theirs = hold_out(items, easy_set.labels, 0.2, 0)
     assert sorted([*mine, *theirs]) == list(items)
@@ -134,8 +134,8 @@ def test_the_search_has_images_of_its_own(easy_set):
     assert np.array_equal(hold_out(items, easy_set.labels, 0.2, 0)[1], theirs)
 
 
-def test_a_batch_that_cannot_be_filled_is_told(easy_set, settings):
-    """With the key."""
+def test_a_batch_that_cannot_be_filled_is_an_error(easy_set, settings):
+    """The message has the key."""
     with pytest.raises(ParamsError, match=r"tune\.scratch\.batch: 'easy' has 36 images for it, fewer than a batch of 64"):
         training_batches(easy_set, easy_set.indices("val"), 64, "tune.scratch.batch", settings, CPU)
 
@@ -154,8 +154,8 @@ def trained(settings: config.HardcoreNasParams, easy_set, folder: Path, run: Sil
         return model, trainer.fit("largest", "largest", model, largest_loss(model, 0.1), easy_set.indices("train"), how)
 
 
-def test_a_stopped_training_goes_on(easy_set, settings, tmp_path):
-    """Stopped after the second of three epochs: the same weights and losses as without; the time of both runs counts."""
+def test_an_interrupted_training_resumes(easy_set, settings, tmp_path):
+    """Interrupted after the second of three epochs, it gives the same weights and losses; the time of both runs counts."""
     whole, found = trained(settings, easy_set, tmp_path / "whole", SilentRun())
     with pytest.raises(KeyboardInterrupt):
         trained(settings, easy_set, tmp_path / "parts", Stopping(2))
@@ -169,7 +169,7 @@ def test_a_stopped_training_goes_on(easy_set, settings, tmp_path):
 
 
 def test_channels_are_sorted_once(easy_set, settings, tmp_path):
-    """Called again, the sorted weights are read; the network computes what it did."""
+    """A second call reads the sorted weights; the outputs of the network stay the same."""
     model = new_model(settings)
     with Checkpoint(tmp_path, "train", "same") as checkpoint:
         args = largest_loss(model, 0.0), easy_set, easy_set.indices("train"), settings, CPU, checkpoint
@@ -190,8 +190,8 @@ def searched(
         return Searcher(settings, model, latency, easy_set, easy_set.indices("train"), CPU, checkpoint, run).search("a", target_ms)
 
 
-def test_a_stopped_search_goes_on(easy_set, settings, latency, tmp_path):
-    """Stopped after two of three records: what an undisturbed one finds, within the target all along."""
+def test_an_interrupted_search_resumes(easy_set, settings, latency, tmp_path):
+    """Interrupted after two of three records, it gives the same result, and the latency never exceeds the target."""
     target_ms = LatencyTarget(share=0.3).ms(*latency.range_ms, "here")
     whole = searched(settings, latency, easy_set, tmp_path / "whole", SilentRun(), target_ms)
     with pytest.raises(KeyboardInterrupt):
@@ -206,8 +206,8 @@ def test_a_stopped_search_goes_on(easy_set, settings, latency, tmp_path):
     assert SMALL.check(end["arch"]) and end["latency_ms"] == pytest.approx(latency.of(end["arch"]), abs=1e-6)
 
 
-def test_the_fastest_network_is_a_target(easy_set, settings, latency, tmp_path):
-    """There is nothing else within it."""
+def test_the_fastest_network_is_a_feasible_target(easy_set, settings, latency, tmp_path):
+    """It is the only network within the target."""
     low, _ = latency.range_ms
     found = outcome(searched(settings, latency, easy_set, tmp_path, SilentRun(), low), latency, low)
     assert found["arch"] == Arch((int(row[0].argmin()),) for row in latency.blocks_ms)
@@ -215,7 +215,7 @@ def test_the_fastest_network_is_a_target(easy_set, settings, latency, tmp_path):
 
 
 def test_heat_maps_go_from_the_fastest_configuration(latency, tmp_path):
-    """One map a depth and one a block, over the steps; drawn into one file."""
+    """There is one heatmap per stage and one per block, over the steps, in one file."""
     rng, shape = np.random.default_rng(0), latency.blocks_ms.shape
     rows = tuple({"step": 5 * i, "latency_ms": 3.0, "loss": None} for i in range(4))
     alpha, beta = rng.dirichlet(np.ones(shape[2]), (4, *shape[:2])), rng.dirichlet(np.ones(shape[1]), (4, shape[0]))
@@ -228,8 +228,8 @@ def test_heat_maps_go_from_the_fastest_configuration(latency, tmp_path):
     assert (tmp_path / "architecture_parameters.png").stat().st_size > 10_000
 
 
-def test_history_has_a_row_an_epoch():
-    """With what it is the history of."""
+def test_history_has_a_row_per_epoch():
+    """Each row has the given columns."""
     rows = Trained((2.0, 1.5), 1.0).rows(network="a", training="tuning")
     assert pd.DataFrame(rows).to_dict("list") == {"network": ["a"] * 2, "training": ["tuning"] * 2, "epoch": [1, 2], "loss": [2.0, 1.5]}
 
@@ -244,15 +244,15 @@ def test_history_has_a_row_an_epoch():
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, entry):
-    """With the stage that makes it anew: without a network, with one of another space, without a figure, no entry at all."""
+    """The message has the stage that writes it: without a network, with one of another space, without a latency, not an entry."""
     path = tmp_path / "searched.json"
     path.write_text(json.dumps([entry]))
     with pytest.raises(DocumentError, match=r"searched\.json is damaged.*dvc repro -f pipelines/hardcore_nas/dvc\.yaml:search"):
         config.read_networks(path, SMALL, "search", config.SEARCHED_KEYS)
 
 
-def test_the_time_of_the_shared_part_is_that_of_stage_train():
-    """A file without it is refused."""
+def test_the_shared_duration_is_that_of_stage_train():
+    """A file without it raises."""
     assert seconds({"seconds": 12}) == 12.0
     with pytest.raises(DocumentError, match=r"train/metrics\.json is damaged.*dvc\.yaml:train"):
         seconds({})

@@ -21,7 +21,7 @@ FILE, OUTPUTS = "pipelines/tf_nas/dvc.yaml", Path("pipelines/tf_nas/outputs")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, str]:
-    """A copy of the project after its first run, and what dvc printed."""
+    """A copy of the project after its first run, and the output of dvc."""
     folder = tmp_path_factory.mktemp("tf_nas") / "project"
     return folder, small_run(folder, "tf_nas")
 
@@ -31,7 +31,7 @@ def read(folder: Path, name: str):
 
 
 def test_each_stage_runs_once(finished):
-    """With the main pipeline's split before, and nothing a second time."""
+    """The main pipeline's split runs before; a second repro runs nothing."""
     folder, output = finished
     assert ran(output) == sorted(["split", "latency", "search", "derive", "train", "transfer"])
     assert ran(dvc(folder, "repro", FILE).stdout) == []
@@ -60,7 +60,7 @@ def test_weights_are_those_of_the_rows(finished):
     assert all(torch.isfinite(w).all() for w in weights.values())
 
 
-def test_the_search_is_the_same_again(finished):
+def test_a_forced_search_gives_the_same_outputs(finished):
     """With the same table, run by force: the same networks, architecture parameters and history."""
     folder, _ = finished
     before, after = again(folder, "tf_nas", "search", ["searched.json", "history.csv", "architecture_parameters.npz"])
