@@ -37,7 +37,7 @@ LIMITS = (
     "of other targets, or of other networks, share it.",
     *STATISTICS,
 )
-PAPER = {
+PUBLISHED = {
     "machine": "Intel Xeon, batches of 1",
     "space": "up to 20 blocks, 12 configurations in each",
     "targets": "40, 45, 50, 55, 60 ms; Equation 27: 35, 40, 45, 50, 55 ms",
@@ -51,7 +51,7 @@ PAGE = Page(
     config.PIPELINE,
     "HardCoRe-NAS's claims, tested at small scale",
     "Verdicts on the claims of [HardCoRe-NAS](https://arxiv.org/abs/2102.11646) and its appendix.",
-    PAPER,
+    PUBLISHED,
     LIMITS,
 )
 

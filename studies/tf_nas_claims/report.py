@@ -40,7 +40,7 @@ LIMITS = (
     "share a seed are evidence for that seed only.",
     *STATISTICS,
 )
-PAPER = {
+PUBLISHED = {
     "machine": "GPU: Titan RTX; CPU: Xeon Gold 6130, one thread, batches of 1",
     "space": "18 layers, 8 operations in each",
     "target of the experiments": "15 ms",
@@ -53,7 +53,7 @@ PAGE = Page(
     config.PIPELINE,
     "TF-NAS's claims, tested at small scale",
     "Verdicts on the claims of [TF-NAS](https://arxiv.org/abs/2008.05314) and its supplement.",
-    PAPER,
+    PUBLISHED,
     LIMITS,
 )
 
