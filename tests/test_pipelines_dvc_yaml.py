@@ -158,8 +158,8 @@ def test_every_module_that_decides_results_is_a_dependency(pipeline, stage):
             {"nas.evaluation.measure", "nas.search.predictor", "nas.training.trainer"},
             {"studies.strategies.train", "nas.training.finetune", "nas.stages.pretrain"},
         ),
-        ("wide", {"studies.strategies.train", "nas.search.evolution"}, {"nas.training.finetune", "nas.stages.split"}),
-        ("distill", {"studies.strategies.train", "nas.training.losses"}, {"nas.training.finetune", "nas.search.bayesian"}),
+        ("wide", {"studies.strategies.training", "nas.search.evolution"}, {"nas.training.finetune", "nas.stages.split"}),
+        ("distill", {"studies.strategies.training", "nas.training.losses"}, {"nas.training.finetune", "nas.search.bayesian"}),
         ("scratch", {"nas.training.finetune", "nas.models.extract"}, {"studies.strategies.claims", "nas.stages.pretrain"}),
         (
             "report",

@@ -143,7 +143,8 @@ def facts(cfg: TfNasClaimsParams, table: TfNasLatencyTable, r: Results) -> dict[
         "early stopping": f"{cfg.stopping.early_stopping.layers:.0%} of the layers keep their order of operations for "
         f"{cfg.stopping.early_stopping.epochs} epochs",
         "training of a derived network": f"epochs: {own.train.optimisation.epochs}",
-        "seeds": "; ".join(f"{name} {_listed(getattr(cfg, name).seeds)}" for name in ("trade_off", "collapse", "stopping")),
+        "seeds": f"trade_off {_listed(cfg.trade_off.seeds)}; collapse {_listed(cfg.collapse.seeds)}; "
+        f"stopping {_listed(cfg.stopping.seeds)}",
     }
 
 
