@@ -10,7 +10,7 @@ export DO_NOT_TRACK := true
 # one server process instead of fifteen
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
-.PHONY: repro test test-slow ui flow compare lint audit
+.PHONY: repro test test-slow ui flow compare stale lint audit
 .DEFAULT_GOAL := repro
 
 repro: $(VENV)/.ready ## the whole pipeline; only what is out of date runs
@@ -34,6 +34,9 @@ flow: $(VENV)/.ready ## the pipeline as a Prefect flow
 
 compare: $(VENV)/.ready ## sampling strategies side by side, as a Prefect flow: an hour or more
 	python -m flows.compare
+
+stale: $(VENV)/.ready ## notes at the top of the studies' pages whose results are older than the code
+	python -m studies.stale
 
 lint: $(VENV)/.ready ## ruff
 	ruff check .
