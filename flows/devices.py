@@ -109,9 +109,10 @@ def store(name: str, table: str) -> Path:
 def check_name(name: str) -> None:
     """
     Raises:
-        ValueError: for a name with other characters than lower-case letters, digits and single dashes.
+        ValueError: for a name with other characters than lower-case letters, digits and single dashes, and for "none", which
+            stands for no table.
     """
-    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+    if name == "none" or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         raise ValueError(f"invalid device name {name!r}: use lower-case letters and digits with single dashes between them, e.g. pi4")
 
 

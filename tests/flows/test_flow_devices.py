@@ -59,7 +59,7 @@ def project(tmp_path, monkeypatch, plain_environment) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["Pi4", "pi_4", "-pi", "", "a/b"])
+@pytest.mark.parametrize("name", ["none", "Pi4", "pi_4", "-pi", "", "a/b"])
 def test_invalid_device_names_are_refused(name):
     """A name that an artifact cannot have raises."""
     with pytest.raises(ValueError, match="invalid device name"):
