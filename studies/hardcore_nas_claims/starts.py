@@ -12,6 +12,7 @@ writes   starts/results.csv    per search: seed, start (share of the way from th
                                the target), loss (nats) and top1_held_out (percent): with the one-shot model's weights;
                                top1 (percent, test, fine-tuned), arch, step_ms (of the search), programme_ms (per linear
                                programme)
+         starts/history.csv    per search and recorded step: seed, start, target, step, latency_ms (expected), loss
          starts/metrics.json   {"start_<start>_loss", "start_<start>_top1"}: means; {"improvement_percent"}: Equation 27
 """
 
@@ -54,11 +55,12 @@ def main() -> None:
         targets = dict(zip(TARGET_NAMES, sorted(target.ms(*latency.range_ms, place) for target in own.search.targets)))
         _, items = hold_out(data.indices("train"), data.labels, own.images.held_out, own.seed)
         images = EvaluationBatches(data, items, own.evaluation.batch, own.runtime.workers)
-        rows, jobs = [], list(product(cfg.starts.seeds, sorted([own.search.start, *cfg.starts.shares]), targets))
+        rows, history, jobs = [], [], list(product(cfg.starts.seeds, sorted([own.search.start, *cfg.starts.shares]), targets))
         for seed, share, target in progress(jobs, "starts: searches", len(jobs)):
             varied = replace(own, seed=seed, search=own.search.model_copy(update={"start": share}))
             searcher = Searcher(varied, networks.model, latency, data, items, device, stage.checkpoint, stage.run)
             search = searcher.search(f"{seed}-{share:g}-{target}", targets[target])
+            history += [{"seed": seed, "start": share, "target": target, **row} for row in search.rows]
             end = outcome(search, latency, targets[target])
             loss, held_out = loss_and_top1(networks.inherited(end["arch"]), own.runtime.to_device(images, device))
             tuned, _ = networks.tuned(arch_name(end["arch"]), end["arch"], own.tune.tuning.epochs)
@@ -78,6 +80,7 @@ def main() -> None:
                     "programme_ms": programme_ms(search.state, latency, targets[target]),
                 }
             )
+        pd.DataFrame(history).to_csv(stage.out / "history.csv", index=False, float_format="%.9g")
         results = pd.DataFrame(rows)
         results.to_csv(stage.out / "results.csv", index=False, float_format="%.9g")
         stage.run.table(results, "results.json")

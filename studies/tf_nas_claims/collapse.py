@@ -4,6 +4,7 @@ params   studies/tf_nas_claims/params.yaml: collapse; pipelines/tf_nas/params.ya
 reads    outputs/split/, pipelines/tf_nas/outputs/latency/table.json
 writes   collapse/results.csv    per search: seed, bi_sampling, same_operation (share of the layers whose strongest operation is the
                                  one that most layers share), different (number of operations that are strongest in some layer)
+         collapse/history.csv    per search and epoch, as pipelines/tf_nas/outputs/search/history.csv
          collapse/metrics.json   {"same_operation_with", "same_operation_without"}: means over the seeds
 """
 
@@ -26,6 +27,7 @@ def main() -> None:
             search = searches.search(f"{seed}-{'both' if bi_sampling else 'one'}", search_cfg).search
             last, different = search.history[-1], len(set(search.arch.operations))
             rows.append({"seed": seed, "bi_sampling": bi_sampling, "same_operation": last.same_operation, "different": different})
+        searches.write_history(stage.out)
         results = pd.DataFrame(rows)
         results.to_csv(stage.out / "results.csv", index=False, float_format="%.6g")
         stage.run.table(results, "results.json")

@@ -6,11 +6,12 @@ networks are the outputs of pipelines/tf_nas/dvc.yaml.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from pydantic import Field, model_validator
 
@@ -162,6 +163,7 @@ class Searches:
 
     def __init__(self, cfg: tf_nas.TfNasParams, checkpoint: Checkpoint, run: StageRun) -> None:
         self._checkpoint, self._run = checkpoint, run
+        self._history: list[dict[str, Any]] = []
         self.device, self.data = cfg.runtime.start(), open_dataset(runner.out("split"))
         self.table = latency_tf_nas.TfNasLatencyTable.load(tf_nas.TABLE, cfg.space, len(self.data.classes))  # of the first device
         self.target_ms = median_target(cfg, self.table)
@@ -180,7 +182,12 @@ class Searches:
         classes, choosing_s = self._classes(cfg, group)
         timed = TimedCheckpoint(self._checkpoint, group)
         search = Searcher(cfg, of_classes(self.data, classes), table, self.device, timed, self._run).search(name, target_ms)
+        self._history += [{"name": name, **asdict(epoch)} for epoch in search.history]
         return FinishedSearch(search, choosing_s + timed.cpu_seconds)
+
+    def write_history(self, out: Path) -> None:
+        """history.csv of all searches, as TF-NAS's stage search writes it."""
+        pd.DataFrame(self._history).to_csv(out / "history.csv", index=False, float_format="%.6g")
 
     def _classes(self, cfg: tf_nas.TfNasParams, group: str) -> tuple[np.ndarray, float]:
         """The classes to search on, and the CPU seconds of choosing them."""

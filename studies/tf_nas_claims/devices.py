@@ -9,6 +9,7 @@ writes   devices/table.json     of the second device
          devices/results.csv    per network and device: network (the device that it was searched for), device, `config.reached`,
                                 measured_latency_ms, noise_floor (relative difference of two measurements),
                                 table_error (of the device's table on other networks: the 90th percentile, a fraction)
+         devices/history.csv    per search and epoch, as pipelines/tf_nas/outputs/search/history.csv
          devices/metrics.json   {"own_deviation", "other_deviation"}: mean deviation from a device's target, a fraction of it, of
                                 its own network and of the other's by its table; {"measured_deviation"} from the table, the mean
 """
@@ -64,6 +65,7 @@ def main() -> None:
             for (network, choice), latency_ms, noise in zip(networks.items(), ms.latency_ms, ms.noise):
                 row = {"network": network, "device": device.name, **config.reached(device.table, choice, device.target_ms)}
                 rows.append(row | {"measured_latency_ms": latency_ms, "noise_floor": noise, "table_error": device.table_error})
+        searches.write_history(stage.out)
         results = pd.DataFrame(rows)
         results.to_csv(stage.out / "results.csv", index=False, float_format="%.6g")
         stage.run.table(results, "results.json")

@@ -8,6 +8,7 @@ reads    outputs/split/, pipelines/tf_nas/outputs/latency/table.json
 writes   stopping/results.csv    per search: seed, searched ("all classes", "chosen classes" or "stopped early"), epochs, cpu_seconds (of
                                  the search including the choice of classes), same_operation, same_layers and same_depths (shares that
                                  agree with the search on all classes), `config.reached`, top1 (percent, test)
+         stopping/history.csv    per search and epoch, as pipelines/tf_nas/outputs/search/history.csv
          stopping/metrics.json   {"<searched>_cpu_seconds", "<searched>_top1"}: means over the seeds
 """
 
@@ -46,6 +47,7 @@ def main() -> None:
                 row |= {"same_operation": last.same_operation, "same_layers": layers, "same_depths": depths}
                 row |= config.reached(searches.table, choice, searches.target_ms)
                 rows.append(row | {"top1": top1(scratch, search_cfg, choice, searches.data)})
+        searches.write_history(stage.out)
         results = pd.DataFrame(rows)
         results.to_csv(stage.out / "results.csv", index=False, float_format="%.6g")
         stage.run.table(results, "results.json")

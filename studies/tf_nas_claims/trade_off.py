@@ -3,6 +3,7 @@
 params   studies/tf_nas_claims/params.yaml: trade_off; pipelines/tf_nas/params.yaml: seed, space, runtime, evaluation, search, train
 reads    outputs/split/, pipelines/tf_nas/outputs/latency/table.json
 writes   trade_off/results.csv    per search: seed, trade_off, scaled, `config.reached`, expected_latency_ms
+         trade_off/history.csv    per search and epoch, as pipelines/tf_nas/outputs/search/history.csv
          trade_off/metrics.json   {"scaled_deviation", "unscaled_deviation"}: largest deviation from the target, a fraction of it
 """
 
@@ -25,6 +26,7 @@ def main() -> None:
             search = searches.search(f"{seed}-{value:g}-{'scaled' if scaled else 'fixed'}", search_cfg).search
             row = {"seed": seed, "trade_off": value, "scaled": scaled, **config.reached(searches.table, search.arch, searches.target_ms)}
             rows.append(row | {"expected_latency_ms": search.history[-1].expected_latency_ms})
+        searches.write_history(stage.out)
         results = pd.DataFrame(rows)
         results.to_csv(stage.out / "results.csv", index=False, float_format="%.6g")
         stage.run.table(results, "results.json")
