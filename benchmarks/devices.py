@@ -19,7 +19,7 @@ from torch import nn
 from torch.fx.experimental.optimization import fuse
 
 from nas.cost import flops, parameters
-from nas.data.vision import models
+from nas.data.torchvision_import import models
 from nas.latency.backends.config import Torch
 from nas.latency.mbconv import ProfiledMBConv
 from nas.latency.timing import Program, measure

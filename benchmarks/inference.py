@@ -20,7 +20,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.utils.flop_counter import FlopCounterMode
 
 import nas
-from nas.data.vision import models
+from nas.data.torchvision_import import models
 from nas.export import bundle
 from nas.export.onnx import ONNX, open_onnx, to_onnx
 from nas.export.quantize import INT8

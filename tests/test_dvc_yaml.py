@@ -1,7 +1,7 @@
 """dvc.yaml: one name per stage, and every file and parameter that decides a stage's results among its dependencies.
 
 Which code a stage needs is read off its text. All of the stage's own file counts. Of another file in nas/stages and studies
-(runner.py, searching.py) only the functions and classes that it names count, and what those name in turn; a constant, such as
+(runner.py, supernet_search.py) only the functions and classes that it names count, and what those name in turn; a constant, such as
 a path, makes no dependency. Every other module of nas counts whole, with what it imports. Left out are modules that decide no
 result (`DECIDE_NOTHING`), and of `DECLARATIONS`, which declare the keys of params.yaml, the file itself, though not what its
 functions name. `runner.stage` and `runner.execute` surround a stage (MLflow run, checkpoint, errors): their file counts, what
@@ -160,7 +160,7 @@ def test_every_module_that_decides_results_is_a_dependency(stage):
             {"nas.search.predictor", "nas.spaces.mbconv", "nas.runtime.seeding"},
             {"nas.models.supernet", "nas.training.trainer"},
         ),
-        ("search", {"nas.stages.searching", "nas.search.setup", "nas.search.nsga2"}, {"nas.stages.train", "nas.training.trainer"}),
+        ("search", {"nas.stages.supernet_search", "nas.search.setup", "nas.search.nsga2"}, {"nas.stages.train", "nas.training.trainer"}),
         ("transfer", {"nas.training.transfer", "nas.models.extract", "nas.training.recipe"}, {"nas.search.evolution", "nas.stages.search"}),
         (
             "export",

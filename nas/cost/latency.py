@@ -2,8 +2,8 @@
 
 HardCoRe-NAS (arXiv:2102.11646), section 3.1: the latency of a network is a fixed overhead plus the latency of each of its
 blocks. `nas.latency` measures tables; each kind of space has a subclass: `latency_mbconv`, `latency_tf_nas`,
-`latency_hardcore_nas`. Every number in milliseconds has `latency_ms` in its name: users of HardCoRe-NAS's release had a table
-in seconds and a target in milliseconds, and a constraint that never bound.
+`latency_hardcore_nas`. Every number in milliseconds has `latency_ms` in its name: HardCoRe-NAS's release mixed a table in
+seconds with a target in milliseconds, so its constraint had no effect.
 """
 
 import json

@@ -12,39 +12,23 @@ so batches stay full. In evaluation the batch is smaller, and no image counts tw
 import multiprocessing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Literal, Self, TypeVar
+from functools import cached_property
+from typing import Self, TypeVar
 from zlib import crc32
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import field_validator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from nas.data.augmentation import Augmentation, random_transforms
 from nas.data.dataset import ImageDataset
 from nas.data.decoding import BrokenFiles, ImageError
 from nas.data.sources import centre_crop
-from nas.data.vision import transforms
-from nas.runtime.params import Section
+from nas.data.torchvision_import import transforms
 
 T = TypeVar("T")
-
-
-class Augmentation(Section):
-    """Augmentation of training images."""
-
-    crop_scale: tuple[float, float]  # share of the area that a random crop keeps; [1, 1]: no crop, the image as in evaluation
-    flip: bool  # left-right, with probability 1/2
-    policy: Literal["none", "imagenet", "cifar10", "svhn"]  # of AutoAugment
-
-    @field_validator("crop_scale")
-    @classmethod
-    def _in_order(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError("two shares of the area are needed, the smaller first, each above 0 and at most 1")
-        return scale
 
 
 @dataclass(frozen=True)
@@ -72,19 +56,19 @@ class TrainingBatches:
         workers: int = 0,
         pin_memory: bool = False,
         share: slice = slice(None),
+        key: str = "params.yaml: recipe.batch",
     ) -> None:
         """Batches of `batch` of the images `indices` (n,), decoded by `workers` processes, or in this one for 0.
 
         Args:
             share: the part of each batch that this process trains on.
+            key: file and key of the batch size, for messages.
 
         Raises:
             ValueError: if there are fewer images than one batch needs.
         """
         if not 1 <= batch <= len(indices):
-            raise ValueError(
-                f"recipe.batch {batch}: {dataset.key!r} has {len(indices)} images to train on; lower recipe.batch in params.yaml"
-            )
+            raise ValueError(f"{key}: {batch} is more than the {len(indices)} images of {dataset.key!r} to train on; lower it")
         self.dataset, self.indices, self.batch, self.augmentation, self.seed = dataset, np.asarray(indices), batch, augmentation, seed
         self.workers, self.pin_memory, self.share = workers, pin_memory, share
 
@@ -230,26 +214,7 @@ class _AugmentedChunks(Dataset):
 
     @cached_property
     def _transform(self) -> transforms.Compose:
-        a, steps = self.augmentation, []
-        if a.crop_scale != (1.0, 1.0):
-            steps.append(transforms.RandomResizedCrop(self.dataset.side, scale=a.crop_scale))
-        if a.flip:
-            steps.append(transforms.RandomHorizontalFlip())
-        if a.policy != "none":
-            steps.append(AutoAugment(transforms.AutoAugmentPolicy(a.policy)))
-        return transforms.Compose(steps)
-
-
-class AutoAugment(transforms.AutoAugment):
-    """torchvision's AutoAugment; its table of magnitudes is built once per image size, not once per image."""
-
-    def _augmentation_space(self, num_bins: int, image_size: tuple[int, int]) -> dict:
-        return _magnitudes(num_bins, image_size)
-
-
-@lru_cache
-def _magnitudes(bins: int, size: tuple[int, int]) -> dict:
-    return transforms.AutoAugment()._augmentation_space(bins, size)
+        return random_transforms(self.augmentation, self.dataset.side)
 
 
 def _stack(images: list[np.ndarray]) -> Tensor:

@@ -201,7 +201,7 @@ class TorchvisionImages:
         Raises:
             FileNotFoundError: if it is not there; says how to get it.
         """
-        from nas.data.vision import datasets  # loads torch
+        from nas.data.torchvision_import import datasets  # loads torch
 
         class_name, train, test = _TORCHVISION[name]
         keyword = "train" if isinstance(test, bool) else "split"
@@ -239,7 +239,7 @@ class _Files:
     @classmethod
     def of(cls, split: object) -> object:
         """A split that keeps its images in files becomes `_Files`; any other is returned unchanged."""
-        from nas.data.vision import datasets
+        from nas.data.torchvision_import import datasets
 
         files = _torchvision_files(split)
         return split if files is None else cls(Paths.of(files), getattr(split, "loader", datasets.folder.default_loader))

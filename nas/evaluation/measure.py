@@ -27,7 +27,7 @@ def distinct_rows(space: SearchSpace, n: int, seed: int) -> np.ndarray:
     return np.array(list(rows)[:n], dtype=np.int64)
 
 
-def measure(rows: np.ndarray, scorer: Scorer, checkpoint: Checkpoint | RankZeroCheckpoint) -> list[float]:
+def measure_top1(rows: np.ndarray, scorer: Scorer, checkpoint: Checkpoint | RankZeroCheckpoint) -> list[float]:
     """Top-1 (percent) of each architecture; those in the checkpoint are not evaluated twice.
 
     Args:
@@ -35,7 +35,7 @@ def measure(rows: np.ndarray, scorer: Scorer, checkpoint: Checkpoint | RankZeroC
     """
     top1 = (checkpoint.load("measured.pt") or {"top1": []})["top1"]
     remaining = scorer.top1_all(encoding.from_genes(rows[len(top1) :]))
-    for value in progress(remaining, "pretrain: sub-networks measured", len(rows), len(top1)):
+    for value in progress(remaining, "sub-networks measured", len(rows), len(top1)):
         top1.append(value)
         if len(top1) % CHECKPOINT_INTERVAL == 0:
             checkpoint.save({"top1": top1}, "measured.pt")

@@ -21,7 +21,7 @@ import typer
 from torch import Tensor
 
 from nas.data.sources import SUFFIXES, FolderImages, centre_crop
-from nas.data.vision import models
+from nas.data.torchvision_import import models
 from nas.evaluation.evaluate import calibrate
 from nas.export import bundle, formats
 from nas.export.torch_export import open_module

@@ -15,9 +15,9 @@ from nas.cost.flops import stage_sides
 from nas.cost.infeasible import InfeasibleTarget
 from nas.cost.latency import Entry
 from nas.cost.latency_mbconv import Block, Head, MBConvBlock, MBConvLatencyTable, Stem, distinct_blocks
+from nas.latency.fit import Correction
 from nas.latency.modules import HeadModule, StemModule
 from nas.latency.profiler import ProfiledSpace
-from nas.latency.validation import Correction
 from nas.models.extract import MBConv, Network
 from nas.models.fuse import fold
 from nas.sampling.exact import ExactSampler

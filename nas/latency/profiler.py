@@ -21,11 +21,11 @@ from pydantic import Field
 from torch import nn
 
 from nas.cost.latency import Entry, LatencyTable
-from nas.latency import validation
+from nas.latency import fit, validation
 from nas.latency.backends.config import OnnxRuntime, Torch
 from nas.latency.backends.torch_backend import Backend, Call
+from nas.latency.fit import Correction
 from nas.latency.timing import Clock, Program, Rounds, measure
-from nas.latency.validation import Correction
 from nas.runtime import seeding
 from nas.runtime.params import Section
 from nas.runtime.progress import progress
@@ -189,13 +189,13 @@ def profile(
         reference = reference_block(programs)
         blocks = runner.run(BLOCKS, programs, reference, BLOCKS_SHARE * cfg.limit_s - (time.monotonic() - began))
         began = time.monotonic()
-        entries, empty_ms = validation.entries(chains, 1000 * blocks.normalised([len(p.calls) for p in programs]))
+        entries, empty_ms = fit.entries(chains, 1000 * blocks.normalised([len(p.calls) for p in programs]))
         uncorrected = space.table(classes, entries, Correction(0.0, 1.0), {})
         archs = space.select(uncorrected, cfg.fitted, cfg.networks, seeding.generator(seed, "latency", "networks"))
         networks = [bench.network(arch) for arch in progress(archs, "latency: networks built", len(archs))]
         rounds = runner.run(NETWORKS, networks, reference, (1 - BLOCKS_SHARE) * cfg.limit_s - (time.monotonic() - began))
     measured_ms = 1000 * np.median(rounds.normalised([1] * len(archs)), axis=0)
-    correction = validation.fit([uncorrected.latency_ms(arch) for arch in archs[: cfg.fitted]], measured_ms[: cfg.fitted])
+    correction = fit.fit([uncorrected.latency_ms(arch) for arch in archs[: cfg.fitted]], measured_ms[: cfg.fitted])
     setting = describe(backend, cfg, blocks, rounds, empty_ms, correction)
     return Profile(space, space.table(classes, entries, correction, setting), tuple(archs), cfg.fitted, rounds)
 

@@ -12,8 +12,8 @@ from nas.cost import flops
 from nas.cost.latency import Entry, LatencyTable, RowBlock
 from nas.latency import profiler
 from nas.latency.backends.config import Torch
+from nas.latency.fit import Correction
 from nas.latency.profiler import ProfiledSpace
-from nas.latency.validation import Correction
 from nas.models.blocks import HeadLayer, InvertedResidual, RowNetwork, StemLayer, init_weights
 from nas.models.fuse import fold
 from nas.spaces.rows import Plan

@@ -149,7 +149,7 @@ def parse_strategy(name: str) -> StrategyName:
     return StrategyName(rule, int(number) * {None: 1, "k": 1_000, "m": 1_000_000}[unit], by or offline_by, offline=unit is not None)
 
 
-def build_strategy(
+def strategy_by_name(
     name: str, propose: Propose, *, table: CostTable | None = None, predict: Predict | None = None, rng: np.random.Generator | None = None
 ) -> Strategy:
     """Build the strategy of a name.

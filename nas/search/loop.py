@@ -12,7 +12,7 @@ import numpy as np
 
 from nas.runtime.seeding import generator
 from nas.search.archive import Archive, ScoreCache
-from nas.search.operators import TRIES
+from nas.search.operators import MAX_BATCHES
 from nas.search.problem import Problem
 
 Score = Callable[[list[Any]], Iterable[float]]  # architectures -> higher is better, e.g. top-1 in percent; may be a generator
@@ -68,9 +68,7 @@ def search(
         number += 1
     if archive is None:
         bounds = [f"{o.low:g} <= {o.name} <= {o.high:g}" for o in (*problem.costs, *problem.constraints)]
-        raise ValueError(
-            f"{TRIES} populations drawn, and no architecture with {' and '.join(bounds)} among them; widen search.bounds in params.yaml"
-        )
+        raise ValueError(f"{MAX_BATCHES} populations held no architecture with {' and '.join(bounds)}; widen search.bounds in params.yaml")
     return archive
 
 

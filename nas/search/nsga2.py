@@ -1,4 +1,4 @@
-"""NSGA-II: non-dominated sorting, crowding distance, and offspring of tournament winners.
+"""NSGA-II: selection by rank and crowding distance (both in `nas.evaluation.metrics`), offspring of tournament winners.
 
 Deb, Pratap, Agarwal and Meyarivan, IEEE Transactions on Evolutionary Computation 6(2), 2002. Differences: no
 architecture is evaluated twice, and survivors are selected from the whole archive instead of the last population

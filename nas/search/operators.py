@@ -10,7 +10,7 @@ from nas.search.problem import Problem
 from nas.spaces import encoding
 from nas.spaces.mbconv import SearchSpace
 
-TRIES = 200  # batches of proposals before a round accepts fewer architectures
+MAX_BATCHES = 200  # proposals are drawn at most this often per round; then the round has fewer architectures
 
 Draw = Callable[[int, np.random.Generator], list[Any]]  # n random architectures of the problem's space
 
@@ -32,7 +32,7 @@ def first_population(problem: Problem, draw: Draw, n: int, rng: np.random.Genera
 
 
 def unseen(problem: Problem, propose: Callable[[], np.ndarray], n: int, seen: set[bytes], start: np.ndarray | None = None) -> np.ndarray:
-    """Up to n distinct new rows within the bounds: those of `start`, then proposed ones, in at most `TRIES` batches.
+    """Up to n distinct new rows within the bounds: those of `start`, then proposed ones, in at most `MAX_BATCHES` batches.
 
     Args:
         problem: supplies the bounds.
@@ -42,7 +42,7 @@ def unseen(problem: Problem, propose: Callable[[], np.ndarray], n: int, seen: se
         start: rows that come first.
     """
     accepted: dict[bytes, np.ndarray] = {}  # in the order of discovery
-    batches = (propose() for _ in range(TRIES))
+    batches = (propose() for _ in range(MAX_BATCHES))
     batch = next(batches) if start is None else start
     while batch is not None:
         fresh = batch[[key not in seen for key in row_keys(batch)]] if n > 0 else batch[:0]

@@ -151,16 +151,6 @@ class SearchSpace:
         """Uniform over all architectures."""
         return Arch.from_genes([g.choices[int(u * len(g.choices))] for g, u in zip(self.genes, rng.random(len(self.genes)))])
 
-    def mutate(self, arch: Arch, probability: float, rng: np.random.Generator) -> Arch:
-        """Each gene is redrawn uniformly with this probability (and may keep its value)."""
-        redrawn, mask = self.random(rng).genes, rng.random(len(self.genes)) < probability
-        return Arch.from_genes([new if m else old for old, new, m in zip(arch.genes, redrawn, mask)])
-
-    def cross(self, first: Arch, second: Arch, rng: np.random.Generator) -> Arch:
-        """Each gene from either parent, with probability 1/2."""
-        mask = rng.random(len(self.genes)) < 0.5
-        return Arch.from_genes([a if m else b for a, b, m in zip(first.genes, second.genes, mask)])
-
     def check(self, arch: Arch) -> Arch:
         """The architecture itself.
 

@@ -17,7 +17,7 @@ import pandas as pd
 from nas.cost import flops
 from nas.data.dataset import open_dataset
 from nas.evaluation.evaluate import build_scorer
-from nas.evaluation.measure import distinct_rows, measure
+from nas.evaluation.measure import distinct_rows, measure_top1
 from nas.models.supernet import new_supernet
 from nas.runtime import distributed, params
 from nas.runtime.checkpoint import need_space, save_weights
@@ -56,7 +56,7 @@ def main() -> None:
         )
         trainer.fit(stage.checkpoint, val.top1_ends, log_epochs(stage.run, "pretrain", data, recipe))
         rows = distinct_rows(space, cfg.subnetworks, seed)
-        top1 = measure(rows, build_scorer(supernet, data, "predictor", evaluation, runtime, device, seed), stage.checkpoint)
+        top1 = measure_top1(rows, build_scorer(supernet, data, "predictor", evaluation, runtime, device, seed), stage.checkpoint)
         if distributed.is_first():
             save_weights(stage.out / "weights.safetensors", supernet)
             pd.DataFrame(asdict(row) for row in trainer.history).to_csv(stage.out / "history.csv", index=False)

@@ -1,6 +1,6 @@
 """Stage report: the family on the test images, every figure, and one page that opens offline.
 
-The only stage that reads the test images of the main data set; nothing is selected on them.
+The only stage of the main pipeline that reads the test images of its dataset; nothing is selected on them.
 
 params   params.yaml: seed, space, runtime, evaluation, train, search.costs, search.latency_table, report
 reads    the outputs of all other stages but export; the latency table of the search or, where it takes none, that of stage latency

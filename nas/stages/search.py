@@ -35,7 +35,7 @@ from nas.search.family import Model
 from nas.search.problem import Problem
 from nas.search.setup import Search, build_problem, cost_tables
 from nas.spaces import encoding
-from nas.stages import config, runner, searching
+from nas.stages import config, runner, supernet_search
 from nas.tracking import provenance
 
 SCORES = ".checkpoints/scores"  # below the project's root
@@ -60,26 +60,26 @@ def main() -> None:
             score = build_scorer(supernet, data, "search", evaluation, runtime, device, seed).top1_all
             cache = cached_scores(str(weights), cfg.latency_table)
         else:
-            score, cache = searching.predict, ScoreCache()
-        measure = searching.search_measure(cfg, problem, tables, chance)
-        archives = searching.run_searches(cfg, problem, tables, score, cache, measure, seed, stage.run, stage.checkpoint)
+            score, cache = supernet_search.predict, ScoreCache()
+        measure = supernet_search.search_measure(cfg, problem, tables, chance)
+        archives = supernet_search.run_searches(cfg, problem, tables, score, cache, measure, seed, stage.run, stage.checkpoint)
         save_evaluated(problem, archives, measure, stage)
 
-        models = searching.choose_family(cfg, problem, archives[cfg.method], data.key)
+        models = supernet_search.choose_family(cfg, problem, archives[cfg.method], data.key)
         load_weights(runner.out("train") / "weights.safetensors", supernet)
         final = build_scorer(supernet, data, "val", evaluation, runtime, device, seed)
         entries = [family_entry(model, tables, final, stage.out) for model in progress(models, "search: family calibrated", len(models))]
         if distributed.is_first():
             runner.write_json(stage.out / "family.json", entries)
-        stage.finish(searching.metrics(cfg, archives, measure) | {"family": len(models)})
+        stage.finish(supernet_search.metrics(cfg, archives, measure) | {"family": len(models)})
 
 
-def save_evaluated(problem: Problem, archives: dict[str, Archive], measure: searching.Measure, stage: runner.Stage) -> None:
+def save_evaluated(problem: Problem, archives: dict[str, Archive], measure: supernet_search.Measure, stage: runner.Stage) -> None:
     """evaluated.parquet, which MLflow shows as a table, and history.csv."""
     evaluated = pd.concat([problem.to_frame(archive).assign(method=name) for name, archive in archives.items()], ignore_index=True)
     if distributed.is_first():
         evaluated.to_parquet(stage.out / "evaluated.parquet", index=False)
-        searching.history(archives, measure).to_csv(stage.out / "history.csv", index=False)
+        supernet_search.history(archives, measure).to_csv(stage.out / "history.csv", index=False)
         stage.run.table(evaluated, "evaluated.json")
 
 

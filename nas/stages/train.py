@@ -22,7 +22,7 @@ from nas.runtime.checkpoint import need_space, save_weights
 from nas.stages import config, runner
 from nas.training.curves import log_epochs
 from nas.training.recipe import training_batches
-from nas.training.strategy import Train, build_strategy
+from nas.training.strategy import Train, strategy_from_params
 from nas.training.trainer import Epoch, Trainer
 
 
@@ -51,7 +51,7 @@ def main() -> None:
         trainer = Trainer(
             supernet,
             batches,
-            build_strategy(cfg, flops.table(space, len(data.classes)), seed, runner.out("fit_predictor") / "forest.npz"),
+            strategy_from_params(cfg, flops.table(space, len(data.classes)), seed, runner.out("fit_predictor") / "forest.npz"),
             epochs=cfg.epochs,
             seed=seed,
             place="train",

@@ -69,7 +69,7 @@ def inputs(stage: str) -> dict[str, str]:
 
 
 def up_to_date(stage: str) -> list[Result]:
-    """The other stages of the same dvc.yaml that DVC would not run once this one has written its outputs; none of a matrix.
+    """The other stages of the same dvc.yaml that are up to date once this one has finished. Stages of a matrix are left out.
 
     Raises:
         RuntimeError: outside git or DVC.

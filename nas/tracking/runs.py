@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-FRONT = ("top1", "latency_ms", "mflops", "parameters")  # metrics of a network, the same in every method
+FRONT_METRICS = ("top1", "latency_ms", "mflops", "parameters")  # metrics of a network, the same in every method
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds between two attempts to deliver; every pause is twice the one before
 _EPOCH = time.time() - time.monotonic()  # within a process, times never go back, though the clock may
 
@@ -83,9 +83,9 @@ class StageRun:
         self._write(finals=points, parent_metrics=points)
 
     def front(self, networks: Iterable[Mapping[str, Any]]) -> None:
-        """Networks as curves `front/<metric>` for FRONT, one step per network: charts show the fronts of several runs together."""
+        """Networks as curves `front/<metric>` for FRONT_METRICS, one step per network: charts show the fronts of several runs together."""
         for step, network in enumerate(networks):
-            self.log({f"front/{name}": network[name] for name in FRONT if name in network}, step)
+            self.log({f"front/{name}": network[name] for name in FRONT_METRICS if name in network}, step)
 
     def artifact(self, path: str | Path, folder: str | None = None) -> None:
         """A file, or a folder with its contents.

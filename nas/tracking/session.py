@@ -1,5 +1,7 @@
 """Stages as MLflow runs, under one parent run for each run of the pipeline.
 
+The name of a run is `title` of `nas.stages.runner.stage`; its tags and its parent are made by `_spec`.
+
 The stages of one `dvc` command, of one Prefect flow run (env NAS_PIPELINE) or of one `Group` share a parent. It is RUNNING while
 one of its stages is, and holds the parameters and metrics of the stages that DVC found up to date, too. A stage that was
 interrupted and starts again with the same DVC fingerprint resumes its run, and the new pipeline takes over that run's parent;

@@ -10,8 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from nas.data.augmentation import Augmentation
 from nas.data.dataset import ImageDataset
-from nas.data.loader import Augmentation, Batch, TrainingBatches
+from nas.data.loader import Batch, TrainingBatches
 from nas.runtime import distributed
 from nas.runtime.params import Section
 from nas.training.losses import DistillationLoss

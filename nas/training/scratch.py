@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from nas.data.augmentation import Augmentation
 from nas.data.dataset import ImageDataset
-from nas.data.loader import Augmentation, EvaluationBatches, TrainingBatches
+from nas.data.loader import EvaluationBatches, TrainingBatches
 from nas.evaluation.evaluate import Evaluation, calibrate, calibration_set
 from nas.models.blocks import RowNetwork, init_weights
 from nas.runtime import seeding
@@ -59,7 +60,16 @@ class ScratchTrainer:
             network.load_state_dict(done["weights"])
             return network.eval()
         cfg, cuda = self._cfg, self._device.type == "cuda"
-        batches = TrainingBatches(data, items, cfg.optimisation.batch, cfg.augmentation, self._seed, self._runtime.workers, cuda)
+        batches = TrainingBatches(
+            data,
+            items,
+            cfg.optimisation.batch,
+            cfg.augmentation,
+            self._seed,
+            self._runtime.workers,
+            cuda,
+            key=f"{self._key.rpartition('.')[0]}.optimisation.batch",
+        )
         setting, state = Hyperparameters(cfg.learning_rate, cfg.weight_decay), self._checkpoint.load(f"{name}.pt")
 
         def on_epoch(state: dict) -> None:

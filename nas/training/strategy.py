@@ -35,7 +35,7 @@ class Train(Section):
         return self
 
 
-def build_strategy(cfg: Train, table: CostTable, seed: int, forest: Path) -> Strategy:
+def strategy_from_params(cfg: Train, table: CostTable, seed: int, forest: Path) -> Strategy:
     """The strategy of the parameters, with its proposal and, where it needs one, its predictor.
 
     Args:
@@ -51,4 +51,4 @@ def build_strategy(cfg: Train, table: CostTable, seed: int, forest: Path) -> Str
     prior = sampler.prior() if cfg.targets == "prior" else sampler.prior().flat()
     predict = Forest.load(forest).predict if form.needs_predictor else None
     offline = seeding.generator(seed, "train", "offline set")
-    return attentive.build_strategy(cfg.strategy, UnderTarget(sampler, prior), table=table, predict=predict, rng=offline)
+    return attentive.strategy_by_name(cfg.strategy, UnderTarget(sampler, prior), table=table, predict=predict, rng=offline)

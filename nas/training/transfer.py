@@ -15,8 +15,9 @@ import pandas as pd
 import torch
 from pydantic import Field, field_validator
 
+from nas.data.augmentation import Augmentation
 from nas.data.dataset import ImageDataset
-from nas.data.loader import Augmentation, EvaluationBatches, TrainingBatches
+from nas.data.loader import EvaluationBatches, TrainingBatches
 from nas.data.splits import hold_out
 from nas.evaluation.evaluate import Evaluation, calibrate, top1, whole_batches
 from nas.models.extract import Network

@@ -26,7 +26,7 @@ from nas.stages import runner
 from nas.stages.differentiable import TARGET_NAMES
 from nas.stages.hardcore_nas import config as hardcore_nas
 from nas.stages.hardcore_nas.config import TEACHER, WEIGHTS
-from nas.stages.hardcore_nas.trainer import Trained, Trainer
+from nas.stages.hardcore_nas.resumable_training import Trained, Trainer
 from nas.stages.runner import Pipeline
 from nas.tracking.runs import StageRun
 

@@ -26,7 +26,7 @@ from nas.stages import config as main_config
 from nas.stages import runner
 from nas.training.curves import log_epochs
 from nas.training.recipe import training_batches
-from nas.training.strategy import Train, build_strategy
+from nas.training.strategy import Train, strategy_from_params
 from nas.training.trainer import Epoch, Trainer
 from studies.methods import config
 
@@ -53,7 +53,7 @@ def main() -> None:
         trainer = Trainer(
             supernet,
             training_batches(data, items, recipe, runtime, device, seed),
-            build_strategy(cfg, flops.table(space, len(data.classes)), seed, runner.out("fit_predictor") / "forest.npz"),
+            strategy_from_params(cfg, flops.table(space, len(data.classes)), seed, runner.out("fit_predictor") / "forest.npz"),
             epochs=cfg.epochs,
             seed=seed,
             place="train",  # the draws of stage train

@@ -24,7 +24,7 @@ from nas.search.archive import ScoreCache
 from nas.search.setup import Search, build_problem, cost_tables
 from nas.spaces import encoding
 from nas.stages import config as main_config
-from nas.stages import runner, searching
+from nas.stages import runner, supernet_search
 from studies.methods import config
 
 
@@ -42,13 +42,13 @@ def main() -> None:
         load_weights(config.PIPELINE.out("alphanet") / ("early.safetensors" if cfg.weights == "early" else "weights.safetensors"), supernet)
         stage.run.dataset(str(runner.out("split") / "splits.parquet"), "search", images=len(data.indices("search")))
         measured = build_scorer(supernet, data, "search", evaluation, runtime, device, seed)
-        score = measured.top1_all if cfg.score == "measured" else searching.predict
-        measure = searching.search_measure(cfg, problem, tables, chance)
-        archives = searching.run_searches(cfg, problem, tables, score, ScoreCache(), measure, seed, stage.run, stage.checkpoint)
+        score = measured.top1_all if cfg.score == "measured" else supernet_search.predict
+        measure = supernet_search.search_measure(cfg, problem, tables, chance)
+        archives = supernet_search.run_searches(cfg, problem, tables, score, ScoreCache(), measure, seed, stage.run, stage.checkpoint)
         best = archives[cfg.method]
         problem.to_frame(best).assign(method=cfg.method).to_parquet(stage.out / "evaluated.parquet", index=False)
-        searching.history(archives, measure).to_csv(stage.out / "history.csv", index=False)
-        models = searching.choose_family(cfg, problem, best, data.key)
+        supernet_search.history(archives, measure).to_csv(stage.out / "history.csv", index=False)
+        models = supernet_search.choose_family(cfg, problem, best, data.key)
 
         load_weights(config.PIPELINE.out("alphanet") / "weights.safetensors", supernet)
         final = build_scorer(supernet, data, "val", evaluation, runtime, device, seed)
@@ -60,7 +60,7 @@ def main() -> None:
             entries.append({"name": model.name, "arch": encoding.to_json(model.arch), **costs, **accuracy})
         runner.write_json(stage.out / "family.json", entries)
         save_weights(stage.out / "family.safetensors", networks)
-        stage.finish(searching.metrics(cfg, archives, measure) | {"family": len(models)})
+        stage.finish(supernet_search.metrics(cfg, archives, measure) | {"family": len(models)})
 
 
 if __name__ == "__main__":

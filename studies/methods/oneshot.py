@@ -45,7 +45,7 @@ from nas.stages import runner
 from nas.stages.differentiable import TARGET_NAMES
 from nas.stages.hardcore_nas import config as hardcore_nas
 from nas.stages.hardcore_nas.config import TEACHER, WEIGHTS, HardcoreNasParams
-from nas.stages.hardcore_nas.trainer import Trainer
+from nas.stages.hardcore_nas.resumable_training import Trainer
 from nas.stages.runner import Stage
 from nas.tracking.runs import StageRun
 from studies.methods import config

@@ -26,7 +26,7 @@ from nas.stages import runner
 from nas.stages.hardcore_nas import config as hardcore_nas
 from nas.stages.hardcore_nas.config import HardcoreNasParams
 from nas.stages.tf_nas import config as tf_nas
-from nas.training.strategy import Train, build_strategy
+from nas.training.strategy import Train, strategy_from_params
 from studies.methods import compute, config
 from studies.methods.compute import Compute
 from studies.methods.torchvision_networks import build
@@ -89,7 +89,7 @@ def _supernet_method(folder: Path, weights: Path | None, data: ImageDataset) -> 
     table, images = flops.table(space, classes), len(data.indices("train", "predictor"))
     rows = read_table(folder / "evaluated.parquet", "dvc repro --force search")
     evaluation_images = len(data.indices("search")) + evaluation.batch * evaluation.calibration_batches
-    strategy = build_strategy(train, table, seed, runner.out("fit_predictor") / "forest.npz")
+    strategy = strategy_from_params(train, table, seed, runner.out("fit_predictor") / "forest.npz")
     training = compute.sandwich(train, recipe, table, strategy, images, seed)
     short_names = {name.rpartition("-")[2]: network for name, network in networks.items()}
     return MethodResult(short_names, [*training, compute.evaluations(rows[rows["method"] == search.method], evaluation_images)])

@@ -10,7 +10,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from nas.data.vision import models
+from nas.data.torchvision_import import models
 from nas.runtime.params import Section
 
 HALVINGS = (0, 2, 3)  # that remain, of the five in their order

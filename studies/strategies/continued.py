@@ -16,7 +16,7 @@ import pandas as pd
 
 from nas.data.dataset import open_dataset
 from nas.evaluation.evaluate import build_scorer
-from nas.evaluation.measure import measure
+from nas.evaluation.measure import measure_top1
 from nas.evaluation.metrics import kendall_tau
 from nas.models.supernet import new_supernet
 from nas.runtime.checkpoint import load_weights
@@ -42,7 +42,7 @@ def main(seed: int) -> None:
         before = read_table(early / "measured.parquet", "dvc repro --force studies/strategies/dvc.yaml:pretrain")
         rows = before[[g.name for g in cfg.space.genes]].to_numpy()
         score = build_scorer(supernet, data, "predictor", cfg.evaluation, cfg.runtime, cfg.runtime.start(), seed)
-        measured = pd.DataFrame({"mflops": before["mflops"], "top1": measure(rows, score, stage.checkpoint)})
+        measured = pd.DataFrame({"mflops": before["mflops"], "top1": measure_top1(rows, score, stage.checkpoint)})
         measured.to_parquet(stage.out / "measured.parquet", index=False)
         test = before["part"] == "test"
         metrics = {

@@ -19,7 +19,7 @@ import pandas as pd
 from nas.cost import flops
 from nas.data.dataset import open_dataset
 from nas.evaluation.evaluate import build_scorer
-from nas.evaluation.measure import distinct_rows, measure
+from nas.evaluation.measure import distinct_rows, measure_top1
 from nas.evaluation.metrics import kendall_tau
 from nas.models.supernet import new_supernet
 from nas.runtime import seeding
@@ -46,7 +46,7 @@ def main(seed: int) -> None:
         score = build_scorer(supernet, data, "predictor", cfg.evaluation, cfg.runtime, cfg.runtime.start(), seed)
         measured = pd.DataFrame(rows, columns=[g.name for g in cfg.space.genes])
         measured["mflops"] = flops.table(cfg.space, len(data.classes)).costs(rows)
-        measured["top1"] = measure(rows, score, stage.checkpoint)
+        measured["top1"] = measure_top1(rows, score, stage.checkpoint)
         order = seeding.generator(training.COMMON_SEED, "fit_predictor").permutation(len(rows))
         fit, test = np.split(order, [len(rows) // 2])
         forest = Forest.fit(

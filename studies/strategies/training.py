@@ -111,7 +111,7 @@ def sampling(name: str, table: CostTable, cfg: config.Train, seed: int) -> Strat
     prior = sampler.prior().flat() if flat else sampler.prior()
     predict = Forest.load(config.PIPELINE.out("pretrain", str(seed)) / "forest.npz").predict if form.needs_predictor else None
     offline = seeding.generator(seed, "train", "offline set")
-    return attentive.build_strategy(base, UnderTarget(sampler, prior), table=table, predict=predict, rng=offline)
+    return attentive.strategy_by_name(base, UnderTarget(sampler, prior), table=table, predict=predict, rng=offline)
 
 
 def common_architectures(table: CostTable, cfg: config.Measure) -> np.ndarray:

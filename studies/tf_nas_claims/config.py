@@ -27,8 +27,8 @@ from nas.spaces.tf_nas import Arch
 from nas.stages import runner
 from nas.stages.runner import Pipeline
 from nas.stages.tf_nas import config as tf_nas
-from nas.stages.tf_nas.searcher import Searcher, of_classes
-from nas.stages.tf_nas.searcher import select_classes as searched_classes
+from nas.stages.tf_nas.target_searches import Searcher, of_classes
+from nas.stages.tf_nas.target_searches import select_classes as searched_classes
 from nas.tracking.runs import StageRun
 
 PIPELINE = Pipeline(Path("studies/tf_nas_claims"))

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from nas.data.augmentation import Augmentation
 from nas.data.dataset import dataset_keys, open_dataset
-from nas.data.loader import Augmentation, EvaluationBatches, TrainingBatches
+from nas.data.loader import EvaluationBatches, TrainingBatches
 from nas.data.sources import FolderImages, ImageError
 from nas.data.splits import Split
 from nas.runtime.params import check

@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from nas.data.augmentation import Augmentation, AutoAugment
 from nas.data.dataset import ImageDataset
 from nas.data.decoding import BrokenFiles
-from nas.data.loader import Augmentation, AutoAugment, EvaluationBatches, TrainingBatches
+from nas.data.loader import EvaluationBatches, TrainingBatches
 from nas.data.sources import ArrayImages, ImageError
 from nas.data.splits import Parts
-from nas.data.vision import transforms
+from nas.data.torchvision_import import transforms
 from nas.runtime.params import ParamsError, check
 
 PLAIN = Augmentation(crop_scale=(1.0, 1.0), flip=False, policy="none")
@@ -125,7 +126,7 @@ def test_half_of_the_images_are_flipped(dataset):
 
 def test_too_few_images_for_a_batch_are_an_error(dataset):
     """The message has the key, the dataset and the number of images."""
-    with pytest.raises(ValueError, match=r"recipe\.batch 64: 'noise' has 60 images"):
+    with pytest.raises(ValueError, match="params.yaml: recipe.batch: 64 is more than the 60 images of 'noise'"):
         TrainingBatches(dataset, np.arange(60), 64, PLAIN, seed=0)
 
 

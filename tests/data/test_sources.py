@@ -149,7 +149,7 @@ def test_transparent_pixels_are_white_and_16_bit_grey_keeps_its_shade(folder):
 
 def test_centre_crop_equals_torchvisions_resize_and_crop(rng):
     """torchvision's Resize to 256/224 of the side and CenterCrop give the same pixels to within rounding."""
-    from nas.data.vision import transforms
+    from nas.data.torchvision_import import transforms
 
     coarse = Image.fromarray(rng.integers(256, size=(8, 10, 3), dtype=np.uint8))
     photo = coarse.resize((320, 256), Image.Resampling.BICUBIC)
@@ -232,7 +232,7 @@ def _fashion_mnist(root: Path, patch) -> None:
 
 
 def _cifar(root: Path, patch, kind: str, key: str, meta_key: str) -> None:
-    from nas.data.vision import datasets
+    from nas.data.torchvision_import import datasets
 
     lists = {}
     for name, split in (("train", 0), ("test", 1)):
@@ -274,7 +274,7 @@ def _imagenet(root: Path, patch) -> None:
 
 
 def _flowers102(root: Path, patch) -> None:
-    from nas.data.vision import datasets
+    from nas.data.torchvision_import import datasets
 
     base, files = root / "flowers-102", {}
     for i in range(1, 13):

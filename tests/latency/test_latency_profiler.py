@@ -9,7 +9,7 @@ import torch
 
 from nas.cost.latency import Entry
 from nas.cost.latency_mbconv import MBConvLatencyTable, distinct_blocks
-from nas.latency import validation
+from nas.latency import fit, validation
 from nas.latency.backends.torch_backend import Backend
 from nas.latency.mbconv import ProfiledMBConv, stratified
 from nas.latency.profiler import LatencyConfig, Profile, profile
@@ -178,20 +178,20 @@ def test_the_table_holds_the_setting_of_the_measurement(profiled):
 def test_no_block_has_a_negative_latency(tiny_space):
     """A block that takes less than an empty call keeps a tenth of its latency; a longer one keeps the difference."""
     a, b, *_ = distinct_blocks(tiny_space)
-    entries, empty_ms = validation.entries([[a, b]], np.array([[0.4, 2.0, 0.5]] * 3))
+    entries, empty_ms = fit.entries([[a, b]], np.array([[0.4, 2.0, 0.5]] * 3))
     assert (entries[a].latency_ms, entries[b].latency_ms, empty_ms) == (pytest.approx(0.04), 1.5, 0.5)
 
 
 def test_the_fit_by_hand():
     """Four networks take 3 ms and twice the sums of their blocks."""
-    correction = validation.fit([1.0, 4.0, 9.0, 16.0], np.array([5.0, 11, 21, 35]))
+    correction = fit.fit([1.0, 4.0, 9.0, 16.0], np.array([5.0, 11, 21, 35]))
     assert (correction.fixed_latency_ms, correction.factor) == (pytest.approx(3), pytest.approx(2))
 
 
 def test_three_networks_are_too_few_to_fit():
     """Two numbers fit three networks whatever they are."""
     with pytest.raises(ValueError, match=r"at least 4.*latency\.fitted"):
-        validation.fit([1.0] * 3, np.ones(3))
+        fit.fit([1.0] * 3, np.ones(3))
 
 
 def test_a_space_with_too_few_networks_is_refused(tiny_space):
@@ -218,6 +218,6 @@ def test_metrics_by_hand():
 def test_entries_are_medians_over_rounds_and_chains(tiny_space):
     """By hand: a block in two chains and three rounds has six measurements; empty calls that take nothing are between."""
     a, b, *_ = distinct_blocks(tiny_space)
-    entries, empty_ms = validation.entries([[a, b], [a]], np.array([[1.0, 10, 0, 2, 0], [3, 10, 0, 4, 0], [5, 40, 0, 6, 0]]))
+    entries, empty_ms = fit.entries([[a, b], [a]], np.array([[1.0, 10, 0, 2, 0], [3, 10, 0, 4, 0], [5, 40, 0, 6, 0]]))
     assert empty_ms == 0 and entries[a].latency_ms == 3.5 and entries[a].times == 6
     assert entries[b] == Entry(10.0, pytest.approx(1.5), 3)

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas.cost import parameters
 from nas.cost.flops import MultiplyAdds, multiply_adds
-from nas.data.vision import models
+from nas.data.torchvision_import import models
 from nas.models.blocks import ACTIVATIONS, InvertedResidual, RowNetwork
 from nas.models.fuse import fold
 from nas.spaces.rows import Head, Plan, Row, Squeeze, Stem

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from nas.data.augmentation import Augmentation
 from nas.data.dataset import ImageDataset
-from nas.data.loader import Augmentation, Batch, TrainingBatches
+from nas.data.loader import Batch, TrainingBatches
 from nas.data.sources import ArrayImages
 from nas.data.splits import Parts
 from nas.models.layers import Regularisation

@@ -6,7 +6,7 @@ from scipy.stats import chisquare, kstest
 
 from nas.cost import flops
 from nas.evaluation.metrics import best_front
-from nas.sampling.attentive import BestUp, FromSet, Uniform, WorstUp, best, build_strategy, pareto_set, parse_strategy
+from nas.sampling.attentive import BestUp, FromSet, Uniform, WorstUp, best, pareto_set, parse_strategy, strategy_by_name
 from nas.sampling.exact import ExactSampler
 from nas.sampling.target import UnderTarget
 from nas.sampling.uniform import Unconstrained
@@ -116,7 +116,7 @@ def test_an_offline_set_is_the_front_of_a_million_draws(name, sign):
         values.append(sign * predict(rows))
         return predict(rows)
 
-    rule = build_strategy(name, never, table=table, predict=record, rng=np.random.default_rng(2))
+    rule = strategy_by_name(name, never, table=table, predict=record, rng=np.random.default_rng(2))
     cost, value = np.concatenate(costs), np.concatenate(values)
     models = encoding.to_genes(rule.propose.models)
     behind = np.zeros(len(cost), dtype=bool)
@@ -145,7 +145,7 @@ def test_fixed_set_is_drawn_uniformly(tiny_space, rng):
 )
 def test_names_of_strategies(tiny_space, name, kind, k):
     """The rule, the number of candidates and whether the predictor decides."""
-    rule = build_strategy(name, Unconstrained(tiny_space), predict=lambda rows: rows[:, 0])
+    rule = strategy_by_name(name, Unconstrained(tiny_space), predict=lambda rows: rows[:, 0])
 
     assert type(rule) is kind
     assert rule.k == k
@@ -163,7 +163,7 @@ def test_names_of_offline_strategies(name, m):
 def test_offline_strategy_draws_from_its_front(tiny_space, rng):
     """With accuracy = the gene of the resolution, the best set has at most one architecture per resolution, the cheapest drawn."""
     table = flops.table(tiny_space, classes=10)
-    rule = build_strategy("bestup-20k-acc", never, table=table, predict=lambda rows: rows[:, 0].astype(float), rng=rng)
+    rule = strategy_by_name("bestup-20k-acc", never, table=table, predict=lambda rows: rows[:, 0].astype(float), rng=rng)
     drawn = {rule.candidates(rng)[0] for _ in range(100)}
     cheapest = [a for a in drawn if table.cost(a) == table.smallest]
 
@@ -183,7 +183,7 @@ def test_a_wrong_name_states_the_forms(name):
 def test_a_strategy_that_lacks_its_predictor(tiny_space, name, lack):
     """-acc without a predictor is refused when the strategy is built, not at the first step."""
     with pytest.raises(ValueError, match=lack):
-        build_strategy(name, Unconstrained(tiny_space))
+        strategy_by_name(name, Unconstrained(tiny_space))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -195,7 +195,7 @@ def test_equal_seeds_propose_equal_candidates(tiny_space, name):
 
     def steps(seed):
         rng = np.random.default_rng(seed)
-        rule = build_strategy(name, propose, table=table, predict=lambda rows: np.sin(rows @ np.sqrt(np.arange(2, 13))), rng=rng)
+        rule = strategy_by_name(name, propose, table=table, predict=lambda rows: np.sin(rows @ np.sqrt(np.arange(2, 13))), rng=rng)
         return [rule.candidates(rng) for _ in range(20)]
 
     first = steps(5)
@@ -209,7 +209,7 @@ def test_candidates_under_flat_targets(tiny_space, rng):
     table = flops.table(tiny_space, classes=10)
     sampler = ExactSampler(table, step=0.02)
     prior = sampler.prior()
-    rule = build_strategy("bestup-3-loss", UnderTarget(sampler, prior.flat()))
+    rule = strategy_by_name("bestup-3-loss", UnderTarget(sampler, prior.flat()))
     drawn = [rule.candidates(rng) for _ in range(5000)]
     costs = table.costs(encoding.to_genes([arch for step in drawn for arch in step])).reshape(5000, 3)
     middle = costs.mean(axis=1)

@@ -12,7 +12,7 @@ from nas.runtime.checkpoint import Checkpoint
 from nas.search.archive import Archive, ScoreCache
 from nas.search.setup import NO_LATENCY_TABLE, Search, build_problem, cost_tables, draws, hypervolume_of
 from nas.spaces import encoding
-from nas.stages import search, searching
+from nas.stages import search, supernet_search
 from nas.tracking import provenance
 
 TABLE = "outputs/latency/table.json"
@@ -153,11 +153,11 @@ def test_curves_show_the_hypervolume_against_the_evaluations(known, tmp_path, co
     """The names do not depend on the method; history.csv has the same points, and the last ones are the stage's metrics."""
     cfg = section(costs=costs, evolution=EVOLUTION)
     problem, run = build_problem(cfg, known), Curves()
-    measure = searching.search_measure(cfg, problem, known, 10)
+    measure = supernet_search.search_measure(cfg, problem, known, 10)
     score = lambda archs: [50.0 + len(str(arch)) % 37 for arch in archs]  # noqa: E731
     with Checkpoint(tmp_path, "search", "0" * 16) as checkpoint:
-        archives = searching.run_searches(cfg, problem, known, score, ScoreCache(), measure, 0, run, checkpoint)
-    metrics, history = searching.metrics(cfg, archives, measure), searching.history(archives, measure)
+        archives = supernet_search.run_searches(cfg, problem, known, score, ScoreCache(), measure, 0, run, checkpoint)
+    metrics, history = supernet_search.metrics(cfg, archives, measure), supernet_search.history(archives, measure)
 
     names = ["hypervolume", "top1_best"] + ["hypervolume_objectives"] * (len(costs) > 1)
     assert sorted(run.points) == sorted(f"search/{name}{suffix}" for name in names for suffix in ("", "_random"))

@@ -6,7 +6,8 @@ import io
 import pytest
 import torch
 
-from nas.data.loader import Augmentation, EvaluationBatches, TrainingBatches
+from nas.data.augmentation import Augmentation
+from nas.data.loader import EvaluationBatches, TrainingBatches
 from nas.evaluation.evaluate import calibrate, top1
 from nas.models.extract import Network, extract
 from nas.models.supernet import Supernet

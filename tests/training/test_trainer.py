@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from nas.data.loader import Augmentation, EvaluationBatches, TrainingBatches
+from nas.data.augmentation import Augmentation
+from nas.data.loader import EvaluationBatches, TrainingBatches
 from nas.evaluation.evaluate import Scorer
 from nas.models.supernet import Supernet
 from nas.runtime.checkpoint import Checkpoint

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from nas.data.loader import Augmentation
+from nas.data.augmentation import Augmentation
 from nas.differentiable.hardcore_nas.training import TrainingConfig
 from nas.latency.rows import RowLatencyConfig
 from nas.runtime import params

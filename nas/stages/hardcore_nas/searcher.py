@@ -20,7 +20,7 @@ from nas.runtime import seeding
 from nas.runtime.checkpoint import Checkpoint
 from nas.runtime.progress import progress
 from nas.stages.hardcore_nas.config import HardcoreNasParams
-from nas.stages.hardcore_nas.trainer import training_batches
+from nas.stages.hardcore_nas.resumable_training import training_batches
 from nas.tracking.runs import StageRun
 
 

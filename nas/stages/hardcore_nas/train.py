@@ -30,7 +30,7 @@ from nas.runtime.checkpoint import Checkpoint, save_weights
 from nas.stages import runner
 from nas.stages.hardcore_nas import config
 from nas.stages.hardcore_nas.config import HardcoreNasParams
-from nas.stages.hardcore_nas.trainer import Trainer
+from nas.stages.hardcore_nas.resumable_training import Trainer
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from nas.runtime import seeding
 from nas.runtime.checkpoint import load_weights, save_weights
 from nas.stages import runner
 from nas.stages.hardcore_nas import config
-from nas.stages.hardcore_nas.trainer import Trainer
+from nas.stages.hardcore_nas.resumable_training import Trainer
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from nas.data.loader import Augmentation
+from nas.data.augmentation import Augmentation
 from nas.differentiable.tf_nas.config import SearchConfig
 from nas.evaluation.evaluate import Evaluation
 from nas.latency.tf_nas import TfNasLatencyConfig

@@ -28,7 +28,7 @@ from nas.spaces.tf_nas import Space
 from nas.stages import runner
 from nas.stages.differentiable import TARGET_NAMES, targets_ms
 from nas.stages.tf_nas import config
-from nas.stages.tf_nas.searcher import Searcher, of_classes, select_classes
+from nas.stages.tf_nas.target_searches import Searcher, of_classes, select_classes
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.data.loader import Augmentation, TrainingBatches
+from nas.data.augmentation import Augmentation
+from nas.data.loader import TrainingBatches
 from nas.differentiable.tf_nas.config import EarlyStopping, SearchConfig
 from nas.differentiable.tf_nas.scaling import bound, step
 from nas.differentiable.tf_nas.search import Search, order_is_stable, same_operation, sample_classes

@@ -24,10 +24,10 @@ from nas.spaces import FOLDER, hardcore_nas
 from nas.spaces.hardcore_nas import Arch
 from nas.stages.differentiable import LatencyTarget
 from nas.stages.hardcore_nas import config
+from nas.stages.hardcore_nas.resumable_training import Trained, Trainer, training_batches
 from nas.stages.hardcore_nas.search import heat_maps, seconds
 from nas.stages.hardcore_nas.searcher import Search, Searcher, outcome
 from nas.stages.hardcore_nas.train import sort_model
-from nas.stages.hardcore_nas.trainer import Trained, Trainer, training_batches
 from nas.tracking.runs import SilentRun
 from tests.stages.differentiable_runs import change
 

@@ -15,7 +15,7 @@ from nas.runtime.params import ParamsError
 from nas.stages.differentiable import LatencyTarget
 from nas.stages.tf_nas import config
 from nas.stages.tf_nas.search import heat_maps
-from nas.stages.tf_nas.searcher import of_classes
+from nas.stages.tf_nas.target_searches import of_classes
 from tests.differentiable.tf_nas.tiny import TINY, random_table
 from tests.stages.differentiable_runs import change
 

@@ -11,7 +11,7 @@ import yaml
 from torch import nn
 
 from nas.cost import flops
-from nas.data.vision import models
+from nas.data.torchvision_import import models
 from nas.latency.backends.config import Torch
 from nas.models.fuse import fold
 from nas.plots import style

@@ -96,8 +96,8 @@ def test_from_an_offline_set(table, forests, tiny_rows, name, front):
 
 def test_the_whole_list_of_the_shipped_parameters(table, forests, monkeypatch):
     """Each name gives a strategy that proposes one architecture to train, or three to choose from; the million is a thousand here."""
-    strategy = attentive.build_strategy
-    monkeypatch.setattr(attentive, "build_strategy", lambda name, *args, **rest: strategy(name.replace("1m", "1k"), *args, **rest))
+    strategy = attentive.strategy_by_name
+    monkeypatch.setattr(attentive, "strategy_by_name", lambda name, *args, **rest: strategy(name.replace("1m", "1k"), *args, **rest))
     counts = {name: len(training.sampling(name, table, TRAIN, 0).candidates(np.random.default_rng(0))) for name in SHIPPED.strategies}
     assert counts == {name: 3 if "loss" in name else 1 for name in SHIPPED.strategies}
 

@@ -7,7 +7,7 @@ import sys
 def test_vision_imports_in_a_fresh_process():
     """Transforms, datasets and models work whether or not torchvision's operators load."""
     code = (
-        "from nas.data.vision import datasets, models, transforms; import torch; "
+        "from nas.data.torchvision_import import datasets, models, transforms; import torch; "
         "print(transforms.CenterCrop(2)(torch.zeros(3, 4, 4)).shape, datasets.CIFAR10.__name__, "
         "models.resnet18(num_classes=5)(torch.zeros(2, 3, 32, 32)).shape)"
     )

@@ -16,7 +16,7 @@ from nas.models.blocks import RowNetwork
 from nas.runtime import seeding
 from nas.runtime.checkpoint import Checkpoint
 from nas.runtime.progress import progress
-from nas.stages.tf_nas.config import LEARNING_RATE, TfNasParams
+from nas.stages.tf_nas.config import LEARNING_RATE, PIPELINE, TfNasParams
 from nas.tracking.runs import StageRun
 from nas.training.scratch import ScratchTrainer
 
@@ -84,8 +84,11 @@ class Searcher:
 
     def _new(self) -> Search:
         cfg, cuda = self._cfg, self._device.type == "cuda"
+        size, key = cfg.search.method.batch, f"{PIPELINE.parameters}: search.method.batch"
         batches = [
-            TrainingBatches(self._data, part, cfg.search.method.batch, cfg.search.augmentation, cfg.seed, cfg.runtime.workers, cuda)
+            TrainingBatches(
+                self._data, part, cfg.search.method.batch, cfg.search.augmentation, cfg.seed, cfg.runtime.workers, cuda, key=key
+            )
             for part in self._parts
         ]
         with seeding.torch_seed(cfg.seed, "weights"):
