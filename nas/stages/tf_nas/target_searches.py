@@ -86,9 +86,7 @@ class Searcher:
         cfg, cuda = self._cfg, self._device.type == "cuda"
         size, key = cfg.search.method.batch, f"{PIPELINE.parameters}: search.method.batch"
         batches = [
-            TrainingBatches(
-                self._data, part, cfg.search.method.batch, cfg.search.augmentation, cfg.seed, cfg.runtime.workers, cuda, key=key
-            )
+            TrainingBatches(self._data, part, size, cfg.search.augmentation, cfg.seed, cfg.runtime.workers, cuda, key=key)
             for part in self._parts
         ]
         with seeding.torch_seed(cfg.seed, "weights"):
