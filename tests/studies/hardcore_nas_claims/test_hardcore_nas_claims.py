@@ -63,7 +63,7 @@ def test_the_smoke_preset_fits_that_of_hardcore_nas(file, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("section", "value", "told"),
+    ("section", "value", "message"),
     [
         ("tuning", {"targets": ["a"], "epochs": [50, 10], "scratch": 5}, "tuning.epochs: they must ascend"),
         ("tuning", {"targets": ["a", "a"], "epochs": [1, 2], "scratch": 5}, "tuning.targets: they must ascend"),
@@ -73,10 +73,10 @@ def test_the_smoke_preset_fits_that_of_hardcore_nas(file, tmp_path):
         ("start", {}, "start is not a known key"),
     ],
 )
-def test_errors_in_the_parameters_are_named(file, section, value, told):
+def test_errors_in_the_parameters_are_named(file, section, value, message):
     """Before any stage runs, with the key."""
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {section: value}))
-    with pytest.raises(ParamsError, match=told):
+    with pytest.raises(ParamsError, match=message):
         config.read(file)
 
 
@@ -88,7 +88,7 @@ def test_loss_and_top1_of_a_network():
 
 
 def test_architectures_have_names_of_their_own():
-    """Depths and numbers of two digits are told apart."""
+    """Depths and numbers of two digits are distinguished."""
     archs = [Arch(((1, 1), (2,))), Arch(((11,), (2,))), Arch(((1,), (1, 2))), Arch(((1,), (12,)))]
     assert [starts.arch_name(arch) for arch in archs] == ["1-1_2", "11_2", "1_1-2", "1_12"]
 
@@ -119,7 +119,7 @@ def networks(file, easy_set, tmp_path, monkeypatch):
         yield config.Networks(replace(s, space=SMALL, tune=small), checkpoint, SilentRun())
 
 
-def test_networks_are_trained_for_as_long_as_asked(networks):
+def test_networks_are_trained_for_the_requested_epochs(networks):
     """Each number of epochs is a training of its own from the same weights, done once; initial weights differ by the name."""
     arch = SMALL.random(np.random.default_rng(0))
     start = {k: v.clone() for k, v in networks.inherited(arch).state_dict().items()}

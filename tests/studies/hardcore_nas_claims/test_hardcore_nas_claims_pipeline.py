@@ -63,7 +63,7 @@ def test_training_as_long_as_stage_tune_is_the_same(finished):
         assert tuning.loc[(name, "tuning", 1), "top1"] == pytest.approx(entry["top1"], abs=1e-4)
 
 
-def test_the_stages_find_the_same_again(finished):
+def test_the_stages_reproduce_their_results(finished):
     """Run by force: the same results, but for times."""
     folder, _ = finished
     before = {stage: results(folder, stage) for stage in ("tuning", "starts")}

@@ -88,7 +88,7 @@ def test_fronts_are_in_one_view(finished):
     assert all({"front/latency_ms", "front/mflops", "front/parameters", "front/training_tmacs"} <= set(run.data.metrics) for run in runs)
 
 
-def test_the_search_is_the_same_again(finished):
+def test_the_search_is_reproducible(finished):
     """Stage oneshot, run by force: the same networks and weights."""
     before, after = again(finished[0], "methods", "oneshot", ["networks.json", "history.csv", "weights.safetensors"])
     assert before == after

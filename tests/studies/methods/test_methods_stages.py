@@ -45,7 +45,7 @@ def test_the_preset_fits(file):
 
 
 @pytest.mark.parametrize(
-    ("keys", "value", "told"),
+    ("keys", "value", "message"),
     [
         (("baselines", "networks"), [{"model": "no_such_net", "width": None}], "baselines.networks.0: .*no_such_net"),
         (("baselines", "networks"), [{"model": "shufflenet_v2_x0_5", "width": 0.5}], "width_mult"),
@@ -57,10 +57,10 @@ def test_the_preset_fits(file):
         (("sed",), 1, "sed is not a known key"),
     ],
 )
-def test_mistakes_are_told(file, keys, value, told):
+def test_errors_in_the_parameters_are_named(file, keys, value, message):
     """Before any stage runs, with the key."""
     change(file, keys, value)
-    with pytest.raises(ParamsError, match=told):
+    with pytest.raises(ParamsError, match=message):
         config.read(file)
 
 
@@ -169,7 +169,7 @@ def test_every_network_is_measured_in_every_round():
 
 
 def networks() -> pd.DataFrame:
-    """Of each method two or three, made up: the later a method, the slower and the better."""
+    """Two or three networks per method, synthetic: later methods are slower and better."""
     rows = [
         {"method": method, "network": f"{'abc'[i]}", "latency_ms": 1.0 + i + 0.1 * m, "noise": 0.01, "mflops": 0.5 + i, "parameters": 1000}
         for m, method in enumerate(METHODS)
@@ -230,7 +230,7 @@ def test_costs_are_shared_or_for_a_network():
     assert totals.to_dict("records") == [{"method": "TF-NAS", "networks": 2, "shared": 100.0, "another": 20.0, "total": 140.0}]
 
 
-def test_the_page_says_all(tmp_path):
+def test_the_page_shows_everything(tmp_path):
     """Every method, network and question; tables whose rows have as many cells as their head; the same input, the same page."""
     frame = networks()
     right = np.random.default_rng(0).random((len(frame), 300)) < np.linspace(0.6, 0.9, len(frame))[:, None]
@@ -258,7 +258,7 @@ def test_the_front_of_all_is_found():
 
 
 def test_targets_are_chosen_by_name():
-    """In HardCoRe-NAS's order; one that it has not is told with those that it has."""
+    """In HardCoRe-NAS's order; an unknown name is an error that lists the known ones."""
     assert oneshot.named_targets(("c", "a"), [1.0, 2.0, 3.0]) == {"a": 1.0, "c": 3.0}
     assert oneshot.named_targets(None, [1.0, 2.0]) == {"a": 1.0, "b": 2.0}
     with pytest.raises(ParamsError, match=r"oneshot\.targets: 'f' is not among .*\['a', 'b'\]"):

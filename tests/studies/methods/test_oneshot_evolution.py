@@ -110,7 +110,7 @@ def test_a_resumed_search_ends_as_the_undisturbed_one():
 
 
 def test_a_space_with_few_networks_ends_the_search():
-    """Where only the fastest network is within the target, both methods score it alone."""
+    """Where only the fastest network is within the target, both methods evaluate only it."""
     latency, gains = random_table(2)
     target = latency.range_ms[0]
     for archive in (evolve(latency, target, gains, 0), draw_at_random(latency, target, gains, 0, 10, 5)):

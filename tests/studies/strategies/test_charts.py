@@ -104,7 +104,7 @@ def test_gain_chart_has_a_zero_line_and_a_bar_a_strategy():
     assert charts.gain_chart(RUNS, EDGES).marks == ((0, "1.00–2.00"), (1, "2.00–3.00"))
 
 
-def test_fronts_are_those_of_each_run_alone():
+def test_fronts_are_computed_per_run():
     """The same as the front of the run's own rows, never of two seeds together."""
     found = charts.fronts(RUNS)
     for (strategy, seed), rows in RUNS.groupby(["strategy", "seed"]):

@@ -102,14 +102,14 @@ def test_costs_outside_the_edges_count_to_the_end_buckets():
     assert best.index.tolist() == [("u", 0), ("v", 0)]
 
 
-def test_the_five_numbers_are_of_round_0_alone():
+def test_the_five_quantiles_are_of_round_0():
     """numpy's quantiles of the five drawn in each bucket; the 78 of a later round does not count."""
     frame = runs(("uniform",), (0,), noise=0)
     found = [comparisons.quantiles(frame, EDGES, q).to_numpy()[0] for q in claims.QUANTILES.values()]
     np.testing.assert_allclose(found, np.column_stack([np.arange(50, 55), np.arange(60, 70, 2)]))
 
 
-def test_each_observation_compares_what_it_speaks_of():
+def test_each_observation_has_its_comparisons():
     """Counts by hand: 3; 2 x 3 x 2 twice, 5 twice, 2 twice, 2, 2, 6 rivals twice; 3, 1, 1, 1; 0; 7 behind the foremost; 2 and 3; 1."""
     found = named(everything())
     assert list(found) == KEYS
@@ -131,7 +131,7 @@ def test_differences_pair_runs_of_the_same_seed():
         assert (c.mean, c.standard_error) == pytest.approx((np.mean(expected), stats.sem(expected)))
 
 
-def test_buckets_that_one_side_lacks_are_left_out():
+def test_buckets_that_one_side_lacks_are_omitted():
     """In bucket 1 only uniform has a network: the mean is that of bucket 0, +2, not mixed with 90 - nothing."""
     frame = pd.DataFrame(
         [("uniform", 0, 5.0, 50.0, 0), ("uniform", 0, 15.0, 90.0, 0), ("bestup-3-loss", 0, 5.0, 52.0, 0)],
@@ -172,13 +172,13 @@ def test_trials_are_compared_as_logarithms():
 
 
 def test_models_are_averaged_within_a_seed():
-    """Inherited 80, 81, 82 in each seed, alone 81, 82, 83: 0, -1, -2; mean -1 under two standard errors of 0.577."""
+    """Inherited 80, 81, 82 in each seed, from scratch 81, 82, 83: 0, -1, -2; mean -1 under two standard errors of 0.577."""
     (c,) = named(everything())["no retraining"].parts
     assert c.differences == pytest.approx([0, -1, -2]) and c.verdict == INCONCLUSIVE
     assert c.standard_error == pytest.approx(stats.sem([0, -1, -2]))
 
 
-def test_tau_is_set_against_that_of_cost_alone():
+def test_tau_is_compared_with_that_of_cost_alone():
     """Three panels a figure, in order, each with the paper's tau; A holds tau itself."""
     results = everything()
     found = named(results)
@@ -188,8 +188,8 @@ def test_tau_is_set_against_that_of_cost_alone():
         assert c.a == pytest.approx(rows["tau"]) and c.differences == pytest.approx(rows["tau"] - 0.5)
 
 
-def test_flat_targets_are_judged_against_the_prior():
-    """Flat minus prior: the low end, and best of all, here equal, so it cannot be told."""
+def test_flat_targets_are_compared_with_the_prior():
+    """Flat minus prior: the low end, and best of all, here equal and so inconclusive."""
     results = everything()
     low = results.finals.pivot(index="seed", columns="strategy", values="top1_low")
     found = named(results)
@@ -198,7 +198,7 @@ def test_flat_targets_are_judged_against_the_prior():
     assert best_of_all.differences == (0.0,) * 3 and best_of_all.verdict == INCONCLUSIVE
 
 
-def test_the_adaptive_divergence_is_judged_against_kl():
+def test_the_adaptive_divergence_is_compared_with_kl():
     """2 points up everywhere: median, minimum and best, in the cheapest bucket and over both; hypervolumes by hand."""
     found = named(replace(everything(), losses=losses()))["adaptive divergence"]
     *points, area = found.parts
@@ -210,7 +210,7 @@ def test_the_adaptive_divergence_is_judged_against_kl():
     assert area.unit == AREA and area.differences == pytest.approx([0.02, 0.021, 0.022]) and found.verdict == SUPPORTED
 
 
-def test_each_setting_is_judged_by_its_own_values():
+def test_each_setting_is_compared_with_its_other_values():
     """A claim a setting, in order; the default is a point above alpha_min -2, three below -0.5, and level with weight 0.9."""
     found = named(replace(everything(), losses=losses()))
     assert [key for key in found if key.startswith("value of")] == ["value of alpha_min", "value of weight"]
@@ -222,7 +222,7 @@ def test_each_setting_is_judged_by_its_own_values():
     assert "alpha_min -1" in alpha.statement and "0.9 as its default" in weight.test
 
 
-def test_losses_leave_the_strategies_as_they_are():
+def test_losses_do_not_change_the_claims_on_strategies():
     """However good one is, the foremost strategy is a strategy; every other claim has the same comparisons."""
     without, with_losses = named(everything()), named(replace(everything(), losses=losses()))
     kept = [key for key in without if key != "adaptive divergence"]
@@ -241,7 +241,7 @@ def test_the_page_has_both_papers():
     assert "none was tuned to it" in text and "none was tuned to it" not in page_text(all_claims(everything()), {})
 
 
-def test_the_foremost_is_set_against_each_other_one():
+def test_the_foremost_is_compared_with_every_other_strategy():
     """Flat is lifted most, by 7 hundredths over uniform: first of all, nearest rival next, 0.01 to 0.07 ahead in every seed."""
     found = named(everything())["the foremost strategy"].parts
     assert [c.name.split(" over ")[0] for c in found] == [claims.FLAT] * 7
@@ -265,7 +265,7 @@ def test_without_results_nothing_is_claimed():
     assert table(found).empty and page_text(found, {}).count("None of the runs that it compares exists") == len(KEYS)
 
 
-def test_one_seed_tells_nothing_and_the_page_says_why():
+def test_one_seed_is_inconclusive_and_the_page_says_why():
     """However large the differences, every claim is open."""
     found = all_claims(replace(everything(seeds=(0,)), losses=losses(seeds=(0,))))
     assert {c.verdict for c in found} == {INCONCLUSIVE}

@@ -17,7 +17,7 @@ STRATEGIES, SEEDS, EDGES = ("uniform", "bestup-3-loss", "worstup-3-loss"), (0, 1
 LIFT = dict(zip(STRATEGIES, (0.0, 1.0, -1.0)))
 
 
-def made_up() -> Content:
+def synthetic() -> Content:
     """Three strategies with two seeds; 12 architectures for all, then 4 of a search."""
     rng = np.random.default_rng(0)
     cost = np.linspace(0.1, 2.0, 16)
@@ -73,7 +73,7 @@ def distilled(runs: pd.DataFrame) -> Ablation:
     return Ablation("adaptive", settings, runs.replace({"strategy": names}), pd.DataFrame(finals, columns=columns))
 
 
-CONTENT = made_up()
+CONTENT = synthetic()
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_every_figure_is_there_once(read, text):
 
 def test_the_same_content_gives_the_same_page(text):
     """Byte for byte, from content made again: no times, no random ids."""
-    assert html_page.page(made_up()) == text
+    assert html_page.page(synthetic()) == text
 
 
 def test_figures_are_named_after_the_papers():
@@ -140,7 +140,7 @@ def test_losses_have_a_table_of_their_own(read):
 
 
 def test_the_table_of_models_in_words():
-    """Inherited 60 and 61, alone 61 and 62 with seed 0, a point more with seed 1: differences -1 and -2, mean -1.5, sd 0.7."""
+    """Inherited 60 and 61, from scratch 61 and 62 with seed 0, a point more with seed 1: differences -1 and -2, mean -1.5, sd 0.7."""
     found = html_page.inherited_table(CONTENT.models).set_index("model").loc["all"]
     assert found[["inherited", "from scratch", "difference"]].tolist() == ["60.5 ± 0.0", "62.0 ± 0.7", "-1.5 ± 0.7"]
 

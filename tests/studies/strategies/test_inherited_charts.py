@@ -6,7 +6,7 @@ import pytest
 
 from studies.strategies import charts
 
-ROWS = [  # seed, model, mflops, inherited, alone
+ROWS = [  # seed, model, mflops, inherited, from scratch
     (1, "a1", 2.0, 81.0, 80.0),
     (0, "a1", 4.0, 90.0, 85.0),
     (0, "a0", 1.0, 70.0, 71.0),

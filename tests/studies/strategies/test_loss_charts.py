@@ -15,7 +15,7 @@ SETTINGS = (Setting("alpha_min", "-1", ("alpha_min -2", "alpha_min -0.5")), Sett
 NAMES = (KL, "adaptive", "alpha_min -2", "alpha_min -0.5", "clip 2")
 
 
-def made_up() -> Ablation:
+def synthetic() -> Ablation:
     """20 networks a loss and seed, each cost with another accuracy, then one of a search."""
     rng, cost = np.random.default_rng(0), np.linspace(0.05, 1.95, 21)
     runs = [
@@ -28,7 +28,7 @@ def made_up() -> Ablation:
     return Ablation("adaptive", SETTINGS, pd.concat(runs, ignore_index=True), pd.DataFrame(finals, columns=columns))
 
 
-FOUND = made_up()
+FOUND = synthetic()
 
 
 def test_alphas_are_one_figure_and_all_else_the_other():
@@ -46,9 +46,9 @@ def test_a_chart_a_bucket_and_a_row_a_loss():
     assert [[b.name for b in chart.boxes] for chart in charts] == [list(NAMES[:4])] * 2
     assert [chart.title for chart in charts] == ["0.00–1.00 MFLOPs", "1.00–2.00 MFLOPs"]
     runs = FOUND.runs[FOUND.runs["round"] == 0]
-    for dear, chart in enumerate(charts):
+    for expensive, chart in enumerate(charts):
         for name, box in zip(NAMES, chart.boxes):
-            mine = runs[(runs["strategy"] == name) & ((runs["mflops"] >= 1) == bool(dear))]
+            mine = runs[(runs["strategy"] == name) & ((runs["mflops"] >= 1) == bool(expensive))]
             numbers = [np.percentile(rows["top1"], [0, 25, 50, 75, 100]) for _, rows in mine.groupby("seed")]
             assert box.numbers == pytest.approx(np.mean(numbers, axis=0).tolist())
         assert chart.reference == chart.boxes[1].numbers[2]
@@ -71,5 +71,5 @@ def test_charts_of_both_figures_have_ids_of_their_own():
 
 def test_a_single_loss_can_be_drawn():
     """Without settings both figures have KL and the base."""
-    alone = replace(FOUND, settings=(), runs=FOUND.runs[FOUND.runs["strategy"].isin(NAMES[:2])])
-    assert [[b.name for b in loss_charts(alone, EDGES, f)[0].boxes] for f in figures_of(alone)] == [[KL, "adaptive"]] * 2
+    single = replace(FOUND, settings=(), runs=FOUND.runs[FOUND.runs["strategy"].isin(NAMES[:2])])
+    assert [[b.name for b in loss_charts(single, EDGES, f)[0].boxes] for f in figures_of(single)] == [[KL, "adaptive"]] * 2

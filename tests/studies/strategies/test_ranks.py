@@ -87,7 +87,7 @@ def test_a_single_seed_has_no_other_partition(frames):
 
 
 def test_seeds_with_other_architectures_are_refused(frames):
-    """Rows are compared by position, so the costs must be the same ones; no seeds and no such figure are told too."""
+    """Rows are compared by position, so the costs must be the same ones; no seeds and an unknown figure are errors too."""
     with pytest.raises(ValueError, match="seed 1"):
         ranks.points({0: frames[0], 1: frames[1].iloc[::-1]}, "4")
     with pytest.raises(ValueError, match="no seeds"):

@@ -207,7 +207,7 @@ def test_models_of_all_seeds(outputs):
 
 
 def test_costs_of_methods_by_hand():
-    """4 epochs of 4 networks; 3 candidates x 2 sampled a third each; 2 epochs of pretraining for a predictor; 4 N alone."""
+    """4 epochs of 4 networks; 3 candidates x 2 sampled a third each; 2 epochs of pretraining for a predictor; 4 N from scratch."""
     s = replace(
         S,
         strategies=("uniform", "bestup-3-loss-flat", "worstup-50-acc", "bestup-1m-acc"),

@@ -240,7 +240,7 @@ def test_training_from_scratch_resumes_after_an_interruption(from_scratch, arch,
     assert epochs == [0, 1, 2, 3, 3, 4, 5, 6, 7]
 
 
-def test_what_was_trained_is_not_trained_again(from_scratch, arch, tmp_path, monkeypatch):
+def test_a_finished_training_is_not_repeated(from_scratch, arch, tmp_path, monkeypatch):
     """A run that was interrupted with a later model reads this one's number."""
     with Checkpoint(tmp_path, "scratch", "0" * 16) as checkpoint:
         checkpoint.save({"top1": 12.5}, "a0-done.pt")

@@ -91,7 +91,7 @@ def test_everything_is_made(finished):
     assert ran(output) == sorted(["split", "report", *of_seed(0), *of_seed(1)])
     outputs = folder / "studies/strategies/outputs"
     stages = yaml.safe_load((folder / FILE).read_text())["stages"]
-    for entry in [*stages["report"]["outs"], *stages["report"]["metrics"]]:
+    for entry in (entry for kind in ("outs", "metrics", "plots") for entry in stages["report"][kind]):
         assert (folder / (entry if isinstance(entry, str) else next(iter(entry)))).stat().st_size > 0, entry
     summary = json.loads((outputs / "summary.json").read_text())
     distilled = summary.pop("distillations")
@@ -132,7 +132,7 @@ def test_a_seed_more_runs_what_it_adds(project):
     assert sum(r.data.tags.get("mlflow.parentRunId") == parent.info.run_id and "nas.strategy" in r.data.tags for r in runs) == 12
 
 
-def test_a_killed_training_goes_on_and_ends_the_same(project):
+def test_a_killed_training_resumes_with_the_same_result(project):
     """kill -9 after the first epochs of four: repro resumes, and every output has the hash of an undisturbed run's."""
     change(project, train={"epochs": 4})
     shutil.rmtree(project / ".checkpoints")

@@ -109,7 +109,7 @@ def test_a_space_that_is_not_there_is_named(tmp_path, key):
         ("worstup-1m-acc", "worstup", 1_000_000, "acc", "worstup-1m-acc", False),
     ],
 )
-def test_the_ending_says_that_targets_are_flat(name, rule, k, by, base, flat):
+def test_the_ending_flat_makes_targets_uniform(name, rule, k, by, base, flat):
     """The rest of the name means what it means without it."""
     form, found, uniform = config.form(name)
     assert (form.rule, form.k, form.by, found, uniform) == (rule, k, by, base, flat)
@@ -117,7 +117,7 @@ def test_the_ending_says_that_targets_are_flat(name, rule, k, by, base, flat):
 
 @pytest.mark.parametrize("name", ["-flat", "bestup-3-loss-flat-flat", "bestup-3-flat", 3])
 def test_a_name_that_is_no_strategy(name):
-    """An ending twice or alone, and a number; the message tells the forms."""
+    """An ending twice or alone, and a number; the message lists the forms."""
     with pytest.raises(params.ParamsError, match=r"strategies: there is no strategy .*worstup-50-acc.*-flat"):
         config.form(name)
 
@@ -137,7 +137,7 @@ def divided(easy_set):
 
 
 def test_a_partition_divides_the_same_images_anew(divided):
-    """As many in each part, disjoint, together the same as before; the other parts stay; the data given is left alone."""
+    """As many in each part, disjoint, together the same as before; the other parts stay; the argument is not modified."""
     before = divided.parts.parts.copy()
     found = training.partition(divided, 1)
     train, held_out = found.indices("train"), found.indices("predictor")
@@ -154,7 +154,7 @@ def test_a_partition_is_stratified(divided):
         assert np.bincount(found.labels[found.indices("predictor")]).tolist() == [4, 4, 4]
 
 
-def test_partitions_belong_to_their_seeds(divided):
+def test_partitions_depend_on_their_seeds(divided):
     """The same for the same seed; of 12 images some differ for another one."""
     first, again, other = (training.partition(divided, seed).indices("predictor") for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
@@ -234,7 +234,7 @@ def test_measuring_takes_the_budget(undisturbed, score, table):
 
 
 @pytest.mark.parametrize(("after", "kept"), [(5, 0), (17, 14)])
-def test_measuring_goes_on_after_an_interruption(undisturbed, table, score, tmp_path, monkeypatch, after, kept):
+def test_evaluation_resumes_after_an_interruption(undisturbed, table, score, tmp_path, monkeypatch, after, kept):
     """Ctrl-C after so many sub-networks, then again: it goes on from the last whole round, and nothing differs from one go."""
     calls, stop, top1 = [], True, score.top1
 
@@ -258,7 +258,7 @@ def test_measuring_goes_on_after_an_interruption(undisturbed, table, score, tmp_
     assert len(calls) == 26 - kept
 
 
-def test_seeds_share_the_first_round_alone(undisturbed, table, score, tmp_path):
+def test_seeds_share_only_the_first_round(undisturbed, table, score, tmp_path):
     """The same architectures are measured for every seed; evolution from there is drawn by the seed."""
     first, _ = undisturbed
     other = measured(table, score, 1, tmp_path, Curves())

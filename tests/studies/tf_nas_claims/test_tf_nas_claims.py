@@ -47,7 +47,7 @@ def test_values_of_lambda_are_the_papers(file):
 
 
 @pytest.mark.parametrize(
-    ("section", "value", "told"),
+    ("section", "value", "message"),
     [
         ("trade_off", {"seeds": [0], "values": [0.5, 0.1]}, "trade_off: values must ascend"),
         ("collapse", {"seeds": [1, 1]}, "collapse: seeds: one is listed twice"),
@@ -56,10 +56,10 @@ def test_values_of_lambda_are_the_papers(file):
         ("stoping", {}, "stoping is not a known key"),
     ],
 )
-def test_errors_in_the_parameters_are_named(file, section, value, told):
+def test_errors_in_the_parameters_are_named(file, section, value, message):
     """Before any stage runs, with the key."""
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {section: value}))
-    with pytest.raises(ParamsError, match=told):
+    with pytest.raises(ParamsError, match=message):
         config.read(file)
 
 
@@ -72,7 +72,7 @@ def test_a_setting_is_varied_and_no_other(file):
     assert replace(found, seed=s.seed, search=found.search.model_copy(update={"method": back})) == config.varied(s, s.seed)
 
 
-def test_stopping_varies_what_it_says(file):
+def test_stopping_varies_the_stated_parameters(file):
     """All classes, chosen ones, and one path a step with the rule of early stopping."""
     s = config.read(file)
     found = stopping.variants(s, 3)
