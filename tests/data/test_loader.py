@@ -126,7 +126,7 @@ def test_half_of_the_images_are_flipped(dataset):
 
 def test_too_few_images_for_a_batch_are_an_error(dataset):
     """The message has the key, the dataset and the number of images."""
-    with pytest.raises(ValueError, match="params.yaml: recipe.batch: 64 is more than the 60 images of 'noise'"):
+    with pytest.raises(ValueError, match=r"params\.yaml: recipe\.batch: 64 is more than the 60 images of 'noise'"):
         TrainingBatches(dataset, np.arange(60), 64, PLAIN, seed=0)
 
 
