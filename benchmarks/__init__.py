@@ -1,1 +1,1 @@
-"""Each module prints figures that the README quotes: `python -m benchmarks.<name>`."""
+"""Each module prints figures that docs/benchmarks.md quotes: `python -m benchmarks.<name>`."""

@@ -56,7 +56,7 @@ NAMES = {"yaml.Loader", "yaml.FullLoader", "yaml.UnsafeLoader", "yaml.CLoader", 
 NEEDED = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}  # arguments that a call must have explicitly
 ONLY_IN = {  # calls that are safe in these files
     "torch.export.load": {"nas/export/torch_export.py"},  # of a file written just before
-    "importlib.import_module": {"nas/__init__.py", "nas/stages/check.py"},  # names that are constants there
+    "importlib.import_module": {"nas/__init__.py"},  # names that are constants there
 }
 
 

@@ -34,6 +34,7 @@ RENAMED = {  # former keys, with their section, of all parameter files -> new ke
     "train.how": "train.optimisation",
     "search.every": "search.record_every",
 }
+RENAMED_VALUES = {"search.method: guided": "bayesian"}  # former values -> new values
 
 
 class Section(BaseModel):
@@ -150,6 +151,8 @@ def _explain(file: Path, section: str, model: type[BaseModel], error: dict) -> s
     if error["type"] == "union_tag_invalid":
         expected, tag = error["ctx"]["expected_tags"], short(error["ctx"]["tag"])
         return f"{file}: {key}.{_discriminator(error)}: Input should be one of {expected}; found {tag}"
+    if new_value := RENAMED_VALUES.get(f"{key}: {error['input']}"):
+        return f"{file}: {key}: {error['input']} is now called {new_value}"
     message = error["msg"].removeprefix("Value error, ")
     return f"{file}: {key}: {message}; found {short(error['input'])}"
 

@@ -227,3 +227,15 @@ def test_a_missing_top_level_key_is_named():
     """A file without a section lists the existing ones."""
     with pytest.raises(ParamsError, match=r"the key 'space' is missing; found \['seed'\]"):
         params.check_keys({"seed": 1}, {"seed", "space"})
+
+
+def test_a_renamed_value_is_refused_with_its_new_name(tmp_path):
+    """`search.method: guided` is bayesian now."""
+
+    class Search(Section):
+        method: Literal["evolution", "bayesian"]
+
+    file = tmp_path / "params.yaml"
+    file.write_text("search: {method: guided}\n")
+    with pytest.raises(ParamsError, match=r"search\.method: guided is now called bayesian"):
+        params.read("search", Search, file)
