@@ -135,7 +135,7 @@ def test_a_stage_in_an_experiment_copy_belongs_to_the_parent_project(project):
     ("stage", "error", "message"),
     [("third", ValueError, "third"), ("no/dvc.yaml:first", ValueError, "no/dvc.yaml"), ("second", RuntimeError, "out.txt")],
 )
-def test_what_is_missing_is_named(project, stage, error, message):
+def test_a_missing_stage_or_dependency_is_named(project, stage, error, message):
     """A stage, a dvc.yaml and a dependency that aren't there."""
     with pytest.raises(error, match=message):
         provenance.fingerprint(stage)
@@ -252,7 +252,7 @@ def test_a_token_dies_with_its_process():
     assert processes.alive(f"elsewhere:{pid}:{start}")
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a start is told by the clock")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the start time depends on the clock")
 def test_a_token_does_not_depend_on_the_clock(monkeypatch):
     """psutil's start of a process moves when the clock is set; the token stays, and so the process counts as alive."""
     token = processes.process_token()
@@ -294,11 +294,11 @@ def test_a_stage_dies_with_its_parent():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PR_SET_PDEATHSIG is Linux's")
 def test_an_orphan_ends_itself(tmp_path):
     """The parent may be gone before the child gets to ask for a signal."""
-    late = str(tmp_path / "late")
-    child = f"import time; time.sleep(0.5); from nas.runtime import processes; processes.die_with_parent(); open({late!r}, 'w')"
+    marker = str(tmp_path / "marker")
+    child = f"import time; time.sleep(0.5); from nas.runtime import processes; processes.die_with_parent(); open({marker!r}, 'w')"
     parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}])"
     environment = os.environ | {"PYTHONPATH": str(Path(provenance.__file__).parents[2])}
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, env=environment) as process:
         process.stdout.read()
 
-    assert not (tmp_path / "late").exists()
+    assert not Path(marker).exists()

@@ -140,18 +140,18 @@ def test_a_run_holds_what_the_stage_logged(project):
         run.artifact("params.yaml", "settings")
         run.tag(device="cpu")
 
-    found, parent = read(run.id), read(run.parent_id)
-    assert found.info.status == "FINISHED"
-    assert found.info.artifact_uri.startswith((project / "mlartifacts").as_uri())
-    assert found.data.params == parent.data.params == {"train.epochs": "2", "train.sets": "['a', 'b']", "seed": "0"}
+    logged, parent = read(run.id), read(run.parent_id)
+    assert logged.info.status == "FINISHED"
+    assert logged.info.artifact_uri.startswith((project / "mlartifacts").as_uri())
+    assert logged.data.params == parent.data.params == {"train.epochs": "2", "train.sets": "['a', 'b']", "seed": "0"}
     assert [(m.step, m.value) for m in client().get_metric_history(run.id, "train/loss")] == [(0, 2), (1, 1.5)]
-    assert parent.data.metrics == {"train/top1": 70} and found.data.metrics["seconds"] > 0
-    data = found.inputs.dataset_inputs[0]
+    assert parent.data.metrics == {"train/top1": 70} and logged.data.metrics["seconds"] > 0
+    data = logged.inputs.dataset_inputs[0]
     assert (data.dataset.digest, data.dataset.name) == (hashlib.md5(b"x").hexdigest(), "data.txt")
     assert {t.key: t.value for t in data.tags} == {"images": "6000", "mlflow.data.context": "training"}
-    assert client().load_table(found.info.experiment_id, "family.json", [run.id])["flops"].tolist() == [3]
+    assert client().load_table(logged.info.experiment_id, "family.json", [run.id])["flops"].tolist() == [3]
     assert Path(client().download_artifacts(run.id, "settings/params.yaml")).read_text() == Path("params.yaml").read_text()
-    tags = found.data.tags
+    tags = logged.data.tags
     assert tags["dvc.fingerprint"] == provenance.fingerprint("train") and tags["dvc.stage"] == "train"
     assert (tags["git.dirty"], tags["nas.strategy"], tags["device"]) == ("true", "bestup-3-loss", "cpu")
 
@@ -195,7 +195,7 @@ def test_a_parent_has_the_worst_status_of_its_stages(project):
     assert (train.id, train.parent_id, status(train.parent_id)) == (failed.id, failed.parent_id, "FINISHED")
 
 
-def test_a_stage_by_hand_is_a_pipeline_of_its_own(project, monkeypatch):
+def test_a_stage_run_by_hand_has_its_own_parent(project, monkeypatch):
     """It ends with the stage."""
     monkeypatch.delenv("NAS_PIPELINE")
 
@@ -206,7 +206,7 @@ def test_a_stage_by_hand_is_a_pipeline_of_its_own(project, monkeypatch):
     ("error", "word"),
     [(KeyboardInterrupt(), "KILLED"), (session.Terminated(143), "KILLED"), (ValueError("x"), "FAILED"), (SystemExit(1), "FAILED")],
 )
-def test_how_a_stage_ends(project, error, word):
+def test_the_status_of_an_ended_stage(project, error, word):
     """Ctrl-C and SIGTERM kill it, anything else that goes wrong fails it; the pipeline likewise."""
     run = interrupt("train", error)
 
@@ -230,7 +230,7 @@ def test_sigterm_unwinds_the_stage(project):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("disk full")])
-def test_an_interrupted_stage_goes_on_in_its_run(project, monkeypatch, error):
+def test_an_interrupted_stage_resumes_its_run(project, monkeypatch, error):
     """The next pipeline takes over run and parent, seconds add up, and nothing is left unfinished."""
     done, broken = go("search"), interrupt("train", error)
     first = read(broken.id).data.metrics["seconds"]
@@ -255,7 +255,7 @@ def test_an_interrupted_stage_joins_a_pipeline_that_has_begun(project, monkeypat
     assert read(train.id).data.tags["mlflow.parentRunId"] == search.parent_id
 
 
-def test_a_killed_stage_goes_on_in_its_run(project, monkeypatch, dead_token):
+def test_a_killed_stage_resumes_its_run(project, monkeypatch, dead_token):
     """After kill -9 the run still says RUNNING, but its process is gone."""
     killed = go("train")
     client().update_run(killed.id, status="RUNNING")
@@ -270,7 +270,7 @@ def test_a_killed_stage_goes_on_in_its_run(project, monkeypatch, dead_token):
 
 
 @pytest.mark.parametrize("change", ["finished", "runs", "params.yaml"])
-def test_what_is_not_resumed(project, change):
+def test_runs_that_are_not_resumed(project, change):
     """A finished stage, one that still runs in another process, and one with other parameters get a new run."""
     first = go("train") if change == "finished" else interrupt("train", KeyboardInterrupt())
     if change == "runs":
@@ -350,22 +350,22 @@ def test_another_key_makes_another_parent(project):
     assert len({go("train", group=group).parent_id for group in groups}) == 4
 
 
-def test_one_of_many_alike_leaves_its_parent_alone(project):
+def test_a_run_that_shares_nothing_leaves_its_parent_unchanged(project):
     """Its parameters, figures and strategy are its own; those of a run that shares are the parent's too."""
     with session.stage_run("train", {"seed": 1}, strategy="uniform", group=GROUP, shares=False, title="uniform, seed 1") as one:
         one.summary({"top1": 70}, "train")
     with session.stage_run("report", {"seeds": [0, 1]}, group=GROUP) as report:
         report.summary({"uniform/top1": 71}, "mean")
 
-    found, parent = read(one.id), read(one.parent_id)
-    assert (found.data.params, found.data.metrics["train/top1"]) == ({"seed": "1"}, 70)
-    assert (found.info.run_name, found.data.tags["nas.strategy"]) == ("uniform, seed 1", "uniform")
+    logged, parent = read(one.id), read(one.parent_id)
+    assert (logged.data.params, logged.data.metrics["train/top1"]) == ({"seed": "1"}, 70)
+    assert (logged.info.run_name, logged.data.tags["nas.strategy"]) == ("uniform, seed 1", "uniform")
     assert report.parent_id == one.parent_id
     assert (parent.data.params, parent.data.metrics) == ({"seeds": "[0, 1]"}, {"mean/uniform/top1": 71})
     assert "nas.strategy" not in parent.data.tags and "dvc.stage" not in parent.data.tags
 
 
-def test_an_interrupted_run_of_a_group_goes_on(project, monkeypatch):
+def test_an_interrupted_run_of_a_group_is_resumed(project, monkeypatch):
     """In its run, below the same parent, which runs again although the interruption had ended it."""
     with pytest.raises(KeyboardInterrupt), session.stage_run("train", {}, group=GROUP, shares=False) as first:
         raise KeyboardInterrupt
@@ -411,7 +411,7 @@ def test_a_store_that_is_not_there(project):
 
 
 def test_a_file_that_is_no_database(project):
-    """It is named, and left as it was."""
+    """The error names the file, which stays as it was."""
     Path("mlflow.db").write_text("not a database, but a text that is long enough" * 100)
 
     with pytest.raises(store.TrackingError, match=r"mlflow\.db"):
@@ -464,7 +464,7 @@ def test_a_model_comes_back_without_pickle(project, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_pipeline_killed_under_dvc_goes_on(bare, monkeypatch, number):
+def test_a_pipeline_killed_under_dvc_is_resumed(bare, monkeypatch, number):
     """`dvc repro`, killed in the middle of a stage and called again: one run with every step once, one parent."""
     monkeypatch.setenv("PYTHONPATH", str(Path(session.__file__).parents[2]))
     Path("stage.py").write_text(
@@ -593,7 +593,7 @@ def waiting() -> list[Path]:
 
 
 @pytest.mark.parametrize(("kind", "goes", "comes"), GOES_AND_COMES)
-def test_nothing_is_lost_or_doubled(undisturbed, impatient, monkeypatch, capsys, kind, goes, comes):
+def test_nothing_is_lost_or_duplicated(undisturbed, impatient, monkeypatch, capsys, kind, goes, comes):
     """MLflow goes before a step (None: before the stage) and comes back before another (None: after it): as if it had been there."""
     outage, ends = OUTAGES[kind]
     stage_of_this(monkeypatch, "disturbed")
@@ -615,9 +615,9 @@ def test_nothing_is_lost_or_doubled(undisturbed, impatient, monkeypatch, capsys,
         subprocess.run([sys.executable, "-m", "nas.tracking", "deliver"], check=True, env=os.environ | {"PYTHONPATH": SOURCE})
 
     assert not waiting()
-    (found,) = trained(before)
-    assert contents(found, read(found).data.tags[delivery.PARENT]) == undisturbed
-    assert provenance.fingerprint("train") == read(found).data.tags["dvc.fingerprint"]
+    (logged,) = trained(before)
+    assert contents(logged, read(logged).data.tags[delivery.PARENT]) == undisturbed
+    assert provenance.fingerprint("train") == read(logged).data.tags["dvc.fingerprint"]
 
 
 def test_a_resumed_stage_logs_no_step_twice(project, monkeypatch):
@@ -637,7 +637,7 @@ def test_a_resumed_stage_logs_no_step_twice(project, monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stage_killed_while_mlflow_is_away(project, impatient, monkeypatch, number):
-    """The next start of it delivers what was left and goes on in that run: every step once."""
+    """Its next start delivers the outbox and resumes that run: every step once."""
     monkeypatch.delenv("NAS_PIPELINE")
     go("report")
     code = (
@@ -661,7 +661,7 @@ def test_a_stage_killed_while_mlflow_is_away(project, impatient, monkeypatch, nu
     assert [(m.step, m.value) for m in client().get_metric_history(run.id, "x")] == [(i, i) for i in range(4)]
 
 
-def test_an_answer_that_got_lost_doubles_nothing(undisturbed, impatient, monkeypatch):
+def test_a_lost_answer_duplicates_nothing(undisturbed, impatient, monkeypatch):
     """Two of five calls write and then fail, as if the server had died before it answered."""
     from mlflow import MlflowClient
 
@@ -687,9 +687,9 @@ def test_an_answer_that_got_lost_doubles_nothing(undisturbed, impatient, monkeyp
             if waiting():
                 with store.use(CONFIG) as used:
                     delivery.deliver_all(used)
-    (found,) = trained(before)
+    (logged,) = trained(before)
     assert not waiting() and len(calls) > 10
-    assert contents(found, read(found).data.tags[delivery.PARENT]) == undisturbed
+    assert contents(logged, read(logged).data.tags[delivery.PARENT]) == undisturbed
 
 
 def test_a_database_that_is_deleted_in_the_middle(project, impatient, capsys):
@@ -705,8 +705,8 @@ def test_a_database_that_is_deleted_in_the_middle(project, impatient, capsys):
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": SOURCE}, check=True, capture_output=True, text=True)
     assert "mlflow.db is missing: a new one is made" in done.stderr
     database = sqlite3.connect("mlflow.db")
-    found = database.execute("SELECT name, status, key, value, step FROM runs JOIN metrics USING (run_uuid) WHERE key != 'seconds'")
-    assert sorted(found) == [
+    logged = database.execute("SELECT name, status, key, value, step FROM runs JOIN metrics USING (run_uuid) WHERE key != 'seconds'")
+    assert sorted(logged) == [
         ("pipeline", "FINISHED", "train/top1", 3, 0),
         ("train", "FINISHED", "train/top1", 3, 0),
         ("train", "FINISHED", "x", 1, 1),
@@ -714,7 +714,7 @@ def test_a_database_that_is_deleted_in_the_middle(project, impatient, capsys):
     assert not waiting()
 
 
-def test_a_store_that_was_reached_is_waited_for_and_another_one_not(project, impatient):
+def test_only_a_store_that_answered_before_is_waited_for(project, impatient):
     """The address that worked before is right, whatever happens now; one that never did may be mistyped."""
     other = CONFIG.model_copy(update={"uri": "sqlite:///other.db"})
     shutil.copy("mlflow.db", "other.db")
@@ -727,8 +727,8 @@ def test_a_store_that_was_reached_is_waited_for_and_another_one_not(project, imp
         go("search", config=other)
 
 
-def test_a_mistake_is_told_while_mlflow_is_there(project):
-    """A name that MLflow will never take stops the stage, as it would before there were journals."""
+def test_a_refused_name_stops_the_stage(project):
+    """A name that MLflow refuses stops the stage."""
     from mlflow.exceptions import MlflowException
 
     with pytest.raises(MlflowException, match="Invalid value"), session.stage_run("train", {}) as run:
@@ -736,8 +736,8 @@ def test_a_mistake_is_told_while_mlflow_is_there(project):
     assert status(run.id) == "FAILED" and not waiting()
 
 
-def test_a_mistake_made_while_mlflow_was_away_stops_nothing(project, impatient, capsys):
-    """It is set aside, told, and what follows is delivered."""
+def test_a_name_refused_after_an_outage_stops_nothing(project, impatient, capsys):
+    """It is moved to refused.jsonl and reported; the other records are delivered."""
     go("report")
     away = Locked("")
     with session.stage_run("train", {}) as run:
@@ -748,7 +748,7 @@ def test_a_mistake_made_while_mlflow_was_away_stops_nothing(project, impatient, 
     assert "%?*" in Path(store.OUTBOX, "refused.jsonl").read_text() and "MLflow refuses a record of train" in capsys.readouterr().err
 
 
-def test_tries_become_rarer(project, monkeypatch):
+def test_attempts_become_rarer(project, monkeypatch):
     """After 5, 10, 20, ... seconds, at most 300; 100 epochs of a minute without MLflow wait for it 25 times and not 100."""
     clock, tries = [0.0], []
     monkeypatch.setattr(runs.time, "monotonic", lambda: clock[0])
@@ -783,15 +783,15 @@ def test_a_clock_that_jumps(project, monkeypatch):
         run.summary({"top1": 1}, "train")
         raise KeyboardInterrupt
     monkeypatch.setattr(runs, "_EPOCH", runs._EPOCH - 3600)  # the next process starts with the clock gone back
-    with session.stage_run("train", {}) as again:
-        again.log({"x": 4}, 4)
+    with session.stage_run("train", {}) as resumed:
+        resumed.log({"x": 4}, 4)
 
     curve = sorted(client().get_metric_history(run.id, "x"), key=lambda m: m.step)
     times = [m.timestamp for m in curve[:4]]
-    assert again.id == run.id and len(curve) == 5 and times == sorted(times) and times[3] - times[0] < 60_000
-    found = read(run.id)
+    assert resumed.id == run.id and len(curve) == 5 and times == sorted(times) and times[3] - times[0] < 60_000
+    logged = read(run.id)
     first, second = (m.value for m in sorted(client().get_metric_history(run.id, "seconds"), key=lambda m: m.step))
-    assert found.data.metrics["x"] == 4 and found.data.metrics["seconds"] == second > first and second < 60
+    assert logged.data.metrics["x"] == 4 and logged.data.metrics["seconds"] == second > first and second < 60
 
 
 def test_a_model_waits_for_mlflow(project, impatient, monkeypatch):
@@ -882,16 +882,16 @@ import json, pathlib, sys
 from nas.runtime import params
 from nas.tracking import session
 name = sys.argv[1]
-found = params.read_all()
-with session.stage_run(name, {name: found.get(name)}) as run:
+parameters = params.read_all()
+with session.stage_run(name, {name: parameters.get(name)}) as run:
     if name == "split": run.dataset("data.txt", "training")
     if name == "report":
         pathlib.Path("out.txt").write_text("x")
     else:
         out = pathlib.Path("outputs", name)
         out.mkdir(parents=True, exist_ok=True)
-        (out / "metrics.json").write_text(json.dumps({"top1": found[name]["top1"]}))
-        run.summary({"top1": found[name]["top1"]}, name)
+        (out / "metrics.json").write_text(json.dumps({"top1": parameters[name]["top1"]}))
+        run.summary({"top1": parameters[name]["top1"]}, name)
 """
 
 
@@ -910,12 +910,12 @@ def test_a_parent_holds_the_stages_that_dvc_did_not_run(bare, monkeypatch):
         runs = client().search_runs(["1"], order_by=["attributes.start_time DESC"])
         return next(r for r in runs if delivery.PARENT not in r.data.tags)
 
-    whole = repro(2, 3)
-    assert whole.data.metrics == {"split/top1": 1, "train/top1": 2, "latency/top1": 3}
-    assert whole.inputs.dataset_inputs[0].dataset.name == "data.txt" and whole.info.status == "FINISHED"
+    complete = repro(2, 3)
+    assert complete.data.metrics == {"split/top1": 1, "train/top1": 2, "latency/top1": 3}
+    assert complete.inputs.dataset_inputs[0].dataset.name == "data.txt" and complete.info.status == "FINISHED"
 
     partial = repro(4, 3, "train")
-    assert partial.info.run_id != whole.info.run_id and partial.info.status == "FINISHED"
+    assert partial.info.run_id != complete.info.run_id and partial.info.status == "FINISHED"
     assert partial.data.metrics == {"split/top1": 1, "train/top1": 4, "latency/top1": 3}
     assert partial.data.params == {"split.top1": "1", "train.top1": "4", "latency.top1": "3"}
     assert (
@@ -924,6 +924,14 @@ def test_a_parent_holds_the_stages_that_dvc_did_not_run(bare, monkeypatch):
 
     outdated = repro(5, 6, "train")
     assert outdated.data.metrics == {"split/top1": 1, "train/top1": 5} and "latency.top1" not in outdated.data.params
+
+
+def test_a_dvc_yaml_that_is_being_edited_fails_no_finished_stage(project, capsys):
+    """The parent lacks the stages that are up to date, and stderr says so."""
+    with session.stage_run("train", {}) as run:
+        Path("dvc.yaml").write_text("stages: [")
+    assert status(run.id) == status(run.parent_id) == "FINISHED"
+    assert "lacks the stages that are up to date" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -971,11 +979,11 @@ def test_a_server_that_is_killed_and_comes_back(bare, impatient, monkeypatch):
         go("report", config=config)
         import mlflow
 
-        found = mlflow.MlflowClient(uri)
-        assert [(m.step, m.value) for m in found.get_metric_history(run.id, "x")] == [(i, i) for i in range(6)]
-        assert [m.step for m in found.get_metric_history(search.id, "y")] == [1, 2]
-        assert Path(found.download_artifacts(run.id, "figure.txt")).read_text() == "drawn"
-        assert [found.get_run(i).info.status for i in (run.id, search.id)] == ["FINISHED"] * 2 and not waiting()
+        reader = mlflow.MlflowClient(uri)
+        assert [(m.step, m.value) for m in reader.get_metric_history(run.id, "x")] == [(i, i) for i in range(6)]
+        assert [m.step for m in reader.get_metric_history(search.id, "y")] == [1, 2]
+        assert Path(reader.download_artifacts(run.id, "figure.txt")).read_text() == "drawn"
+        assert [reader.get_run(i).info.status for i in (run.id, search.id)] == ["FINISHED"] * 2 and not waiting()
     finally:
         if server.poll() is None:
             kill(server)
